@@ -1,0 +1,27 @@
+"""Variance-invariance-covariance losses with exact gradients, for every array library."""
+
+from vicreg.conventions import Convention, conventions, translate_weights
+from vicreg.losses import (
+    VICRegTerms,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Convention",
+    "VICRegTerms",
+    "conventions",
+    "covariance_loss",
+    "invariance_loss",
+    "translate_weights",
+    "variance_loss",
+    "vicreg_loss",
+    "vicreg_terms",
+    "vicreg_value_and_grad",
+]

@@ -1,0 +1,113 @@
+"""MLX: custom functions, of which the first is differentiated by the second.
+
+The residuals are outputs of ``evaluate``'s custom function, so its derivative costs what it must.
+The derivative is a custom function too: a second derivative goes through the views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from vicreg.core.objective import Objective
+from vicreg.core.terms import (
+    Outputs,
+    flatten,
+    pullback,
+    pushforward,
+    unflatten,
+)
+from vicreg.core.terms import (
+    evaluate as evaluate_core,
+)
+
+Array = Any
+
+
+class _Namespace:
+    """MLX's namespace, in which indices are constants: MLX would differentiate by them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mx, name)
+
+    @staticmethod
+    def take_along_axis(x: Array, indices: Array, /, *, axis: int) -> Array:
+        return mx.take_along_axis(x, mx.stop_gradient(indices), axis=axis)
+
+
+xp = _Namespace()
+
+
+def evaluate(views: tuple[Array, ...], objective: Objective) -> Outputs:
+    """Return the objective's outputs, differentiable."""
+    count = 4 if objective.each_term else 1
+
+    @mx.custom_function
+    def function(*views: Array) -> tuple[Array, ...]:
+        outputs, residuals = evaluate_core(xp, views, objective)
+        return (*outputs, *flatten(residuals))
+
+    @function.vjp
+    def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Array, ...]:
+        views, of_outputs = _as_tuple(primals), tuple(cotangents[:count])
+        return _gradients(objective, views, of_outputs, tuple(outputs[count:]))
+
+    @function.jvp
+    def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
+        views = _as_tuple(primals)
+        _, residuals = evaluate_core(xp, views, objective)
+        changes = pushforward(xp, residuals, _as_tuple(tangents), objective)
+        return (*changes, *(mx.zeros_like(array) for array in flatten(residuals)))
+
+    return tuple(function(*views)[:count])
+
+
+def value_and_grad(
+    views: tuple[Array, ...], objective: Objective
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the loss and the gradient of each view."""
+    (loss, *_), residuals = evaluate_core(xp, views, objective)
+    return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+
+
+def _as_tuple(arrays: Any) -> tuple[Array, ...]:
+    return tuple(arrays) if isinstance(arrays, (list, tuple)) else (arrays,)
+
+
+def _gradients(
+    objective: Objective,
+    views: tuple[Array, ...],
+    cotangents: tuple[Array, ...],
+    arrays: tuple[Array, ...],
+) -> tuple[Array, ...]:
+    """Return the gradient of each view from the residuals, differentiable through the views."""
+    k, wanted = len(views), (True,) * len(views)
+
+    @mx.custom_function
+    def function(*tensors: Array) -> tuple[Array, ...]:
+        views, cotangents, arrays = _separated(tensors, k, objective)
+        residuals = unflatten(arrays, views, objective)
+        return pullback(xp, views, residuals, cotangents, objective, wanted)
+
+    def from_views(*tensors: Array) -> tuple[Array, ...]:
+        views, cotangents, _ = _separated(tensors, k, objective)
+        _, residuals = evaluate_core(xp, views, objective)
+        return pullback(xp, views, residuals, cotangents, objective, wanted)
+
+    @function.vjp
+    def vjp(primals: Any, of_gradients: Any, _: Any) -> tuple[Array, ...]:
+        independent = list(primals[: k + len(cotangents)])
+        _, found = mx.vjp(from_views, independent, list(_as_tuple(of_gradients)))
+        return (*found, *(mx.zeros_like(array) for array in primals[len(independent) :]))
+
+    return tuple(function(*views, *cotangents, *arrays))
+
+
+def _separated(
+    tensors: Sequence[Array], k: int, objective: Objective
+) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+    """Return the views, the cotangents and what comes after."""
+    end = k + (4 if objective.each_term else 1)
+    return tuple(tensors[:k]), tuple(tensors[k:end]), tuple(tensors[end:])

@@ -1,0 +1,215 @@
+"""PyTorch: an ``autograd.Function`` whose backward forms the gradient from the forward's residuals.
+
+``_Outputs`` returns the objective's outputs and, after them, the residuals: a Function that works
+under ``torch.func`` may save only its inputs and outputs. ``_Gradients`` is its backward pass as a
+Function of its own, so that a second derivative is possible: its value comes from the residuals,
+its derivative from differentiating the core's closed form.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+
+from vicreg.core.objective import Objective
+from vicreg.core.terms import (
+    Outputs,
+    flatten,
+    pullback,
+    pushforward,
+    unflatten,
+)
+from vicreg.core.terms import (
+    evaluate as evaluate_core,
+)
+
+Tensor = torch.Tensor
+
+
+def evaluate(views: tuple[Tensor, ...], objective: Objective) -> Outputs:
+    """Return the objective's outputs, differentiable."""
+    with _no_autocast(views[0]):
+        return _function(views)(objective, *views)[: _count(objective)]
+
+
+def _function(views: tuple[Tensor, ...]) -> Any:
+    """Return what takes an objective and `views` to the outputs and the residuals."""
+    if not torch.compiler.is_compiling():
+        return _Outputs.apply
+    if any(view.requires_grad for view in views):
+        return _CompiledOutputs.apply
+    return _everything
+
+
+def value_and_grad(
+    views: tuple[Tensor, ...], objective: Objective
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the loss and the gradient of each view."""
+    with torch.no_grad(), _no_autocast(views[0]):
+        (loss, *_), residuals = evaluate_core(xp, views, objective)
+        return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+
+
+def _no_autocast(tensor: Tensor) -> Any:
+    kind = tensor.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def _count(objective: Objective) -> int:
+    return 4 if objective.each_term else 1
+
+
+class _CompiledOutputs(torch.autograd.Function):
+    """Outputs, then residuals, with the first derivative: what a compiler can trace.
+
+    Dynamo refuses a Function with a ``jvp``, and a compiled graph has no second derivative to
+    offer. Where nothing requires a gradient it miscounts the arguments of a ``forward`` that
+    takes any number of them, so `_function` does not bring one there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+        everything = _everything(objective, *views)
+        _save(ctx, objective, views, everything)
+        return everything
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        return (None, *_gradients(ctx, cotangents))
+
+
+class _Outputs(torch.autograd.Function):
+    """Outputs, then residuals, with derivatives of every order, forwards and backwards."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+        return _everything(objective, *views)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        objective, *views = inputs
+        _save(ctx, objective, views, output)
+        ctx.save_for_forward(*views)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        with _no_autocast(ctx.saved_tensors[0]):
+            if not torch.is_grad_enabled():
+                return (None, *_gradients(ctx, cotangents))
+            of_outputs = cotangents[: _count(ctx.objective)]
+            given = tuple(cotangent is not None for cotangent in of_outputs)
+            request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
+            present = (c for c in of_outputs if c is not None)
+            gradients = iter(_Gradients.apply(request, *present, *ctx.saved_tensors))
+        return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        # From the views, not from saved residuals: those carry no derivative of an outer level.
+        views = ctx.saved_tensors
+        with _no_autocast(views[0]):
+            _, residuals = evaluate_core(xp, views, ctx.objective)
+            changes = pushforward(xp, residuals, tangents, ctx.objective)
+        return (*changes, *(None for _ in flatten(residuals)))
+
+
+def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+    """Return the outputs and the residuals."""
+    outputs, residuals = evaluate_core(xp, views, objective)
+    return (*outputs, *flatten(residuals))
+
+
+def _save(
+    ctx: Any, objective: Objective, views: Sequence[Tensor], everything: Sequence[Tensor]
+) -> None:
+    """Keep what the backward pass needs; the residuals are not differentiated."""
+    residuals = everything[_count(objective) :]
+    ctx.objective, ctx.views = objective, len(views)
+    ctx.mark_non_differentiable(*residuals)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*views, *residuals)
+
+
+def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Return the gradients that `ctx` needs, from what `_save` kept."""
+    views, arrays = ctx.saved_tensors[: ctx.views], ctx.saved_tensors[ctx.views :]
+    residuals = unflatten(arrays, views, ctx.objective)
+    of_outputs = cotangents[: _count(ctx.objective)]
+    wanted = ctx.needs_input_grad[1:]
+    return pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Which gradients are asked for. One object, since a tuple would count as arguments."""
+
+    objective: Objective
+    wanted: tuple[bool, ...]  # of each view, whether its gradient is
+    given: tuple[bool, ...]  # of each output, whether it has a cotangent
+
+    def separated(
+        self, tensors: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return the cotangents, None where none was given, the views, and what comes after."""
+        left = iter(tensors)
+        cotangents = tuple(next(left) if is_given else None for is_given in self.given)
+        views = tuple(next(left) for _ in self.wanted)
+        return cotangents, views, tuple(left)
+
+    def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the wanted gradients; residuals not among `tensors` are computed anew."""
+        cotangents, views, arrays = self.separated(tensors)
+        if arrays:
+            residuals = unflatten(arrays, views, self.objective)
+        else:
+            _, residuals = evaluate_core(xp, views, self.objective)
+        found = pullback(xp, views, residuals, cotangents, self.objective, self.wanted)
+        return tuple(gradient for gradient in found if gradient is not None)
+
+
+class _Gradients(torch.autograd.Function):
+    """The wanted gradients from the residuals; differentiable by cotangents and views.
+
+    The residuals are saved intermediates: a derivative goes through the views, from which it
+    computes them anew.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(request: _Request, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return request.gradients(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.request, *tensors = inputs
+        independent = sum(ctx.request.given) + len(ctx.request.wanted)
+        ctx.residuals = len(tensors) - independent
+        ctx.save_for_backward(*tensors[:independent])
+        ctx.save_for_forward(*tensors[:independent])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        with _no_autocast(ctx.saved_tensors[0]):
+            _, vjp = torch.func.vjp(ctx.request.gradients, *ctx.saved_tensors)
+            return (None, *vjp(cotangents), *(None for _ in range(ctx.residuals)))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        primals = ctx.saved_tensors
+        directions = tuple(
+            torch.zeros_like(primal) if tangent is None else tangent
+            for primal, tangent in zip(primals, tangents, strict=False)
+        )
+        with _no_autocast(primals[0]):
+            _, changes = torch.func.jvp(ctx.request.gradients, primals, directions)
+        return tuple(changes)

@@ -1,0 +1,161 @@
+"""The checks of every public argument, before any computing.
+
+Each error names the argument, what came and what is wanted.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from vicreg.conventions import Convention, Weights, convention_named
+from vicreg.core.layout import HALF_PRECISION, core_order, dtype_name
+from vicreg.core.objective import Objective
+from vicreg.dispatch import device_of, library_of
+
+Array = Any
+
+_REAL_DTYPES = (*HALF_PRECISION, "float32", "float64", "float96", "float128", "longdouble")
+_TERMS = ("invariance", "variance", "covariance")
+
+
+def checked_objective(
+    convention: str | Convention,
+    weights: Sequence[float | None],
+    gamma: float,
+    eps: float | None,
+    method: str,
+    feature_axis: int,
+    each_term: bool,
+) -> Objective:
+    """Return the objective that these arguments describe; None is the convention's own."""
+    convention = convention_named(convention)
+    if method not in ("auto", "gram", "covariance"):
+        raise ValueError(f"method must be 'auto', 'gram' or 'covariance'; got {method!r}")
+    return Objective(
+        convention=convention,
+        weights=_checked_weights(weights, convention),
+        gamma=_checked_number(gamma, "gamma", above_zero=True),
+        eps=convention.eps if eps is None else _checked_number(eps, "eps"),
+        method=method,  # type: ignore[arg-type]  # one of the three, by the check above
+        feature_axis=_checked_axis(feature_axis),
+        each_term=each_term,
+    )
+
+
+def _checked_weights(weights: Sequence[float | None], convention: Convention) -> Weights:
+    published = convention.weights
+    if published is None:
+        # No invariance term, no weight to give; what was not published must be.
+        published = (0.0 if convention.invariance == "none" else None, None, None)
+    chosen = []
+    for term, given, default in zip(_TERMS, weights, published, strict=True):
+        argument = f"{term}_weight"
+        if given is not None:
+            chosen.append(_checked_number(given, argument))
+        elif default is not None:
+            chosen.append(default)
+        else:
+            raise ValueError(
+                f"{argument} must be given: convention {convention.name!r} publishes no weights"
+            )
+    if chosen[0] and convention.invariance == "none":
+        raise ValueError(
+            f"invariance_weight must be None or 0: convention {convention.name!r} has no "
+            f"invariance term; got {chosen[0]!r}"
+        )
+    return (chosen[0], chosen[1], chosen[2])
+
+
+def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{argument} must be a number; got {type(value).__name__}. For a weight that is an "
+            "array, combine the terms of vicreg_terms"
+        )
+    number = float(value)
+    if not 0 <= number < math.inf or (above_zero and number == 0):
+        wanted = "above 0" if above_zero else "of 0 or more"
+        raise ValueError(f"{argument} must be a finite number {wanted}; got {value!r}")
+    return number
+
+
+def _checked_axis(feature_axis: Any) -> int:
+    if not isinstance(feature_axis, bool):
+        try:
+            return operator.index(feature_axis)
+        except TypeError:
+            pass
+    raise TypeError(f"feature_axis must be an integer; got {feature_axis!r}")
+
+
+def checked_library(views: Sequence[Array], names: Sequence[str], objective: Objective) -> str:
+    """Return the library of `views`, called `names` in messages, or raise what is wrong."""
+    libraries = [
+        _checked_array(view, name, objective) for view, name in zip(views, names, strict=True)
+    ]
+    first, library = views[0], libraries[0]
+    for view, name, its_library in zip(views[1:], names[1:], libraries[1:], strict=True):
+        if its_library != library:
+            _raise_differs(TypeError, "library", names[0], library, name, its_library)
+        if tuple(view.shape) != tuple(first.shape):
+            _raise_differs(
+                ValueError, "shape", names[0], tuple(first.shape), name, tuple(view.shape)
+            )
+        if view.dtype != first.dtype:
+            _raise_differs(TypeError, "dtype", names[0], first.dtype, name, view.dtype)
+        here, there = device_of(first, library), device_of(view, library)
+        if here is not None and there is not None and here != there:
+            _raise_differs(ValueError, "device", names[0], here, name, there)
+    return library
+
+
+def _raise_differs(
+    error: type[Exception], what: str, first: str, here: object, other: str, there: object
+) -> None:
+    raise error(
+        f"{other} must have the {what} of {first}; got {what} {there} of {other} and {here} of {first}"
+    )
+
+
+def _checked_array(view: Array, name: str, objective: Objective) -> str:
+    library = library_of(view)
+    if library is None:
+        hint = ": pass the views one by one" if isinstance(view, (list, tuple)) else ""
+        raise TypeError(
+            f"{name} must be an array of a library that follows the array API standard; "
+            f"got {type(view).__name__}{hint}"
+        )
+    if dtype_name(view) not in _REAL_DTYPES:
+        raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
+    _check_shape(tuple(view.shape), name, objective)
+    return library
+
+
+def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> None:
+    ndim, axis = len(shape), objective.feature_axis
+    if ndim < 2:
+        raise ValueError(
+            f"{name} must have at least two axes, samples and features; got shape {shape}"
+        )
+    if not -ndim <= axis < ndim:
+        raise ValueError(
+            f"feature_axis must be an axis of {name}, from {-ndim} to {ndim - 1}; got {axis}"
+        )
+    if any(length is None or length != length for length in shape):
+        raise ValueError(f"{name} must have a shape that is known; got {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty; got shape {shape}")
+    *_, n, d = (shape[i] for i in core_order(ndim, axis))
+    convention = objective.convention
+    needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)
+    if n < needed:
+        raise ValueError(f"{name} must have at least {needed} samples; got {n} in shape {shape}")
+    if d < 2 and convention.covariance_divisor == "d(d-1)":
+        raise ValueError(
+            f"{name} must have at least 2 features: convention {convention.name!r} divides by "
+            f"d(d - 1); got {d} in shape {shape}"
+        )

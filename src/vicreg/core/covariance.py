@@ -1,0 +1,110 @@
+"""The squared off-diagonal covariances, by two routes to the same number.
+
+Both take ``zc``, the centred views ``(..., n, d)``, and a scale s. With C = s zcᵀ zc, of which s
+is 1/m times the square root of whatever multiplies the term, they return
+
+    E = Σ_{i≠j} C_ij²        (all sample sets together)
+
+and in ``factors`` what its derivative is formed from, by ``product`` and ``diagonal_row``. The
+root of the multiplier is in s so that E overflows only where the term itself does.
+
+covariance route    C with a zero diagonal, O:  E = Σ O²,            ∂E/∂z = 4s zc O
+Gram route          K = s zc zcᵀ:               E = Σ K² − Σ C_jj²,  ∂E/∂z = 4s (K zc − zc ∘ diag C)
+
+The Gram route's difference cancels where a few features are far larger than the rest, so it keeps
+the largest ones apart: with A those columns of zc, B = zc with them set to zero, and M = s Aᵀ zc
+with each of those features' products with itself set to zero,
+
+    E      = Σ (s B Bᵀ)² − Σ_{j∉A} C_jj² + 2 Σ_{j∉A} M_·j² + Σ_{j∈A} M_·j²
+    ∂E/∂z  = 4s ((s B Bᵀ) zc − B ∘ diag C + A M)
+
+in which no difference involves a kept-apart feature.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from vicreg.core.layout import indices
+from vicreg.core.statistics import sum_of_squares
+
+Array = Any
+Namespace = Any
+
+#: How many of the largest features the Gram route keeps apart. Eight cured every case tried.
+KEPT_APART = 8
+
+
+class CovarianceFactors(NamedTuple):
+    """What the covariance route's derivative is formed from."""
+
+    offdiagonal: Array  # O, (..., d, d)
+
+
+class GramFactors(NamedTuple):
+    """What the Gram route's derivative is formed from."""
+
+    kernel: Array  # s B Bᵀ, (..., n, n)
+    diagonal: Array  # diag C, zero at the kept-apart features, (..., d)
+    columns: Array  # A, (..., n, r)
+    rows: Array  # M, (..., r, d)
+
+
+Factors = CovarianceFactors | GramFactors
+
+
+def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
+    """Return (value, factors) from the d × d covariance matrix: the plain definition."""
+    c = scale * xp.matmul(xp.matrix_transpose(zc), zc)
+    feature = indices(xp, zc.shape[-1], like=zc)
+    # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
+    o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
+    return sum_of_squares(xp, o), CovarianceFactors(o)
+
+
+def gram_route(
+    xp: Namespace, zc: Array, energies: Array, scale: float
+) -> tuple[Array, GramFactors]:
+    """Return (value, factors) from the n × n Gram matrix.
+
+    `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
+    """
+    largest = xp.argsort(-energies, axis=-1)[..., :KEPT_APART]
+    own = largest[..., :, None] == indices(xp, zc.shape[-1], like=zc)
+    rest = xp.astype(xp.logical_not(xp.any(own, axis=-2)), zc.dtype)
+    columns = columns_at(xp, zc, largest, own)
+
+    b = zc * rest[..., None, :]
+    kernel = scale * xp.matmul(b, xp.matrix_transpose(b))
+    diagonal = scale * energies * rest
+    products = scale * xp.matmul(xp.matrix_transpose(columns), zc)
+    rows = xp.where(own, xp.zeros_like(products), products)
+
+    # A pair with both features kept apart stands twice in M, one with one of them once.
+    pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
+    value = sum_of_squares(xp, kernel) - sum_of_squares(xp, diagonal) + pairs
+    return value, GramFactors(kernel, diagonal, columns, rows)
+
+
+def columns_at(xp: Namespace, zc: Array, index: Array, one_hot: Array) -> Array:
+    """Return the columns of `zc` at `index`, ``(..., r)``; `one_hot` is ``(..., r, d)``."""
+    if hasattr(xp, "take_along_axis"):
+        return xp.take_along_axis(zc, index[..., None, :], axis=-1)
+    # The function joined the standard in 2024.12. For a library still without it (Dask), the
+    # product with the one-hot rows is the same columns.
+    return xp.matmul(zc, xp.matrix_transpose(xp.astype(one_hot, zc.dtype)))
+
+
+def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
+    """Return `alpha` times (zc O) or (K zc + A M).
+
+    The one product as large as the forward pass's own; `alpha` goes on the small factors.
+    """
+    if isinstance(factors, CovarianceFactors):
+        return xp.matmul(zc, alpha * factors.offdiagonal)
+    return xp.matmul(alpha * factors.kernel, zc) + xp.matmul(factors.columns, alpha * factors.rows)
+
+
+def diagonal_row(factors: Factors, alpha: Any) -> Array | None:
+    """Return the row w for which ``product + zc * w`` is the gradient; None where there is none."""
+    return None if isinstance(factors, CovarianceFactors) else -(alpha * factors.diagonal)

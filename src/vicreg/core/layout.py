@@ -1,0 +1,72 @@
+"""The views as one array, and gradients back in the shape and dtype of each view.
+
+The core works on ``(k, ..., n, d)``: views, positions, samples, features. Views and positions are
+both batches of independent sample sets, so no formula mentions either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Array = Any
+Namespace = Any
+
+
+def stacked(xp: Namespace, views: Sequence[Array], feature_axis: int) -> Array:
+    """Return `views` as one new array ``(k, ..., n, d)`` in the dtype of the computation."""
+    order = core_order(views[0].ndim, feature_axis)
+    whole = xp.stack([transposed(xp, view, order) for view in views])
+    return in_computing_dtype(xp, whole)
+
+
+def in_computing_dtype(xp: Namespace, array: Array) -> Array:
+    """Return `array` in float32 where its dtype is narrower, unchanged otherwise."""
+    return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
+
+
+HALF_PRECISION = ("float16", "bfloat16")
+
+
+def dtype_name(array: Array) -> str:
+    """Return the standard's name of the dtype of `array`: "float32" of any library."""
+    # NumPy's dtypes have a name, which leaves out the byte order; elsewhere str ends with it.
+    dtype = array.dtype
+    name = getattr(dtype, "name", None)
+    return (name if isinstance(name, str) else str(dtype)).rpartition(".")[2].lower()
+
+
+def like_view(xp: Namespace, gradient: Array, view: Array, feature_axis: int) -> Array:
+    """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
+    order = core_order(view.ndim, feature_axis)
+    back = tuple(sorted(range(view.ndim), key=order.__getitem__))
+    gradient = transposed(xp, gradient, back)
+    return gradient if gradient.dtype == view.dtype else xp.astype(gradient, view.dtype)
+
+
+def core_order(ndim: int, feature_axis: int) -> tuple[int, ...]:
+    """Return the permutation that takes a view's axes to ``(..., n, d)``.
+
+    The features are on `feature_axis`; of the axes left, the first is the samples.
+    """
+    feature = feature_axis % ndim
+    sample, *positions = (axis for axis in range(ndim) if axis != feature)
+    return (*positions, sample, feature)
+
+
+def core_shape(views: Sequence[Array], feature_axis: int) -> tuple[int, ...]:
+    """Return ``(k, ..., n, d)``, the shape of `views` as the core works on them."""
+    order = core_order(views[0].ndim, feature_axis)
+    return (len(views), *(views[0].shape[axis] for axis in order))
+
+
+def transposed(xp: Namespace, array: Array, order: tuple[int, ...]) -> Array:
+    """Return `array` with its axes in `order`, itself where they are."""
+    return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)
+
+
+def indices(xp: Namespace, count: int, like: Array) -> Array:
+    """Return 0, 1, ..., count - 1 where `like` is, with nothing made elsewhere first."""
+    # Arrays that stand for values not there yet (JAX tracers) and MLX's have no device to name.
+    device = getattr(like, "device", None)
+    return xp.arange(count) if device is None else xp.arange(count, device=device)

@@ -1,0 +1,57 @@
+"""What is to be computed, and the numbers that a shape makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vicreg.conventions import Convention, Weights, term_scales
+
+Method = Literal["auto", "gram", "covariance"]
+
+
+class Coefficients(NamedTuple):
+    """What multiplies each term's plain sum; None for a term that is not computed."""
+
+    invariance: float | None  # of the sum of the squared deviations
+    variance: float | None  # of the sum of the hinge
+    covariance: float | None  # of zcᵀ zc: with it, the sum of squared entries is the term
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of the three terms: hashable, so that a compiler may hold it static.
+
+    ``each_term`` asks for the three terms beside the loss. Without it a term of weight zero is
+    never computed.
+    """
+
+    convention: Convention
+    weights: Weights
+    gamma: float
+    eps: float
+    method: Method = "auto"
+    feature_axis: int = -1
+    each_term: bool = False
+
+    def coefficients(self, shape: tuple[int, ...]) -> Coefficients:
+        """Return the coefficients for views laid out as `shape`, ``(k, ..., n, d)``."""
+        views, *positions, n, d = shape
+        count = 1
+        for length in positions:
+            count *= length
+        invariance, variance, covariance = term_scales(self.convention, d, views)
+        # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖²: linear in k.
+        over_pairs = 1.0 if views == 2 else 2.0 / max(views - 1, 1)
+        m = n - self.convention.covariance_correction
+        everything = self.each_term or not any(self.weights)
+        needs = [everything or weight != 0 for weight in self.weights]
+        return Coefficients(
+            over_pairs * invariance / (n * d * count) if needs[0] and invariance else None,
+            variance / (d * count) if needs[1] else None,
+            float((covariance / count) ** 0.5) / m if needs[2] else None,
+        )
+
+    def uses_gram(self, n: int, d: int) -> bool:
+        """Whether the covariance term goes by the n × n Gram matrix: a choice of shape alone."""
+        return self.method == "gram" or (self.method == "auto" and n <= d)
