@@ -47,11 +47,11 @@ def checked_objective(
 
 
 def _checked_weights(weights: Sequence[float | None], convention: Convention) -> Weights:
-    published = convention.weights
+    published: Sequence[float | None] | None = convention.weights
     if published is None:
         # No invariance term, no weight to give; what was not published must be.
         published = (0.0 if convention.invariance == "none" else None, None, None)
-    chosen = []
+    chosen: list[float] = []
     for term, given, default in zip(_TERMS, weights, published, strict=True):
         argument = f"{term}_weight"
         if given is not None:
@@ -117,7 +117,7 @@ def _raise_differs(
     error: type[Exception], what: str, first: str, here: object, other: str, there: object
 ) -> None:
     raise error(
-        f"{other} must have the {what} of {first}; got {what} {there} of {other} and {here} of {first}"
+        f"{other} must have the {what} of {first}; got {there} for {other} and {here} for {first}"
     )
 
 

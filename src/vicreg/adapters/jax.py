@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vicreg.core import terms
 from vicreg.core.objective import Objective
-from vicreg.core.terms import Outputs, pullback, pushforward
-from vicreg.core.terms import evaluate as evaluate_core
 
 Array = Any
 
@@ -38,25 +37,25 @@ def _compiled(function: Any) -> Any:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _outputs(views: tuple[Array, ...], objective: Objective) -> Outputs:
-    outputs, _ = evaluate_core(jnp, views, objective)
+def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
+    outputs, _ = terms.evaluate(jnp, views, objective)
     return outputs
 
 
-def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[Outputs, Outputs]:
+def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outputs, terms.Outputs]:
     (views,), (directions,) = primals, tangents
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
-    outputs, residuals = evaluate_core(jnp, views, objective)
-    return outputs, pushforward(jnp, residuals, moving, objective)
+    outputs, residuals = terms.evaluate(jnp, views, objective)
+    return outputs, terms.pushforward(jnp, residuals, moving, objective)
 
 
 _outputs.defjvp(_jvp, symbolic_zeros=True)
 
 
 @_compiled
-def evaluate(views: tuple[Array, ...], objective: Objective) -> Outputs:
+def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
     return _outputs(views, objective)
 
@@ -66,5 +65,4 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    (loss, *_), residuals = evaluate_core(jnp, views, objective)
-    return loss, pullback(jnp, views, residuals, (1.0,), objective, (True,) * len(views))
+    return terms.value_and_grad(jnp, views, objective)

@@ -11,17 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from vicreg.core import terms
 from vicreg.core.objective import Objective
-from vicreg.core.terms import (
-    Outputs,
-    flatten,
-    pullback,
-    pushforward,
-    unflatten,
-)
-from vicreg.core.terms import (
-    evaluate as evaluate_core,
-)
 
 Array = Any
 
@@ -40,14 +31,14 @@ class _Namespace:
 xp = _Namespace()
 
 
-def evaluate(views: tuple[Array, ...], objective: Objective) -> Outputs:
+def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
-    count = 4 if objective.each_term else 1
+    count = objective.outputs
 
     @mx.custom_function
     def function(*views: Array) -> tuple[Array, ...]:
-        outputs, residuals = evaluate_core(xp, views, objective)
-        return (*outputs, *flatten(residuals))
+        outputs, residuals = terms.evaluate(xp, views, objective)
+        return (*outputs, *terms.flatten(residuals))
 
     @function.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Array, ...]:
@@ -57,19 +48,18 @@ def evaluate(views: tuple[Array, ...], objective: Objective) -> Outputs:
     @function.jvp
     def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
         views = _as_tuple(primals)
-        _, residuals = evaluate_core(xp, views, objective)
-        changes = pushforward(xp, residuals, _as_tuple(tangents), objective)
-        return (*changes, *(mx.zeros_like(array) for array in flatten(residuals)))
+        _, residuals = terms.evaluate(xp, views, objective)
+        changes = terms.pushforward(xp, residuals, _as_tuple(tangents), objective)
+        return (*changes, *(mx.zeros_like(array) for array in terms.flatten(residuals)))
 
-    return tuple(function(*views)[:count])
+    return tuple(_as_tuple(function(*views))[:count])
 
 
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    (loss, *_), residuals = evaluate_core(xp, views, objective)
-    return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+    return terms.value_and_grad(xp, views, objective)
 
 
 def _as_tuple(arrays: Any) -> tuple[Array, ...]:
@@ -88,13 +78,13 @@ def _gradients(
     @mx.custom_function
     def function(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents, arrays = _separated(tensors, k, objective)
-        residuals = unflatten(arrays, views, objective)
-        return pullback(xp, views, residuals, cotangents, objective, wanted)
+        residuals = terms.unflatten(arrays, views, objective)
+        return terms.pullback(xp, views, residuals, cotangents, objective, wanted)
 
     def from_views(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents, _ = _separated(tensors, k, objective)
-        _, residuals = evaluate_core(xp, views, objective)
-        return pullback(xp, views, residuals, cotangents, objective, wanted)
+        _, residuals = terms.evaluate(xp, views, objective)
+        return terms.pullback(xp, views, residuals, cotangents, objective, wanted)
 
     @function.vjp
     def vjp(primals: Any, of_gradients: Any, _: Any) -> tuple[Array, ...]:
@@ -102,12 +92,12 @@ def _gradients(
         _, found = mx.vjp(from_views, independent, list(_as_tuple(of_gradients)))
         return (*found, *(mx.zeros_like(array) for array in primals[len(independent) :]))
 
-    return tuple(function(*views, *cotangents, *arrays))
+    return _as_tuple(function(*views, *cotangents, *arrays))
 
 
 def _separated(
     tensors: Sequence[Array], k: int, objective: Objective
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
     """Return the views, the cotangents and what comes after."""
-    end = k + (4 if objective.each_term else 1)
+    end = k + (objective.outputs)
     return tuple(tensors[:k]), tuple(tensors[k:end]), tuple(tensors[end:])

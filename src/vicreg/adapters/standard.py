@@ -6,17 +6,18 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from vicreg.core import terms
 from vicreg.core.objective import Objective
-from vicreg.core.terms import Outputs, pullback
-from vicreg.core.terms import evaluate as evaluate_core
 
 Array = Any
 
 
-def evaluate(views: tuple[Array, ...], objective: Objective) -> Outputs:
+def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs."""
-    outputs, _ = evaluate_core(array_namespace(*views), views, objective)
-    return outputs
+    xp = array_namespace(*views)
+    outputs, _ = terms.evaluate(xp, views, objective)
+    # NumPy's sums are scalars of its own, which are not arrays.
+    return tuple(xp.asarray(output) for output in outputs)
 
 
 def value_and_grad(
@@ -24,5 +25,5 @@ def value_and_grad(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
     xp = array_namespace(*views)
-    (loss, *_), residuals = evaluate_core(xp, views, objective)
-    return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+    loss, gradients = terms.value_and_grad(xp, views, objective)
+    return xp.asarray(loss), gradients

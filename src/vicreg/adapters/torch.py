@@ -1,4 +1,4 @@
-"""PyTorch: an ``autograd.Function`` whose backward forms the gradient from the forward's residuals.
+"""PyTorch: an ``autograd.Function`` whose backward pass starts from the forward's residuals.
 
 ``_Outputs`` returns the objective's outputs and, after them, the residuals: a Function that works
 under ``torch.func`` may save only its inputs and outputs. ``_Gradients`` is its backward pass as a
@@ -16,25 +16,16 @@ from typing import Any
 import array_api_compat.torch as xp
 import torch
 
+from vicreg.core import terms
 from vicreg.core.objective import Objective
-from vicreg.core.terms import (
-    Outputs,
-    flatten,
-    pullback,
-    pushforward,
-    unflatten,
-)
-from vicreg.core.terms import (
-    evaluate as evaluate_core,
-)
 
 Tensor = torch.Tensor
 
 
-def evaluate(views: tuple[Tensor, ...], objective: Objective) -> Outputs:
+def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
     with _no_autocast(views[0]):
-        return _function(views)(objective, *views)[: _count(objective)]
+        return tuple(_function(views)(objective, *views)[: objective.outputs])
 
 
 def _function(views: tuple[Tensor, ...]) -> Any:
@@ -51,8 +42,7 @@ def value_and_grad(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the loss and the gradient of each view."""
     with torch.no_grad(), _no_autocast(views[0]):
-        (loss, *_), residuals = evaluate_core(xp, views, objective)
-        return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+        return terms.value_and_grad(xp, views, objective)
 
 
 def _no_autocast(tensor: Tensor) -> Any:
@@ -60,10 +50,6 @@ def _no_autocast(tensor: Tensor) -> Any:
     if not torch.amp.is_autocast_available(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
-
-
-def _count(objective: Objective) -> int:
-    return 4 if objective.each_term else 1
 
 
 class _CompiledOutputs(torch.autograd.Function):
@@ -102,14 +88,15 @@ class _Outputs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return (None, *_gradients(ctx, cotangents))
+        of_outputs = cotangents[: ctx.objective.outputs]
+        given = tuple(cotangent is not None for cotangent in of_outputs)
+        request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
+        present = (cotangent for cotangent in of_outputs if cotangent is not None)
+        differentiable: Any = _Gradients.apply
         with _no_autocast(ctx.saved_tensors[0]):
-            if not torch.is_grad_enabled():
-                return (None, *_gradients(ctx, cotangents))
-            of_outputs = cotangents[: _count(ctx.objective)]
-            given = tuple(cotangent is not None for cotangent in of_outputs)
-            request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
-            present = (c for c in of_outputs if c is not None)
-            gradients = iter(_Gradients.apply(request, *present, *ctx.saved_tensors))
+            gradients = iter(differentiable(request, *present, *ctx.saved_tensors))
         return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
 
     @staticmethod
@@ -117,22 +104,22 @@ class _Outputs(torch.autograd.Function):
         # From the views, not from saved residuals: those carry no derivative of an outer level.
         views = ctx.saved_tensors
         with _no_autocast(views[0]):
-            _, residuals = evaluate_core(xp, views, ctx.objective)
-            changes = pushforward(xp, residuals, tangents, ctx.objective)
-        return (*changes, *(None for _ in flatten(residuals)))
+            residuals = terms.evaluate(xp, views, ctx.objective)[1]
+            changes = terms.pushforward(xp, residuals, tangents, ctx.objective)
+        return (*changes, *(None for _ in terms.flatten(residuals)))
 
 
 def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = evaluate_core(xp, views, objective)
-    return (*outputs, *flatten(residuals))
+    outputs, residuals = terms.evaluate(xp, views, objective)
+    return (*outputs, *terms.flatten(residuals))
 
 
 def _save(
     ctx: Any, objective: Objective, views: Sequence[Tensor], everything: Sequence[Tensor]
 ) -> None:
     """Keep what the backward pass needs; the residuals are not differentiated."""
-    residuals = everything[_count(objective) :]
+    residuals = everything[objective.outputs :]
     ctx.objective, ctx.views = objective, len(views)
     ctx.mark_non_differentiable(*residuals)
     ctx.set_materialize_grads(False)
@@ -142,10 +129,11 @@ def _save(
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the gradients that `ctx` needs, from what `_save` kept."""
     views, arrays = ctx.saved_tensors[: ctx.views], ctx.saved_tensors[ctx.views :]
-    residuals = unflatten(arrays, views, ctx.objective)
-    of_outputs = cotangents[: _count(ctx.objective)]
+    residuals = terms.unflatten(arrays, views, ctx.objective)
+    of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
-    return pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
+    with _no_autocast(views[0]):
+        return terms.pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
 
 
 @dataclass(frozen=True)
@@ -169,10 +157,10 @@ class _Request:
         """Return the wanted gradients; residuals not among `tensors` are computed anew."""
         cotangents, views, arrays = self.separated(tensors)
         if arrays:
-            residuals = unflatten(arrays, views, self.objective)
+            residuals = terms.unflatten(arrays, views, self.objective)
         else:
-            _, residuals = evaluate_core(xp, views, self.objective)
-        found = pullback(xp, views, residuals, cotangents, self.objective, self.wanted)
+            _, residuals = terms.evaluate(xp, views, self.objective)
+        found = terms.pullback(xp, views, residuals, cotangents, self.objective, self.wanted)
         return tuple(gradient for gradient in found if gradient is not None)
 
 
@@ -191,7 +179,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.request, *tensors = inputs
+        ctx.request, tensors = inputs[0], inputs[1:]
         independent = sum(ctx.request.given) + len(ctx.request.wanted)
         ctx.residuals = len(tensors) - independent
         ctx.save_for_backward(*tensors[:independent])
@@ -200,7 +188,7 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         with _no_autocast(ctx.saved_tensors[0]):
-            _, vjp = torch.func.vjp(ctx.request.gradients, *ctx.saved_tensors)
+            vjp = torch.func.vjp(ctx.request.gradients, *ctx.saved_tensors)[1]
             return (None, *vjp(cotangents), *(None for _ in range(ctx.residuals)))
 
     @staticmethod
@@ -211,5 +199,5 @@ class _Gradients(torch.autograd.Function):
             for primal, tangent in zip(primals, tangents, strict=False)
         )
         with _no_autocast(primals[0]):
-            _, changes = torch.func.jvp(ctx.request.gradients, primals, directions)
+            changes = torch.func.jvp(ctx.request.gradients, primals, directions)[1]
         return tuple(changes)

@@ -8,8 +8,10 @@ is 1/m times the square root of whatever multiplies the term, they return
 and in ``factors`` what its derivative is formed from, by ``product`` and ``diagonal_row``. The
 root of the multiplier is in s so that E overflows only where the term itself does.
 
-covariance route    C with a zero diagonal, O:  E = Σ O²,            ∂E/∂z = 4s zc O
-Gram route          K = s zc zcᵀ:               E = Σ K² − Σ C_jj²,  ∂E/∂z = 4s (K zc − zc ∘ diag C)
+covariance route    O = C with a zero diagonal
+                    E = Σ O²,             ∂E/∂z = 4s zc O
+Gram route          K = s zc zcᵀ
+                    E = Σ K² − Σ C_jj²,   ∂E/∂z = 4s (K zc − zc ∘ diag C)
 
 The Gram route's difference cancels where a few features are far larger than the rest, so it keeps
 the largest ones apart: with A those columns of zc, B = zc with them set to zero, and M = s Aᵀ zc
@@ -106,5 +108,5 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
 
 
 def diagonal_row(factors: Factors, alpha: Any) -> Array | None:
-    """Return the row w for which ``product + zc * w`` is the gradient; None where there is none."""
+    """Return the row w that makes ``product + zc * w`` the gradient; None where there is none."""
     return None if isinstance(factors, CovarianceFactors) else -(alpha * factors.diagonal)

@@ -34,6 +34,11 @@ class Objective:
     feature_axis: int = -1
     each_term: bool = False
 
+    @property
+    def outputs(self) -> int:
+        """How many outputs there are: the loss, and the three terms where they are asked for."""
+        return 4 if self.each_term else 1
+
     def coefficients(self, shape: tuple[int, ...]) -> Coefficients:
         """Return the coefficients for views laid out as `shape`, ``(k, ..., n, d)``."""
         views, *positions, n, d = shape

@@ -29,10 +29,10 @@ class Residuals(NamedTuple):
     The axis of the views, k, comes first in each, but for the difference of two views.
     """
 
-    deviations: Array | None  # z - z' of two views; of more, of each from their mean
-    centred: Array | None  # (k, ..., n, d)
-    variance: Array | None  # (k, ..., d)
-    factors: covariance.Factors | None
+    deviations: Array  # z - z' of two views; of more, of each from their mean
+    centred: Array  # (k, ..., n, d)
+    variance: Array  # (k, ..., d)
+    factors: Any  # covariance.Factors
 
 
 def flatten(residuals: Residuals) -> tuple[Array, ...]:
@@ -69,7 +69,11 @@ def evaluate(
     n, d = z.shape[-2:]
     coefficient = objective.coefficients(z.shape)
     invariance_term = variance_term = covariance_term = None
-    deviations = zc = energies = variance = factors = None
+    deviations: Array = None
+    zc: Array = None
+    energies: Array = None
+    variance: Array = None
+    factors: Any = None
 
     if coefficient.invariance is not None:
         deviations = statistics.deviations(xp, z)
@@ -128,6 +132,14 @@ def pullback(
     )
 
 
+def value_and_grad(
+    xp: Namespace, views: Sequence[Array], objective: Objective
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the loss and the gradient of each view."""
+    (loss, *_), residuals = evaluate(xp, views, objective)
+    return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+
+
 def pushforward(
     xp: Namespace,
     residuals: Residuals,
@@ -160,30 +172,33 @@ def pushforward(
 
 
 class _Multipliers(NamedTuple):
-    """Of each term, its cotangent times its coefficient; None where no gradient comes from it."""
+    """What multiplies each term's part of a gradient; None where it has none."""
 
-    invariance: Any
-    variance: Any
-    covariance: Any  # the cotangent alone: the coefficient is in the factors
+    invariance: Any  # of the deviations
+    variance: Any  # of the hinge's slope
+    covariance: Any  # of the product and the diagonal row
+
+
+#: The exponents' share of the derivative: of a square, of the hinge (all in its slope), and of
+#: the square of a product of the views with themselves.
+_EXPONENTS = (2.0, 1.0, 4.0)
 
 
 def _multipliers(
-    cotangents: Cotangents, objective: Objective, coefficient: Coefficients
+    cotangents: Cotangents, objective: Objective, coefficients: Coefficients
 ) -> _Multipliers:
     of_loss, *of_terms = cotangents
     of_terms = of_terms or [None, None, None]
-    totals: list[Any] = []
-    for weight, of_term, scale in zip(objective.weights, of_terms, coefficient, strict=True):
+
+    def multiplier(term: int) -> Any:
+        weight, coefficient = objective.weights[term], coefficients[term]
         skipped = of_loss is None or (weight == 0 and any(objective.weights))
-        through_loss = None if skipped else weight * of_loss
-        total = _sum(through_loss, of_term)
-        totals.append(None if scale is None else total)
-    invariance, variance, covariance_ = totals
-    return _Multipliers(
-        None if invariance is None else coefficient.invariance * invariance,
-        None if variance is None else coefficient.variance * variance,
-        covariance_,
-    )
+        cotangent = _sum(None if skipped else weight * of_loss, of_terms[term])
+        if coefficient is None or cotangent is None:
+            return None
+        return _EXPONENTS[term] * coefficient * cotangent
+
+    return _Multipliers(multiplier(0), multiplier(1), multiplier(2))
 
 
 def _gradients(
@@ -202,7 +217,7 @@ def _gradients(
     gradients: list[Array | None] = [None] * k
     for group in groups:
         part = residuals if len(group) == k else _of_view(residuals, group.start)
-        spread = _spread_gradient(xp, part, multipliers, coefficient, objective)
+        spread = _spread_gradient(xp, part, multipliers, objective)
         for place, view in enumerate(group):
             of_spread = None if spread is None else spread[place, ...]
             of_deviations = _deviations_gradient(residuals, view, k, multipliers)
@@ -217,16 +232,15 @@ def _deviations_gradient(
     if multipliers.invariance is None:
         return None
     if k == 2:  # the deviations are z_0 - z_1
-        sign = 2.0 if view == 0 else -2.0
+        sign = 1.0 if view == 0 else -1.0
         return (sign * multipliers.invariance) * residuals.deviations
-    return (2.0 * multipliers.invariance) * residuals.deviations[view, ...]
+    return multipliers.invariance * residuals.deviations[view, ...]
 
 
 def _spread_gradient(
     xp: Namespace,
     residuals: Residuals,
     multipliers: _Multipliers,
-    coefficient: Coefficients,
     objective: Objective,
 ) -> Array | None:
     """Return the gradient of the variance and covariance terms, of all the residuals' views."""
@@ -236,7 +250,7 @@ def _spread_gradient(
         slope = statistics.hinge_slope(xp, residuals.variance, m, objective)
         row = multipliers.variance * slope
     if multipliers.covariance is not None:
-        alpha = 4.0 * coefficient.covariance * multipliers.covariance
+        alpha = multipliers.covariance
         product = covariance.product(xp, residuals.centred, residuals.factors, alpha)
         row = _sum(row, covariance.diagonal_row(residuals.factors, alpha))
     along_row = None if row is None else residuals.centred * row[..., None, :]
