@@ -14,7 +14,7 @@ from typing import Any
 from vicreg.conventions import Convention, Weights, convention_named
 from vicreg.core.layout import HALF_PRECISION, core_order, dtype_name
 from vicreg.core.objective import Objective
-from vicreg.dispatch import device_of, library_of
+from vicreg.dispatch import device_of, library_of, unsupported_kind
 
 Array = Any
 
@@ -33,7 +33,7 @@ def checked_objective(
 ) -> Objective:
     """Return the objective that these arguments describe; None is the convention's own."""
     convention = convention_named(convention)
-    if method not in ("auto", "gram", "covariance"):
+    if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):
         raise ValueError(f"method must be 'auto', 'gram' or 'covariance'; got {method!r}")
     return Objective(
         convention=convention,
@@ -76,7 +76,10 @@ def _checked_number(value: Any, argument: str, above_zero: bool = False) -> floa
             f"{argument} must be a number; got {type(value).__name__}. For a weight that is an "
             "array, combine the terms of vicreg_terms"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond the largest float
+        number = math.inf
     if not 0 <= number < math.inf or (above_zero and number == 0):
         wanted = "above 0" if above_zero else "of 0 or more"
         raise ValueError(f"{argument} must be a finite number {wanted}; got {value!r}")
@@ -129,6 +132,9 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
             f"{name} must be an array of a library that follows the array API standard; "
             f"got {type(view).__name__}{hint}"
         )
+    kind = unsupported_kind(view)
+    if kind is not None:
+        raise TypeError(f"{name} must be a dense array; got {kind}")
     if dtype_name(view) not in _REAL_DTYPES:
         raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
     _check_shape(tuple(view.shape), name, objective)

@@ -112,7 +112,7 @@ def checked_weights(weights: Sequence[float], argument: str) -> Weights:
     for weight in weights:
         if isinstance(weight, bool) or not isinstance(weight, Real):
             raise TypeError(f"{argument} must be three numbers; got {weights!r}")
-        if not (math.isfinite(weight) and weight >= 0):
+        if not 0 <= weight < math.inf:
             raise ValueError(f"{argument} must be finite and not negative; got {weights!r}")
     return cast(Weights, tuple(float(weight) for weight in weights))
 

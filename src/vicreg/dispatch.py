@@ -18,6 +18,8 @@ _LIBRARIES = {
     "dask": "dask",
 }
 
+_OF_AN_ARRAY = ("dtype", "ndim")
+
 
 def library_of(array: object) -> str | None:
     """Return the name of the library of `array`, None where it is not an array.
@@ -25,12 +27,35 @@ def library_of(array: object) -> str | None:
     Nothing is imported to find out: the name is that of the package which defines the type, or
     a type it inherits from.
     """
+    if isinstance(array, type) or not all(hasattr(array, name) for name in _OF_AN_ARRAY):
+        return None
     for kind in type(array).__mro__:
         library = _LIBRARIES.get(kind.__module__.partition(".")[0])
         if library is not None:
-            return library if hasattr(array, "shape") else None
+            return library
     if hasattr(array, "__array_namespace__"):
         return type(array).__module__.partition(".")[0]
+    return None
+
+
+def unsupported_kind(array: Array) -> str | None:
+    """Return what makes `array` none of the standard's, None where nothing does.
+
+    These types have an array's attributes and other semantics: a mask that functions outside
+    their own module half apply, rows that stay two-dimensional, elements that are not stored.
+    """
+    names = {kind.__name__ for kind in type(array).__mro__}
+    if "MaskedArray" in names:
+        return "a masked array"
+    if "matrix" in names:
+        return "a matrix"
+    if "ShapeDtypeStruct" in names:
+        return "a shape and dtype without values"
+    if getattr(array, "is_nested", False):
+        return "a nested tensor"
+    layout = getattr(array, "layout", None)
+    if layout is not None and str(layout) != "torch.strided":
+        return f"a tensor of layout {layout}"
     return None
 
 

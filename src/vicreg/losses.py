@@ -44,8 +44,9 @@ def vicreg_loss(
 ) -> Array:
     """Return the variance-invariance-covariance loss of two or more views.
 
-    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order; for
-    libraries without one see `vicreg_value_and_grad`.
+    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order (but
+    for PyTorch's forward mode inside its forward mode, which differentiates no custom function);
+    for libraries without one see `vicreg_value_and_grad`.
 
     Parameters
     ----------
@@ -62,8 +63,11 @@ def vicreg_loss(
     eps : float, optional
         Added to the variance under the root. None is the convention's own.
     method : {"auto", "gram", "covariance"}, optional
-        Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance:
-        the same number. "auto" takes the smaller.
+        Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
+        the plain definition: the same number but for rounding. "auto" takes the smaller. The
+        Gram route's error is about the unit roundoff times the sum of the squared variances, of
+        all but the eight largest features: choose "covariance" where many uncorrelated features
+        are far larger than the rest.
     feature_axis : int, optional
         The axis of the features; of the others the first is the samples.
 

@@ -16,32 +16,34 @@ Array = Any
 
 def committed_devices(array: Array) -> frozenset[Any] | None:
     """Return the devices that `array` is bound to; None where JAX may still place it."""
-    if isinstance(array, jax.core.Tracer) or not array.committed:
+    if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", False):
         return None
     return frozenset(array.devices())
 
 
-def _compiled(function: Any) -> Any:
-    """Return `function` compiled, its objective static, with products in the inputs' precision.
+def _in_input_precision(function: Any) -> Any:
+    """Return `function` with its products in the precision of their inputs.
 
-    JAX's default lets accelerators multiply float32 matrices in fewer bits.
+    JAX's default lets accelerators multiply float32 matrices in fewer bits. The rule is traced
+    when something is differentiated, which is not where the value is: each has its own.
     """
 
-    @functools.partial(jax.jit, static_argnums=1)
     @functools.wraps(function)
-    def wrapped(views: tuple[Array, ...], objective: Objective) -> Any:
+    def wrapped(*args: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return function(views, objective)
+            return function(*args)
 
     return wrapped
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@_in_input_precision
 def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     outputs, _ = terms.evaluate(jnp, views, objective)
     return outputs
 
 
+@_in_input_precision
 def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outputs, terms.Outputs]:
     (views,), (directions,) = primals, tangents
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
@@ -54,13 +56,15 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outpu
 _outputs.defjvp(_jvp, symbolic_zeros=True)
 
 
-@_compiled
+@functools.partial(jax.jit, static_argnums=1)
 def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
-    return _outputs(views, objective)
+    outputs: terms.Outputs = _outputs(views, objective)
+    return outputs
 
 
-@_compiled
+@functools.partial(jax.jit, static_argnums=1)
+@_in_input_precision
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:

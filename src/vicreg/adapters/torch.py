@@ -72,7 +72,10 @@ class _CompiledOutputs(torch.autograd.Function):
 
 
 class _Outputs(torch.autograd.Function):
-    """Outputs, then residuals, with derivatives of every order, forwards and backwards."""
+    """Outputs, then residuals, with derivatives of every order, forwards and backwards.
+
+    But for forward mode nested in forward mode, where PyTorch gives any Function a zero.
+    """
 
     generate_vmap_rule = True
 
@@ -84,7 +87,8 @@ class _Outputs(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         objective, *views = inputs
         _save(ctx, objective, views, output)
-        ctx.save_for_forward(*views)
+        # The same tensors as for backward: functorch keeps one list of batch axes for both.
+        ctx.save_for_forward(*views, *output[objective.outputs :])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -95,14 +99,15 @@ class _Outputs(torch.autograd.Function):
         request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
         present = (cotangent for cotangent in of_outputs if cotangent is not None)
         differentiable: Any = _Gradients.apply
-        with _no_autocast(ctx.saved_tensors[0]):
-            gradients = iter(differentiable(request, *present, *ctx.saved_tensors))
+        saved = ctx.saved_tensors
+        with _no_autocast(saved[0]):
+            gradients = iter(differentiable(request, *present, *saved))
         return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         # From the views, not from saved residuals: those carry no derivative of an outer level.
-        views = ctx.saved_tensors
+        views = ctx.saved_tensors[: ctx.views]
         with _no_autocast(views[0]):
             residuals = terms.evaluate(xp, views, ctx.objective)[1]
             changes = terms.pushforward(xp, residuals, tangents, ctx.objective)
@@ -128,7 +133,8 @@ def _save(
 
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the gradients that `ctx` needs, from what `_save` kept."""
-    views, arrays = ctx.saved_tensors[: ctx.views], ctx.saved_tensors[ctx.views :]
+    saved = ctx.saved_tensors  # read once: checkpointing unpacks at each reading
+    views, arrays = saved[: ctx.views], saved[ctx.views :]
     residuals = terms.unflatten(arrays, views, ctx.objective)
     of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
@@ -187,8 +193,9 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        with _no_autocast(ctx.saved_tensors[0]):
-            vjp = torch.func.vjp(ctx.request.gradients, *ctx.saved_tensors)[1]
+        primals = ctx.saved_tensors
+        with _no_autocast(primals[0]):
+            vjp = torch.func.vjp(ctx.request.gradients, *primals)[1]
             return (None, *vjp(cotangents), *(None for _ in range(ctx.residuals)))
 
     @staticmethod

@@ -20,7 +20,10 @@ with each of those features' products with itself set to zero,
     E      = Σ (s B Bᵀ)² − Σ_{j∉A} C_jj² + 2 Σ_{j∉A} M_·j² + Σ_{j∈A} M_·j²
     ∂E/∂z  = 4s ((s B Bᵀ) zc − B ∘ diag C + A M)
 
-in which no difference involves a kept-apart feature.
+in which no difference involves a kept-apart feature. What is left to the difference is wrong by
+about u Σ_{j∉A} C_jj², u being the unit roundoff: nothing beside E unless more features than are
+kept apart are both far larger than the rest and uncorrelated. ``method="covariance"`` has no such
+difference.
 """
 
 from __future__ import annotations
@@ -71,8 +74,9 @@ def gram_route(
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    largest = xp.argsort(-energies, axis=-1)[..., :KEPT_APART]
-    own = largest[..., :, None] == indices(xp, zc.shape[-1], like=zc)
+    d = zc.shape[-1]
+    largest = xp.argsort(-energies, axis=-1)[..., : min(KEPT_APART, d)]
+    own = largest[..., :, None] == indices(xp, d, like=zc)
     rest = xp.astype(xp.logical_not(xp.any(own, axis=-2)), zc.dtype)
     columns = columns_at(xp, zc, largest, own)
 
@@ -84,14 +88,19 @@ def gram_route(
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
     pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
-    value = sum_of_squares(xp, kernel) - sum_of_squares(xp, diagonal) + pairs
+    whole = sum_of_squares(xp, kernel) + pairs
+    twice = sum_of_squares(xp, diagonal)
+    # A sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
+    value = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
+    value = xp.maximum(value, xp.zeros_like(value))
     return value, GramFactors(kernel, diagonal, columns, rows)
 
 
 def columns_at(xp: Namespace, zc: Array, index: Array, one_hot: Array) -> Array:
     """Return the columns of `zc` at `index`, ``(..., r)``; `one_hot` is ``(..., r, d)``."""
     if hasattr(xp, "take_along_axis"):
-        return xp.take_along_axis(zc, index[..., None, :], axis=-1)
+        every_row = (*zc.shape[:-1], index.shape[-1])
+        return xp.take_along_axis(zc, xp.broadcast_to(index[..., None, :], every_row), axis=-1)
     # The function joined the standard in 2024.12. For a library still without it (Dask), the
     # product with the one-hot rows is the same columns.
     return xp.matmul(zc, xp.matrix_transpose(xp.astype(one_hot, zc.dtype)))

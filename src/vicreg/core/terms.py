@@ -100,7 +100,8 @@ def evaluate(
 def _outputs(xp: Namespace, terms: Sequence[Array | None], objective: Objective) -> Outputs:
     loss = None
     for weight, term in zip(objective.weights, terms, strict=True):
-        if term is not None:
+        # Of weight 0 a term has no part in the loss, be it infinite.
+        if term is not None and (weight != 0 or not any(objective.weights)):
             loss = weight * term if loss is None else loss + weight * term
     if not objective.each_term:
         return (loss,)

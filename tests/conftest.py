@@ -1,0 +1,55 @@
+"""Fixtures: the library under test, and what a value in it may differ by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from backends import BACKENDS, Backend, why_not
+
+INSTALLED = {backend.name for backend in BACKENDS if backend.installed}
+
+if "jax" in INSTALLED:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+if "mlx" in INSTALLED:
+    import mlx.core
+
+    mlx.core.set_default_device(mlx.core.cpu)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--library",
+        action="append",
+        choices=sorted({backend.name for backend in BACKENDS}),
+        help="run the tests of this library alone (may be given more than once)",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test that asks for ``xp`` each library of the list."""
+    if "xp" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--library")
+    backends = [b for b in BACKENDS if chosen is None or b.name in chosen]
+    metafunc.parametrize("xp", backends, ids=str, indirect=True)
+
+
+@pytest.fixture
+def xp(request: pytest.FixtureRequest) -> Backend:
+    """One library under test."""
+    reason = why_not(request.param)
+    if reason is not None:
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def published() -> list[dict]:
+    """What the published implementations return, in float64."""
+    path = Path(__file__).parent / "data" / "published.json"
+    return json.loads(path.read_text())["cases"]

@@ -1,0 +1,230 @@
+"""Hard input: the error in float32 is rounding's, and edge input gives finite numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from backends import Backend
+from errors import UNIT_ROUNDOFF, largest_error, rounding
+
+from vicreg import conventions, covariance_loss, vicreg_loss, vicreg_terms, vicreg_value_and_grad
+
+N, D = 48, 160
+
+
+def _large(features: int) -> np.ndarray:
+    scale = np.ones(D)
+    scale[:features] = 1000
+    return scale
+
+
+HARD = {
+    "one large feature": lambda z, rng: z * _large(1),
+    "eight large features": lambda z, rng: z * _large(8),
+    "thirty-two large features": lambda z, rng: z * _large(32),
+    "scales from 1e-3 to 1e3": lambda z, rng: z * np.logspace(-3, 3, D),
+    "log-normal scales": lambda z, rng: z * rng.lognormal(sigma=2.0, size=D),
+    "a common offset of 1e4": lambda z, rng: z + 1e4,
+    "almost collapsed": lambda z, rng: 1 + 1e-3 * z,
+    "a dead feature": lambda z, rng: np.where(np.arange(D) == 5, 0.7, z),
+}
+
+
+def hard_views(name: str, dtype: str, views: int = 2) -> list[np.ndarray]:
+    """Views rounded to `dtype` already, so that the truth is that of the same input."""
+    rng = np.random.default_rng(1)
+    common = rng.standard_normal((N, D))
+    first = [common + 0.3 * rng.standard_normal((N, D)) for _ in range(views)]
+    state = rng.bit_generator.state
+
+    def hard(z: np.ndarray) -> np.ndarray:
+        rng.bit_generator.state = state
+        return HARD[name](z, rng).astype(dtype).astype(np.float64)
+
+    return [hard(z) for z in first]
+
+
+def condition(views: list[np.ndarray]) -> tuple[float, float]:
+    """Return by what rounding is multiplied in the covariance term's value and gradient.
+
+    A sum of products a·b is as exact as its sum of |a||b|, not of a·b. So the entries O of the
+    covariance carry the rounding of P, their sums of absolute products; Σ O² that of 2 Σ |O| P,
+    and zc O that of |zc| P. Neither an offset nor the centring adds to it.
+    """
+    of_value, of_gradient = 1.0, 1.0
+    for view in views:
+        zc = view - view.mean(axis=0)
+        off = 1 - np.eye(zc.shape[1])
+        o, p = (zc.T @ zc) * off, (np.abs(zc).T @ np.abs(zc)) * off
+        of_value = max(of_value, 2 * np.sum(np.abs(o) * p) / np.sum(o * o))
+        of_gradient = max(of_gradient, np.max(np.abs(zc) @ p) / np.max(np.abs(zc @ o)))
+    return of_value, of_gradient
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+@pytest.mark.parametrize("name", HARD)
+def test_float32_is_as_accurate_as_rounding_allows(
+    xp: Backend, name: str, method: str, views: int
+) -> None:
+    if "float32" not in xp.dtypes:
+        pytest.skip(f"{xp} has no float32")
+    exact = hard_views(name, "float32", views)
+    wanted, right = vicreg_value_and_grad(*exact, method="covariance")
+    loss, gradients = vicreg_value_and_grad(
+        *(xp.asarray(view, "float32") for view in exact), method=method
+    )
+    of_value, of_gradient = condition(exact)
+    bound = rounding("float32", N, D)
+    assert largest_error(xp.numpy(loss), wanted) <= of_value * bound
+    for gradient, truth in zip(gradients, right, strict=True):
+        assert largest_error(xp.numpy(gradient), truth) <= of_gradient * bound
+
+
+def test_the_two_routes_agree_where_the_gram_difference_would_cancel() -> None:
+    """The covariance term alone, in float32: without the split it is wrong in its third digit."""
+    for name in ("one large feature", "eight large features"):
+        view = hard_views(name, "float32")[0]
+        weights = {"invariance_weight": 0, "variance_weight": 0, "covariance_weight": 1}
+        wanted, (right, _) = vicreg_value_and_grad(view, view, method="covariance", **weights)
+        low = view.astype(np.float32)
+        loss, (gradient, _) = vicreg_value_and_grad(low, low, method="gram", **weights)
+        assert largest_error(loss, wanted) <= rounding("float32", N, D)
+        # Column by column: a small feature's gradient is not hidden behind a large one's.
+        for column in range(0, D, 10):
+            error = largest_error(gradient[:, column], right[:, column])
+            assert error <= rounding("float32", N, D), (name, column)
+
+
+def test_more_large_features_than_are_kept_apart_cost_what_the_docs_say() -> None:
+    """Decorrelated, they leave the Gram route's difference u Σ C_jj² / E: documented, and real."""
+    rng = np.random.default_rng(7)
+    basis, _ = np.linalg.qr(np.c_[np.ones(64), rng.standard_normal((64, 20))])
+    view = rng.standard_normal((64, 128))
+    view[:, :20] = basis[:, 1:] * np.sqrt(63) * 1000
+    view = view.astype(np.float32).astype(np.float64)
+    exact = float(covariance_loss(view, method="covariance"))
+    energy = np.sum(np.var(view, axis=0, ddof=1) ** 2) / 128
+    low = view.astype(np.float32)
+    error = abs(float(covariance_loss(low, method="gram")) - exact)
+    assert error <= 64 * UNIT_ROUNDOFF["float32"] * energy
+    plain = abs(float(covariance_loss(low, method="covariance")) - exact)
+    assert plain <= condition([view])[0] * rounding("float32", 64, 128) * exact
+
+
+def test_the_covariance_term_is_never_negative() -> None:
+    """Where the exact term is 0 and the Gram route's difference is rounding alone."""
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        basis, _ = np.linalg.qr(np.c_[np.ones(32), rng.standard_normal((32, 31))])
+        view = np.concat([basis[:, 1:] * 28, np.zeros((32, 9))], axis=1).astype(np.float32)
+        assert float(covariance_loss(view, method="gram")) >= 0
+
+
+def test_what_overflows_is_infinite_not_nan(xp: Backend) -> None:
+    if "float32" not in xp.dtypes:
+        pytest.skip(f"{xp} has no float32")
+    view = xp.asarray(np.random.default_rng(9).standard_normal((8, 24)) * 1e12, "float32")
+    with np.errstate(over="ignore"):
+        value = xp.numpy(covariance_loss(view, method="gram"))
+    assert np.isposinf(value)
+
+
+def test_a_term_of_weight_zero_has_no_part_in_the_loss_however_large() -> None:
+    view = (np.random.default_rng(9).standard_normal((8, 5)) * 1e11).astype(np.float32)
+    with np.errstate(over="ignore"):
+        terms = vicreg_terms(view, -view, covariance_weight=0)
+    assert np.isposinf(terms.covariance)
+    assert terms.loss == vicreg_loss(view, -view, covariance_weight=0)
+
+
+def test_whitened_features_have_no_covariance(xp: Backend) -> None:
+    """C is the identity but for rounding: nothing may be lost to its diagonal."""
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((64, 8))
+    q, _ = np.linalg.qr(z - z.mean(axis=0))
+    white = q * np.sqrt(63)
+    for dtype in set(xp.dtypes) & {"float32", "float64"}:
+        view = xp.asarray(white, dtype)
+        covariance = float(xp.numpy(vicreg_terms(view, view).covariance))
+        # 2/d Σ C_ij² over 56 entries, each rounded by at most about 64 u.
+        assert 0 <= covariance <= 2 / 8 * 56 * (64 * UNIT_ROUNDOFF[dtype]) ** 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
+def test_half_precision_is_computed_in_float32(xp: Backend, dtype: str, scale: float) -> None:
+    """Squares of 300 overflow float16; the value is float32's, each gradient its view's dtype."""
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{xp} has no {dtype}")
+    rng = np.random.default_rng(3)
+    half = [xp.asarray(scale * rng.standard_normal((24, 40)), dtype) for _ in range(2)]
+    exact = [xp.numpy(view).astype(np.float64) for view in half]
+    # Gradients beyond float16's largest number are infinite in it: scaled to stay below, as a
+    # loss scaler does.
+    weights = {"covariance_weight": 1.0 if scale < 300 else 1e-3}
+    wanted, right = vicreg_value_and_grad(*exact, **weights)
+    loss, gradients = vicreg_value_and_grad(*half, **weights)
+    assert largest_error(xp.numpy(loss), wanted) <= 1e-4
+    for gradient, truth in zip(gradients, right, strict=True):
+        assert largest_error(xp.numpy(gradient), truth) <= rounding(dtype, 24, 40)
+    of_value = rounding("float32", 24, 40)
+    assert largest_error(xp.numpy(vicreg_loss(*half)), vicreg_loss(*exact)) <= of_value
+
+
+EDGES = {
+    "a constant batch": np.full((4, 6), 0.7),
+    "a zero batch": np.zeros((4, 6)),
+    "one feature": np.arange(5.0)[:, None],
+    "two samples": np.asarray([[1.0, 2.0, 3.0], [3.0, 2.0, 0.5]]),
+    "scale 1e8": 1e8 * np.random.default_rng(4).standard_normal((6, 9)),
+    "scale 1e8, wide": 1e8 * np.random.default_rng(4).standard_normal((8, 96)),
+    "scale 1e-20": 1e-20 * np.random.default_rng(4).standard_normal((6, 9)),
+    "a dead feature": np.random.default_rng(4).standard_normal((6, 9)) * (np.arange(9) != 3),
+}
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+@pytest.mark.parametrize("name", EDGES)
+def test_edge_input_gives_finite_numbers(xp: Backend, name: str, method: str) -> None:
+    dtype = "float32" if "float32" in xp.dtypes else "float64"
+    view = xp.asarray(EDGES[name], dtype)
+    other = xp.asarray(-EDGES[name], dtype)
+    # JAX and ndonnx compile or build each anew: the two without ε and the default are enough.
+    chosen = conventions if xp.name in ("numpy", "torch", "mlx") else ("official", "jolibrain")
+    for convention in chosen:
+        if convention == "vcreg" and name == "one feature":
+            continue  # it divides by d(d - 1), and says so
+        weights = dict.fromkeys(("variance_weight", "covariance_weight"), 1.0)
+        settings = {"convention": convention, "method": method} | weights
+        for pair in ((view, view), (view, other)):
+            loss, gradients = vicreg_value_and_grad(*pair, **settings)
+            for result in (loss, *gradients):
+                assert np.all(np.isfinite(xp.numpy(result))), convention
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.7, 1e4 / 3, -1e-3])
+@pytest.mark.parametrize("convention", ["jolibrain", "article"])
+def test_a_dead_feature_without_eps_has_no_gradient(
+    xp: Backend, convention: str, constant: float
+) -> None:
+    """Exactly: its centred values are zeros, not the rounding of its mean."""
+    values = np.random.default_rng(5).standard_normal((7, 9))
+    values[:, 4] = constant
+    view = xp.asarray(values)
+    _, gradients = vicreg_value_and_grad(view, view, convention=convention)
+    for gradient in gradients:
+        gradient = xp.numpy(gradient)
+        assert np.all(gradient[:, 4] == 0)
+        assert np.all(np.any(gradient != 0, axis=0) == (np.arange(9) != 4))
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_nan_in_nan_out(xp: Backend, method: str) -> None:
+    values = np.random.default_rng(6).standard_normal((4, 9))
+    other = values.copy()
+    values[1, 2] = np.nan
+    loss, gradients = vicreg_value_and_grad(xp.asarray(values), xp.asarray(other), method=method)
+    assert np.isnan(xp.numpy(loss))
+    assert np.isnan(xp.numpy(gradients[0])[1, 2])
+    assert np.isnan(xp.numpy(vicreg_loss(xp.asarray(values), xp.asarray(other), method=method)))

@@ -1,0 +1,209 @@
+"""Bad input: a TypeError or ValueError that names the argument, what came and what is wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from backends import Backend
+
+import vicreg
+from vicreg import (
+    conventions,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
+
+FUNCTIONS = (vicreg_loss, vicreg_terms, vicreg_value_and_grad)
+VIEW = np.random.default_rng(0).standard_normal((4, 6))
+
+
+def refused(error: type[Exception], *parts: str, views: tuple = (VIEW, VIEW), **settings) -> None:
+    """Assert that all three functions refuse `views`, with every one of `parts` in the message."""
+    for function in FUNCTIONS:
+        with pytest.raises(error) as caught:
+            function(*views, **settings)
+        for part in parts:
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(4,), ()])
+def test_fewer_than_two_axes(xp: Backend, shape: tuple[int, ...]) -> None:
+    view = xp.asarray(np.ones(shape))
+    refused(ValueError, "views[0]", "at least two axes", str(shape), views=(view, view))
+
+
+@pytest.mark.parametrize(
+    ("shape", "parts"),
+    [
+        ((1, 5), ("at least 2 samples", "got 1")),
+        ((0, 5), ("must not be empty", "(0, 5)")),
+        ((5, 0), ("must not be empty", "(5, 0)")),
+        ((4, 0, 5), ("must not be empty", "(4, 0, 5)")),
+    ],
+)
+def test_too_few_samples(xp: Backend, shape: tuple[int, ...], parts: tuple[str, ...]) -> None:
+    if xp.name == "dask" and 0 in shape:
+        pytest.skip("Dask makes no chunks of nothing")
+    view = xp.asarray(np.ones(shape))
+    refused(ValueError, "views[0]", *parts, views=(view, view))
+
+
+def test_views_that_differ_in_shape(xp: Backend) -> None:
+    views = (xp.asarray(np.ones((4, 6))), xp.asarray(np.ones((4, 5))))
+    refused(ValueError, "views[1]", "shape of views[0]", "(4, 5)", "(4, 6)", views=views)
+
+
+def test_views_that_differ_in_dtype(xp: Backend) -> None:
+    if len(xp.dtypes) < 2:
+        pytest.skip(f"{xp} has one dtype")
+    views = (xp.asarray(VIEW, "float64"), xp.asarray(VIEW, "float32"))
+    refused(TypeError, "views[1]", "dtype of views[0]", "float64", "float32", views=views)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_dtypes_that_are_not_real_floating(xp: Backend, dtype: str) -> None:
+    kind = {"bool": "bool_" if xp.name == "mlx" else "bool"}.get(dtype, dtype)
+    if not hasattr(xp.xp, kind):
+        pytest.skip(f"{xp} has no {dtype}")
+    if xp.name == "dask":
+        view = xp.xp.from_array(np.ones((4, 6), dtype))
+    else:
+        astype = getattr(xp.xp, "astype", None) or (lambda a, k: a.astype(k))
+        base = xp.asarray(np.ones((4, 6)), xp.dtypes[0])
+        view = (
+            base.type(getattr(xp.xp, kind))
+            if xp.name == "torch"
+            else astype(base, getattr(xp.xp, kind))
+        )
+    refused(TypeError, "views[0]", "real floating-point dtype", dtype, views=(view, view))
+
+
+@pytest.mark.parametrize("view", [[[1.0, 2.0], [3.0, 4.0]], 3.0, None, "z", object()], ids=repr)
+def test_what_is_not_an_array(view: object) -> None:
+    refused(TypeError, "views[0] must be an array", type(view).__name__, views=(view, view))
+    refused(TypeError, "views[1] must be an array", views=(VIEW, view))
+
+
+@pytest.mark.parametrize(
+    ("view", "kind"),
+    [
+        (np.ma.masked_array(VIEW, VIEW > 1), "a masked array"),
+        (VIEW.view(np.matrix), "a matrix"),
+    ],
+    ids=["masked", "matrix"],
+)
+def test_arrays_with_other_semantics(view: np.ndarray, kind: str) -> None:
+    refused(TypeError, "views[0] must be a dense array", kind, views=(view, view))
+
+
+@pytest.mark.parametrize("view", [np.ndarray, np.dtype("f8"), np.float64], ids=repr)
+def test_a_type_is_not_an_array(view: object) -> None:
+    refused(TypeError, "views[0] must be an array", views=(view, view))
+
+
+def test_a_list_of_views_is_told_to_be_passed_one_by_one() -> None:
+    refused(TypeError, "pass the views one by one", views=([VIEW, VIEW], VIEW))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_views(count: int) -> None:
+    refused(ValueError, "views must be two or more", f"got {count}", views=(VIEW,) * count)
+
+
+def test_views_of_different_libraries(xp: Backend) -> None:
+    if xp.name == "numpy":
+        pytest.skip("the other library is NumPy")
+    views = (xp.asarray(VIEW), VIEW)
+    refused(TypeError, "views[1]", "library of views[0]", "numpy", views=views)
+
+
+def test_views_on_different_devices() -> None:
+    xp = pytest.importorskip("array_api_strict")
+    views = (xp.ones((4, 6)), xp.ones((4, 6), device=xp.Device("device1")))
+    refused(ValueError, "views[1]", "device of views[0]", "device1", "CPU_DEVICE", views=views)
+
+
+def test_an_unknown_convention_lists_the_known_ones() -> None:
+    refused(ValueError, "convention", "'vikreg'", *conventions, convention="vikreg")
+    refused(TypeError, "convention", "int", convention=3)
+
+
+@pytest.mark.parametrize(
+    "argument", ["invariance_weight", "variance_weight", "covariance_weight", "eps", "gamma"]
+)
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 10**400])
+def test_numbers_out_of_range(argument: str, value: float) -> None:
+    refused(ValueError, argument, repr(value), **{argument: value})
+
+
+@pytest.mark.parametrize("value", ["1", [1.0], True, np.ones(()), 1j], ids=repr)
+@pytest.mark.parametrize("argument", ["invariance_weight", "eps", "gamma"])
+def test_what_is_not_a_number(argument: str, value: object) -> None:
+    refused(TypeError, f"{argument} must be a number", type(value).__name__, **{argument: value})
+
+
+def test_gamma_must_be_above_zero() -> None:
+    refused(ValueError, "gamma", "above 0", gamma=0)
+
+
+@pytest.mark.parametrize("value", [1, np.float32(2.0), np.int64(3)], ids=repr)
+def test_any_real_number_is_a_weight(value: object) -> None:
+    got = vicreg_loss(VIEW, -VIEW, invariance_weight=value, variance_weight=0, covariance_weight=0)
+    assert float(got) == pytest.approx(float(value) * float(invariance_loss(VIEW, -VIEW)))
+
+
+def test_methods() -> None:
+    refused(ValueError, "method", "'auto', 'gram' or 'covariance'", "'fast'", method="fast")
+    refused(ValueError, "method", method=np.asarray(["auto", "gram"]))
+
+
+@pytest.mark.parametrize("axis", [2, -3])
+def test_feature_axis_out_of_range(axis: int) -> None:
+    refused(ValueError, "feature_axis", "from -2 to 1", f"got {axis}", feature_axis=axis)
+
+
+@pytest.mark.parametrize("axis", [1.0, "last", None, True], ids=repr)
+def test_feature_axis_that_is_not_an_integer(axis: object) -> None:
+    refused(TypeError, "feature_axis must be an integer", repr(axis), feature_axis=axis)
+
+
+def test_n_not_above_the_correction() -> None:
+    from dataclasses import replace
+
+    four = replace(conventions["official"], name="four", covariance_correction=4)
+    refused(ValueError, "views[0]", "at least 5 samples", "got 4", convention=four)
+
+
+def test_vcreg_publishes_no_weights() -> None:
+    refused(ValueError, "variance_weight must be given", "'vcreg'", convention="vcreg")
+    given = {"convention": "vcreg", "variance_weight": 1, "covariance_weight": 1}
+    refused(ValueError, "invariance_weight", "no invariance term", invariance_weight=1, **given)
+    one = np.ones((4, 1))
+    refused(ValueError, "at least 2 features", "d(d - 1)", views=(one, one), **given)
+    assert np.isfinite(vicreg_loss(VIEW, VIEW, **given))
+    with pytest.raises(ValueError, match="no invariance term"):
+        invariance_loss(VIEW, VIEW, convention="vcreg")
+
+
+def test_single_terms_name_their_own_arguments() -> None:
+    with pytest.raises(ValueError, match=r"^z2 must have the shape of z1"):
+        invariance_loss(VIEW, VIEW[:, :5])
+    with pytest.raises(TypeError, match=r"^z must be an array.* got list"):
+        variance_loss([1.0])
+    with pytest.raises(ValueError, match=r"^z must have at least 2 samples"):
+        covariance_loss(VIEW[:1])
+    with pytest.raises(ValueError, match=r"^gamma"):
+        variance_loss(VIEW, gamma=-1)
+
+
+def test_arguments_that_other_issues_bring_are_not_accepted_yet() -> None:
+    for function in FUNCTIONS:
+        with pytest.raises(TypeError, match="comm"):
+            function(VIEW, VIEW, comm=None)
+    for name in ("vcreg_loss", "identify", "diagnose"):
+        assert not hasattr(vicreg, name)

@@ -1,0 +1,124 @@
+"""The conventions are data, and weights translate where one function can express the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from vicreg import Convention, conventions, translate_weights, vicreg_loss
+
+NAMES = ("invariance_weight", "variance_weight", "covariance_weight")
+
+
+def test_the_mapping_is_read_only_and_named() -> None:
+    assert list(conventions) == [
+        "official",
+        "paper",
+        "algorithm1",
+        "article",
+        "vicregl",
+        "jolibrain",
+        "tensorflow-similarity",
+        "vcreg",
+    ]
+    assert all(name == convention.name for name, convention in conventions.items())
+    with pytest.raises(TypeError):
+        conventions["mine"] = conventions["paper"]  # type: ignore[index]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        conventions["paper"].eps = 0.0  # type: ignore[misc]
+
+
+def same_function(source: str, target: str) -> bool:
+    """By the table: these four differ in divisors and in sums over views alone."""
+    linear = {"official", "paper", "algorithm1", "vicregl"}
+    return source == target or {source, target} <= linear
+
+
+@pytest.mark.parametrize(("n", "d"), [(8, 5), (5, 9)])
+def test_translated_weights_compute_the_same_function(n: int, d: int) -> None:
+    """Every pair of conventions: the same loss, or a ValueError that says why not."""
+    views = np.random.default_rng(0).standard_normal((2, n, d))
+    weights = (2.0, 3.0, 5.0)
+    translated = 0
+    for source, target in itertools.product(conventions, repeat=2):
+        given = (0.0, *weights[1:]) if source == "vcreg" else weights
+        if not same_function(source, target):
+            with pytest.raises(ValueError, match=f"'{target}' compute the function of '{source}'"):
+                translate_weights(given, source, target, d)
+            continue
+        got = translate_weights(given, source, target, d)
+        translated += 1
+        here = vicreg_loss(*views, convention=source, **dict(zip(NAMES, given, strict=True)))
+        there = vicreg_loss(*views, convention=target, **dict(zip(NAMES, got, strict=True)))
+        # A factor is one multiplication and one division; the sums are the same.
+        assert here == pytest.approx(there, rel=1e-14)
+    # official, paper, algorithm1 and vicregl among themselves, and each with itself.
+    assert translated == 16 + 4
+
+
+def test_single_terms_translate_where_the_others_differ() -> None:
+    assert translate_weights((0, 0, 2), "vcreg", "official", d=5) == (0, 0, 2 / (5 * 4) / 2 * 5)
+    assert translate_weights((3, 0, 0), "official", "jolibrain", d=5) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "target", "reason"),
+    [
+        ((1, 1, 1), "official", "article", "hinge is on the std"),
+        ((0, 1, 0), "official", "tensorflow-similarity", "variance's correction is 1"),
+        ((0, 1, 0), "official", "jolibrain", "ε is 0.0001 in 'official' and 0.0"),
+        ((0, 0, 1), "paper", "article", "covariance's correction is 1"),
+        ((1, 0, 0), "official", "vcreg", "'vcreg' has no invariance term"),
+    ],
+)
+def test_what_cannot_be_translated_says_why(weights, source, target, reason) -> None:
+    with pytest.raises(ValueError, match=reason):
+        translate_weights(weights, source, target, 8)
+
+
+def test_bad_arguments_of_translate_weights() -> None:
+    for weights in ((1, 1), 3, "abc"):
+        with pytest.raises(ValueError, match="weights must be three numbers"):
+            translate_weights(weights, "paper", "official", 8)
+    with pytest.raises(TypeError, match="weights must be three numbers"):
+        translate_weights((1, "1", 1), "paper", "official", 8)
+    with pytest.raises(ValueError, match="weights must be finite and not negative"):
+        translate_weights((1, -1, 1), "paper", "official", 8)
+    with pytest.raises(ValueError, match="source must be one of"):
+        translate_weights((1, 1, 1), "papper", "official", 8)
+    with pytest.raises(ValueError, match="target must be one of"):
+        translate_weights((1, 1, 1), "paper", "offical", 8)
+    with pytest.raises(ValueError, match="d must be at least 1; got 0"):
+        translate_weights((1, 1, 1), "paper", "official", 0)
+    with pytest.raises(TypeError, match="d must be an integer"):
+        translate_weights((1, 1, 1), "paper", "official", 8.0)
+    with pytest.raises(ValueError, match="at least 2 features"):
+        translate_weights((0, 0, 1), "vcreg", "official", 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("invariance", "sum"),
+        ("hinge_on", "stdev"),
+        ("variance_over_views", "max"),
+        ("covariance_divisor", "d^2"),
+        ("variance_correction", -1),
+        ("covariance_correction", 0.5),
+        ("eps", -1e-4),
+        ("weights", (1.0, 2.0)),
+    ],
+)
+def test_a_convention_checks_its_fields(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(conventions["official"], **{field: value})
+
+
+def test_a_convention_of_ones_own() -> None:
+    mine = Convention(name="mine", source="here", eps=0.5, weights=(1.0, 2.0, 3.0))
+    views = np.random.default_rng(1).standard_normal((2, 6, 4))
+    weights = dict(zip(NAMES, (1.0, 2.0, 3.0), strict=True))
+    assert vicreg_loss(*views, convention=mine) == vicreg_loss(*views, eps=0.5, **weights)

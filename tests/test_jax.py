@@ -1,0 +1,167 @@
+"""JAX: every transformation gives the closed form, and exports for devices that are not here."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from errors import rounding
+
+from vicreg import vicreg_loss, vicreg_terms, vicreg_value_and_grad
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp  # noqa: E402
+
+N, D = 5, 11
+
+
+def definition(x, y):
+    """The official loss by its definition, for JAX to differentiate."""
+
+    def one(z):
+        zc = z - z.mean(0)
+        c = zc.T @ zc / (z.shape[0] - 1)
+        hinge = jnp.maximum(0, 1 - jnp.sqrt(jnp.diag(c) + 1e-4)).mean()
+        return hinge, (c * (1 - jnp.eye(z.shape[1])) ** 2 * c).sum() / z.shape[1]
+
+    (v1, c1), (v2, c2) = one(x), one(y)
+    return 25 * ((x - y) ** 2).mean() + 25 * (v1 + v2) / 2 + c1 + c2
+
+
+def close(got: object, wanted: object) -> None:
+    bound = 4 * rounding("float64", N, D)  # both sides round, and a second derivative twice
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=bound, atol=bound * np.max(np.abs(b))),
+        got,
+        wanted,
+    )
+
+
+@pytest.fixture(scope="module")
+def views() -> list:
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(view) for view in 0.8 * rng.standard_normal((2, N, D))]
+
+
+@pytest.fixture(params=["gram", "covariance"])
+def loss(request: pytest.FixtureRequest):
+    return lambda x, y: vicreg_loss(x, y, method=request.param)
+
+
+def test_value_gradient_and_jvp(loss, views) -> None:
+    a, b = views
+    close(loss(a, b), definition(a, b))
+    wanted = jax.grad(definition, (0, 1))(a, b)
+    close(jax.grad(loss, (0, 1))(a, b), wanted)
+    close(jax.grad(loss)(a, b), wanted[0])
+    close(jax.jit(jax.grad(loss, 1))(a, b), wanted[1])
+    close(jax.jvp(loss, (a, b), (b, a)), jax.jvp(definition, (a, b), (b, a)))
+    close(vicreg_value_and_grad(a, b)[1], wanted)
+
+
+def test_second_derivatives_in_every_order_of_modes(loss, views) -> None:
+    a, b = views
+    wanted = jax.hessian(definition, (0, 1))(a, b)
+    close(jax.hessian(loss, (0, 1))(a, b), wanted)
+    close(jax.jacrev(jax.jacrev(loss))(a, b), wanted[0][0])
+    close(jax.jacfwd(jax.jacfwd(loss))(a, b), wanted[0][0])
+
+
+def test_vmap(loss, views) -> None:
+    a, b = views
+    s, t = jnp.stack([a, b, a + b]), jnp.stack([b, a, a - b])
+    close(jax.vmap(loss)(s, t), jax.vmap(definition)(s, t))
+    close(jax.jit(jax.vmap(jax.grad(loss)))(s, t), jax.vmap(jax.grad(definition))(s, t))
+    close(jax.grad(lambda s: jax.vmap(loss)(s, t).sum())(s), jax.vmap(jax.grad(definition))(s, t))
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_each_term(method: str, views) -> None:
+    a, b = views
+
+    def terms(x):
+        return tuple(vicreg_terms(x, b, method=method))
+
+    jacobian = jax.jacrev(terms)(a)
+    close(jax.jacfwd(terms)(a), jacobian)
+    loss, invariance, variance, covariance = jacobian
+    close(loss, 25 * invariance + 25 * variance + covariance)
+    close(loss, jax.grad(definition)(a, b))
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (4, 2, 9)])
+def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
+    view = jax.ShapeDtypeStruct(shape, jnp.float32)
+    function = jax.jit(jax.value_and_grad(vicreg_loss, (0, 1)))
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(view, view)
+    again = jax.export.deserialize(exported.serialize())
+    rng = np.random.default_rng(1)
+    x, y = (jnp.asarray(z, jnp.float32) for z in rng.standard_normal((2, *shape)))
+    got, wanted = again.call(x, y), vicreg_value_and_grad(x, y)
+    bound = rounding("float32", shape[0], shape[-1])
+    np.testing.assert_allclose(got[0], wanted[0], rtol=bound)
+    assert [out.dtype for out in exported.out_avals] == [jnp.float32] * 3
+
+
+def test_products_ask_for_the_precision_of_their_inputs(views) -> None:
+    """JAX's default would let a GPU or TPU multiply float32 in fewer bits."""
+    text = jax.jit(jax.grad(vicreg_loss)).lower(*views).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products
+    assert all("HIGHEST" in line for line in products)
+
+
+def test_a_gradient_has_two_products_a_view(views) -> None:
+    """One of n · d · min(n, d) forwards, one backwards, and the thin ones of the split."""
+
+    def products(function) -> int:
+        closed = jax.jit(function).lower(*views).as_text()
+        return sum("dot_general" in line for line in closed.splitlines())
+
+    gram, covariance = ({"method": method} for method in ("gram", "covariance"))
+    assert products(lambda x, y: vicreg_loss(x, y, **gram)) == 2
+    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **gram))) == 4
+    assert products(lambda x, y: vicreg_loss(x, y, **covariance)) == 1
+    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **covariance))) == 2
+    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, covariance_weight=0))) == 0
+
+
+def test_a_weight_that_is_traced_is_refused_by_name(views) -> None:
+    with pytest.raises(TypeError, match=r"variance_weight must be a number.*vicreg_terms"):
+        jax.jit(lambda w: vicreg_loss(*views, variance_weight=w))(1.0)
+
+
+TWO_DEVICES = """
+import jax, jax.numpy as jnp
+from vicreg import vicreg_loss
+first, second = jax.devices()
+x = jnp.ones((4, 3))
+here, there = jax.device_put(x, first), jax.device_put(x, second)
+assert vicreg_loss(there, there).devices() == {second}
+assert vicreg_loss(x, there).devices() == {second}  # x is not committed to any device
+mesh = jax.make_mesh((2,), ("samples",), axis_types=(jax.sharding.AxisType.Auto,))
+spread = jax.device_put(x, jax.NamedSharding(mesh, jax.P("samples")))
+assert abs(vicreg_loss(spread, spread) - vicreg_loss(x, x)) < 1e-5
+try:
+    vicreg_loss(here, there)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_devices() -> None:
+    """In a process of its own: the number of JAX's CPU devices is fixed when it starts."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("views[1] must have the device of views[0]; got")

@@ -1,0 +1,154 @@
+"""What one library alone can show: laziness, a graph, a namespace without its device."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from array_api_extra.testing import assert_close, lazy_xp_function
+from backends import BACKENDS, Backend, why_not
+from errors import rounding
+
+import vicreg.core
+from vicreg import vicreg_loss, vicreg_terms, vicreg_value_and_grad
+
+CORE = Path(vicreg.core.__file__).parent
+VIEWS = np.random.default_rng(0).standard_normal((2, 5, 11))
+
+# Under jax.jit on JAX, and on Dask with computing forbidden.
+for function in (vicreg_loss, vicreg_terms, vicreg_value_and_grad):
+    lazy_xp_function(function, allow_dask_compute=False, jax_jit=True)
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_in_the_callers_own_namespace(xp: Backend, method: str) -> None:
+    """`assert_close` checks library, dtype, shape and device besides the values."""
+    if not xp.in_testing:
+        pytest.skip(f"array_api_extra.testing does not know {xp}")
+    wanted, gradients = vicreg_value_and_grad(*VIEWS, method=method)
+    arrays = [xp.asarray(view) for view in VIEWS]
+    bound = rounding("float64", 5, 11)
+    assert_close(vicreg_loss(*arrays, method=method), xp.asarray(wanted), rtol=bound)
+    loss, got = vicreg_value_and_grad(*arrays, method=method)
+    assert_close(loss, xp.asarray(wanted), rtol=bound)
+    for gradient, right in zip(got, gradients, strict=True):
+        atol = bound * float(np.abs(right).max())
+        assert_close(gradient, xp.asarray(right), atol=atol)
+
+
+def test_dask_computes_nothing_before_the_caller_does() -> None:
+    dask = pytest.importorskip("dask")
+    from dask import array
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("computed")
+
+    views = [array.from_array(view, chunks=(3, 11)) for view in VIEWS]
+    with dask.config.set(scheduler=refuse):
+        for method in ("gram", "covariance"):
+            loss, _ = vicreg_value_and_grad(*views, method=method)
+            vicreg_terms(*views, method=method)
+            with pytest.raises(AssertionError, match="computed"):
+                loss.compute()
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    array = pytest.importorskip("dask.array")
+    view = array.from_array(VIEWS[0], chunks=(3, 11))
+    unknown = view[view[:, 0] > 0]
+    with pytest.raises(ValueError, match=r"views\[0\] must have a shape that is known"):
+        vicreg_loss(unknown, unknown)
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_the_graph_of_the_loss_runs_in_onnxruntime(method: str) -> None:
+    ndx = pytest.importorskip("ndonnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    z1, z2 = (ndx.argument(shape=(5, 11), dtype=ndx.float32) for _ in range(2))
+    loss, (grad1, grad2) = vicreg_value_and_grad(z1, z2, method=method)
+    outputs = {"loss": loss, "grad1": grad1, "grad2": grad2}
+    model = ndx.build({"z1": z1, "z2": z2}, outputs)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    low = VIEWS.astype(np.float32)
+    got = session.run(list(outputs), {"z1": low[0], "z2": low[1]})
+    wanted, gradients = vicreg_value_and_grad(*low.astype(np.float64))
+    bound = rounding("float32", 5, 11)
+    np.testing.assert_allclose(got[0], wanted, rtol=bound)
+    for gradient, right in zip(got[1:], gradients, strict=True):
+        np.testing.assert_allclose(gradient, right, rtol=0, atol=bound * np.abs(right).max())
+
+
+def standard_functions() -> dict[str, list[ast.Call]]:
+    """Return every function of the namespace that the core calls, with its calls."""
+    calls: dict[str, list[ast.Call]] = {}
+    for path in CORE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                if isinstance(owner, ast.Name) and owner.id == "xp":
+                    calls.setdefault(node.func.attr, []).append(node)
+    return calls
+
+
+def test_cupys_namespace_has_each_function_that_the_core_uses() -> None:
+    """Without a GPU CuPy cannot run, but its functions can be asked what they take."""
+    pytest.importorskip("cupy")
+    namespace = pytest.importorskip("array_api_compat.cupy")
+    calls = standard_functions()
+    assert {"stack", "matmul", "argsort", "take_along_axis", "sum", "where"} <= set(calls)
+    for name, nodes in calls.items():
+        function = getattr(namespace, name)
+        try:
+            signature = inspect.signature(function)
+        except ValueError:  # a ufunc or a compiled function: it takes what the standard says
+            assert callable(function)
+            continue
+        for node in nodes:
+            if any(isinstance(argument, ast.Starred) for argument in node.args):
+                continue
+            keywords = {keyword.arg: None for keyword in node.keywords}
+            signature.bind(*(None for _ in node.args), **keywords)
+    for name in ("float32", "float64"):
+        assert hasattr(namespace, name)
+
+
+def test_cupy_says_why_it_does_not_run() -> None:
+    (cupy,) = (backend for backend in BACKENDS if backend.name == "cupy")
+    reason = why_not(cupy)
+    if reason is None:
+        pytest.skip("CuPy runs here")
+    assert "not installed" in reason or "needs a CUDA GPU" in reason
+
+
+LIBRARIES = ("numpy", "torch", "jax", "cupy", "mlx", "dask", "array_api_strict", "ndonnx")
+
+
+def test_import_brings_no_array_library() -> None:
+    check = (
+        "import sys, vicreg, vicreg.checks, vicreg.core.terms; "
+        f"print([name for name in {LIBRARIES!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "mlx"])
+def test_one_librarys_array_does_not_bring_another(library: str) -> None:
+    pytest.importorskip(library)
+    make = {
+        "torch": "import torch; z = torch.eye(3)",
+        "jax": "import jax.numpy; z = jax.numpy.eye(3)",
+        "mlx": "import mlx.core; z = mlx.core.eye(3)",
+    }[library]
+    others = [name for name in ("torch", "jax", "mlx", "cupy", "dask") if name != library]
+    check = (
+        f"import sys, vicreg; {make}; vicreg.vicreg_value_and_grad(z, z); "
+        f"print([name for name in {others!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -1,0 +1,358 @@
+"""PyTorch: every way of differentiating and compiling gives the closed form."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from errors import UNIT_ROUNDOFF, rounding
+
+from vicreg import (
+    covariance_loss,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
+
+torch = pytest.importorskip("torch")
+
+from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from vicreg.torch import VICRegLoss  # noqa: E402
+
+SETTINGS = [
+    {"convention": convention, "method": method, "covariance_weight": 3.0}
+    for convention in ("official", "article")
+    for method in ("gram", "covariance")
+]
+
+
+def views(n: int = 5, d: int = 11, dtype: torch.dtype = torch.float64, **kwargs) -> list:
+    generator = torch.Generator().manual_seed(n * d)
+    return [
+        (0.8 * torch.randn(n, d, generator=generator, dtype=dtype)).requires_grad_(**kwargs)
+        for _ in range(2)
+    ]
+
+
+def close(got: object, wanted: object) -> None:
+    bound = rounding("float64", 5, 11)
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
+
+
+@pytest.fixture(params=SETTINGS, ids=lambda s: f"{s['convention']}-{s['method']}")
+def loss(request: pytest.FixtureRequest):
+    return lambda *views: vicreg_loss(*views, **request.param)
+
+
+@pytest.fixture
+def exact(loss):
+    """The gradients in closed form, of detached views."""
+    return lambda *views: torch.autograd.grad(loss(*views), views)
+
+
+def test_backward_is_the_closed_form() -> None:
+    a, b = views()
+    for settings in SETTINGS:
+        value, gradients = vicreg_value_and_grad(a, b, **settings)
+        assert not value.requires_grad
+        close(torch.autograd.grad(vicreg_loss(a, b, **settings), (a, b)), gradients)
+
+
+def test_gradcheck_first_and_second_order_forwards_and_backwards(loss) -> None:
+    a, b = views()
+    assert gradcheck(
+        loss,
+        (a, b),
+        check_forward_ad=True,
+        check_batched_grad=True,
+        check_batched_forward_grad=True,
+    )
+    assert gradgradcheck(loss, (a, b))
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_gradcheck_of_each_term(method: str) -> None:
+    def terms(*views):
+        return tuple(vicreg_terms(*views, method=method))
+
+    a, b = views(4, 9)
+    assert gradcheck(terms, (a, b), check_forward_ad=True)
+    assert gradgradcheck(terms, (a, b))
+
+
+def test_any_weighting_of_the_terms() -> None:
+    a, b = views()
+    terms = vicreg_terms(a, b)
+    mixed = 2 * terms.invariance - 3 * terms.variance * terms.covariance + terms.loss
+    parts = [torch.autograd.grad(term, a, retain_graph=True)[0] for term in terms]
+    wanted = (
+        parts[0]
+        + 2 * parts[1]
+        - 3 * (terms.covariance * parts[2] + terms.variance * parts[3]).detach()
+    )
+    close(torch.autograd.grad(mixed, a)[0], wanted)
+
+
+def test_only_one_view_needs_a_gradient(loss, exact) -> None:
+    a, b = views()
+    wanted = exact(a, b)
+    for which in (0, 1):
+        pair = [a.detach(), b.detach()]
+        pair[which].requires_grad_()
+        loss(*pair).backward()
+        close(pair[which].grad, wanted[which])
+        assert pair[1 - which].grad is None
+
+
+def test_torch_func(loss, exact) -> None:
+    a, b = views()
+    wanted = exact(a, b)
+    x, y = a.detach(), b.detach()
+    close(torch.func.grad(loss, argnums=(0, 1))(x, y), wanted)
+    close(torch.func.grad(loss)(x, y), wanted[0])
+    _, change = torch.func.jvp(loss, (x, y), (y, x))
+    close(change, (wanted[0] * y + wanted[1] * x).sum())
+    hessian = torch.autograd.functional.hessian(lambda z: loss(z, y), x)
+    close(torch.func.hessian(loss)(x, y), hessian)
+    close(torch.func.jacrev(torch.func.jacrev(loss))(x, y), hessian)
+
+
+def test_vmap(loss, exact) -> None:
+    a, b = (view.detach() for view in views())
+    s, t = torch.stack([a, b, a + b]), torch.stack([b, a, a - b])
+    close(torch.vmap(loss)(s, t), torch.stack([loss(x, y) for x, y in zip(s, t, strict=True)]))
+    wanted = torch.stack([torch.func.grad(loss)(x, y) for x, y in zip(s, t, strict=True)])
+    close(torch.vmap(torch.func.grad(loss))(s, t), wanted)
+    wanted = torch.stack([torch.func.grad(loss)(x, t[0]) for x in s])
+    close(torch.vmap(torch.func.grad(loss), in_dims=(0, None))(s, t[0]), wanted)
+    moved = torch.vmap(torch.func.grad(loss), in_dims=(1, None))(s.movedim(0, 1), t[0])
+    close(moved, wanted)
+
+
+def test_backward_through_vmap(loss) -> None:
+    a, b = views()
+    s = torch.stack([a, b, a + b]).detach().requires_grad_()
+    torch.vmap(lambda x: loss(x, b.detach()))(s).sum().backward()
+    wanted = torch.stack([torch.func.grad(loss)(x, b.detach()) for x in s.detach()])
+    close(s.grad, wanted)
+
+
+def test_positions_under_vmap_and_autograd() -> None:
+    """`torch.moveaxis` has no batching rule for all its forms: axes are permuted."""
+    z = torch.randn(3, 4, 5, 2, 6, dtype=torch.float64)
+    got = torch.vmap(lambda x, y: vicreg_loss(x, y, feature_axis=1))(z, z.flip(0))
+    wanted = [vicreg_loss(x, y, feature_axis=1) for x, y in zip(z, z.flip(0), strict=True)]
+    close(got, torch.stack(wanted))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoint(reentrant: bool) -> None:
+    a, b = views()
+    loss = checkpoint(lambda x, y: vicreg_loss(2 * x, y), a, b, use_reentrant=reentrant)
+    wanted = torch.autograd.grad(vicreg_loss(2 * a, b), a)[0]
+    close(torch.autograd.grad(loss, a)[0] if not reentrant else _backward(loss, a), wanted)
+
+
+def _backward(loss, view):
+    loss.backward()
+    return view.grad
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("shape", [(5, 11), (12, 4)])
+def test_compile_without_graph_break_or_warning(shape: tuple[int, int], dynamic: bool) -> None:
+    """Forwards and backwards; warnings are errors (see pyproject for PyTorch's own)."""
+    torch._dynamo.reset()
+    a, b = views(*shape)
+    loss = torch.compile(vicreg_loss, fullgraph=True, dynamic=dynamic)
+    close(loss(a.detach(), b.detach()), vicreg_loss(a, b).detach())
+    close(loss(a, b), vicreg_loss(a, b))
+    wanted = torch.autograd.grad(vicreg_loss(a, b), (a, b))
+    close(torch.autograd.grad(loss(a, b), (a, b)), wanted)
+    close(torch.autograd.grad(loss(a, b.detach()), a)[0], wanted[0])
+
+
+def test_compile_the_terms_and_the_closed_form() -> None:
+    torch._dynamo.reset()
+    a, b = views()
+    terms = torch.compile(vicreg_terms, fullgraph=True)
+    wanted = torch.autograd.grad(vicreg_terms(a, b).covariance, (a, b))
+    close(torch.autograd.grad(terms(a, b).covariance, (a, b)), wanted)
+    both = torch.compile(vicreg_value_and_grad, fullgraph=True)
+    close(both(a.detach(), b.detach()), vicreg_value_and_grad(a, b))
+
+
+def test_compile_torch_func() -> None:
+    torch._dynamo.reset()
+    a, b = (view.detach() for view in views())
+    compiled = torch.compile(torch.func.grad(vicreg_loss), fullgraph=True)
+    close(compiled(a, b), torch.func.grad(vicreg_loss)(a, b))
+    s, t = torch.stack([a, b]), torch.stack([b, a])
+    compiled = torch.compile(torch.vmap(vicreg_loss), fullgraph=True)
+    close(compiled(s, t), torch.vmap(vicreg_loss)(s, t))
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_nothing_waits_for_the_device(method: str) -> None:
+    """The meta device has no values: reading one, or making a constant elsewhere, raises."""
+    a, b = (torch.empty(4, 3, 6, device="meta", requires_grad=True) for _ in range(2))
+    settings = {"method": method}
+    loss, gradients = vicreg_value_and_grad(a, b, **settings)
+    assert loss.device.type == gradients[0].device.type == "meta"
+    loss = vicreg_loss(a, b, **settings)
+    assert loss.device.type == "meta"
+    loss.backward()
+    assert a.grad.device.type == "meta"
+    assert all(term.device.type == "meta" for term in vicreg_terms(a, b, **settings))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_makes_no_difference(dtype: torch.dtype) -> None:
+    a, b = views(dtype=torch.float32)
+    wanted = vicreg_loss(a, b)
+    right = torch.autograd.grad(wanted, (a, b), create_graph=True)
+    _, without = vicreg_value_and_grad(a, b)
+    second = torch.autograd.grad(right[0].sum() + right[0].square().sum(), a)[0]
+    with torch.autocast("cpu", dtype=dtype):
+        loss = vicreg_loss(a, b)
+        assert loss.dtype == torch.float32
+        got = torch.autograd.grad(loss, (a, b), create_graph=True)
+        _, closed = vicreg_value_and_grad(a, b)
+    assert torch.equal(loss, wanted)
+    for gradient, truth in zip((*got, *closed), (*right, *without), strict=True):
+        assert torch.equal(gradient, truth)
+    with torch.autocast("cpu", dtype=dtype):
+        again = torch.autograd.grad(got[0].sum() + got[0].float().square().sum(), a)[0]
+    assert torch.equal(again, second)
+
+
+def products(function) -> int:
+    """Return the multiply-adds of the matrix products that `function` runs."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops() // 2
+
+
+N, D, KEPT = 16, 512, 8
+
+
+@pytest.mark.parametrize(("n", "d"), [(N, D), (D, N)])
+def test_a_gradient_costs_one_product_more_than_the_value(n: int, d: int) -> None:
+    """Two of n · d · min(n, d) a view in all, under autograd and torch.func alike."""
+    a, b = views(n, d, torch.float32)
+    product = 2 * n * d * min(n, d)  # of the two views
+    thin = 2 * n * d * KEPT if n <= d else 0  # what keeps the largest features apart
+    assert products(lambda: vicreg_loss(a, b)) == product + thin
+    two = 2 * (product + thin)
+    assert products(lambda: vicreg_loss(a, b).backward()) == two
+    assert products(lambda: vicreg_value_and_grad(a, b)) == two
+    detached = a.detach(), b.detach()
+    assert products(lambda: torch.func.grad(vicreg_loss, argnums=(0, 1))(*detached)) == two
+    one = torch.func.grad(vicreg_loss)
+    assert products(lambda: one(*detached)) == product + thin + (product + thin) // 2
+
+
+def test_no_product_where_its_term_has_no_weight_or_cotangent() -> None:
+    a, b = views(N, D, torch.float32)
+    assert products(lambda: vicreg_loss(a, b, covariance_weight=0).backward()) == 0
+    terms = vicreg_terms(a, b)
+    assert products(lambda: terms.variance.backward(retain_graph=True)) == 0
+    assert products(lambda: terms.invariance.backward()) == 0
+
+
+def test_saved_tensors_are_guarded_against_changes_in_place() -> None:
+    a, b = views()
+    x = a * 1
+    loss = covariance_loss(x) + vicreg_loss(x, b)
+    close(torch.autograd.grad(loss, a, retain_graph=True)[0], torch.autograd.grad(loss, a)[0])
+
+
+def test_parameters_and_subclasses_are_tensors() -> None:
+    class Mine(torch.Tensor):
+        pass
+
+    a, b = (view.detach() for view in views())
+    wanted = vicreg_loss(a, b)
+    close(vicreg_loss(torch.nn.Parameter(a), torch.nn.Parameter(b)).detach(), wanted)
+    close(vicreg_loss(a.as_subclass(Mine), b.as_subclass(Mine)).as_subclass(torch.Tensor), wanted)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda: torch.eye(4).to_sparse(),
+        lambda: torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(2, 3)]),
+    ],
+    ids=["sparse", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*prototype:UserWarning")
+def test_tensors_that_are_not_dense_are_refused(view) -> None:
+    with pytest.raises(TypeError, match=r"views\[0\] must be a dense array"):
+        vicreg_loss(view(), view())
+
+
+class TestVICRegLoss:
+    def test_it_is_the_function(self) -> None:
+        a, b = views()
+        settings = {"convention": "paper", "variance_weight": 3.0, "gamma": 2.0, "eps": 0.1}
+        module = VICRegLoss(**settings)
+        assert torch.equal(module(a, b), vicreg_loss(a, b, **settings))
+        for got, wanted in zip(module.terms(a, b), vicreg_terms(a, b, **settings), strict=True):
+            assert torch.equal(got, wanted)
+        assert torch.equal(module(a, b, a), vicreg_loss(a, b, a, **settings))
+        turned = VICRegLoss(feature_axis=0, method="covariance")
+        assert torch.equal(turned(a, b), vicreg_loss(a, b, feature_axis=0, method="covariance"))
+
+    def test_it_takes_the_place_of_pytorch_metric_learnings(self) -> None:
+        losses = pytest.importorskip("pytorch_metric_learning.losses")
+        a, b = views()
+        theirs = losses.VICRegLoss(invariance_lambda=10, variance_mu=20, covariance_v=3)
+        ours = VICRegLoss(invariance_weight=10, variance_weight=20, covariance_weight=3)
+        wanted = theirs(a, ref_emb=b)
+        close(ours(a, ref_emb=b), wanted)
+        close(torch.autograd.grad(ours(a, ref_emb=b), a), torch.autograd.grad(wanted, a))
+
+    def test_its_settings_show(self) -> None:
+        shown = repr(VICRegLoss(convention="jolibrain", covariance_weight=4))
+        assert shown == (
+            "VICRegLoss(convention='jolibrain', invariance_weight=25.0, variance_weight=15.0, "
+            "covariance_weight=4.0, gamma=1.0, eps=0.0, method='auto', feature_axis=-1)"
+        )
+
+    def test_it_pickles_copies_and_compiles(self) -> None:
+        torch._dynamo.reset()
+        a, b = views()
+        module = VICRegLoss(convention="vicregl", gamma=1.5)
+        wanted = module(a, b)
+        for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+            assert torch.equal(other(a, b), wanted)
+            assert repr(other) == repr(module)
+        close(torch.compile(module, fullgraph=True)(a, b), wanted)
+
+    def test_it_has_no_state(self) -> None:
+        module = VICRegLoss()
+        assert not list(module.parameters())
+        assert not module.state_dict()
+
+    def test_bad_settings_are_refused_when_it_is_made(self) -> None:
+        with pytest.raises(ValueError, match="variance_weight"):
+            VICRegLoss(variance_weight=-1)
+        with pytest.raises(ValueError, match="convention must be one of 'official'"):
+            VICRegLoss(convention="barlow")
+
+
+def test_half_precision_gradients_add_one_rounding() -> None:
+    a, b = views(dtype=torch.float32)
+    half = [view.detach().bfloat16().requires_grad_() for view in (a, b)]
+    vicreg_loss(*half).backward()
+    exact = [view.detach().double() for view in half]
+    for view, wanted in zip(half, vicreg_value_and_grad(*exact)[1], strict=True):
+        error = (view.grad.double() - wanted).abs().max() / wanted.abs().max()
+        assert view.grad.dtype == torch.bfloat16
+        assert error <= UNIT_ROUNDOFF["bfloat16"] + rounding("float32", 5, 11)
+    assert np.isfinite(float(half[0].grad.float().sum()))
