@@ -1,0 +1,81 @@
+"""The project's sessions: `nox -l` lists them."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests", "lint", "types"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+# PyTorch is pinned: asked for by a range, the newest build comes, several GB of CUDA with it.
+TORCH = "torch==2.13.0"
+
+# What each library's tests need beside the library: NumPy holds their data.
+LIBRARIES = {
+    "numpy": ["numpy>=2.0"],
+    "torch": [TORCH, "numpy>=2.0"],
+    "jax": ["jax>=0.6", "numpy>=2.0"],
+    "mlx": ["mlx[cpu]>=0.32", "numpy>=2.0"],
+    "dask": ["dask[array]>=2025.1", "numpy>=2.0"],
+    "array_api_strict": ["array-api-strict>=2.3", "numpy>=2.0"],
+    "ndonnx": ["ndonnx>=0.17", "onnxruntime>=1.20", "numpy>=2.0"],
+    "mparray": ["mparray>=0.2", "numpy>=2.0"],
+    "cupy": ["cupy-cuda12x>=14", "numpy>=2.0"],
+}
+
+
+def group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every library together, with branch coverage; README and docstrings are run too."""
+    # PyTorch first and alone, so that nothing else asks for another build of it.
+    session.install(TORCH)
+    session.install(".[cpu,cupy]", *group("test"))
+    session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
+    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("library", list(LIBRARIES))
+def tests_each(session: nox.Session, library: str) -> None:
+    """One library in an environment that has no other."""
+    session.install(".", *LIBRARIES[library], *group("test"))
+    session.run("pytest", "--library", library, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, and the contract that imports go down and the core imports no array library."""
+    session.install(*group("lint"), ".")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of the package."""
+    session.install(TORCH)
+    session.install(".[numpy,jax,command,plot]", *group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every code block of the README and the docs, and every docstring's example."""
+    session.install(TORCH)
+    session.install(".[numpy,jax,command]", *group("test"))
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time the loss with its gradient against the published formula in eager PyTorch."""
+    session.install(TORCH)
+    session.install(".[numpy]")
+    session.run("python", "benchmarks/published.py", *session.posargs)

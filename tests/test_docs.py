@@ -1,0 +1,93 @@
+"""What the documentation says is what happens: code blocks, examples, tables and commands."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from vicreg import conventions
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_readme_code_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    block = BLOCKS[number]
+    for library in ("torch", "jax"):
+        if f"import {library}" in block:
+            pytest.importorskip(library)
+    exec(compile(block, f"README.md, block {number}", "exec"), {})
+    if "print(" in block:
+        assert "invariance=" in capsys.readouterr().out
+
+
+def test_readme_shows_a_first_use_of_each_library() -> None:
+    for library in ("numpy", "torch", "jax"):
+        assert any(re.search(rf"^import {library}\b", block, flags=re.M) for block in BLOCKS)
+
+
+def test_readme_table_is_the_data() -> None:
+    rows = {
+        cells[0].strip("`"): cells
+        for line in README.splitlines()
+        if line.startswith("| `")
+        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+    }
+    assert list(rows) == list(conventions)
+    for name, convention in conventions.items():
+        weights = convention.weights
+        assert rows[name][2:] == [
+            convention.invariance,
+            convention.hinge_on,
+            f"{convention.variance_correction} / {convention.covariance_correction}",
+            f"{convention.eps:g}",
+            convention.variance_over_views,
+            convention.covariance_over_views,
+            convention.covariance_divisor,
+            "must be given" if weights is None else ", ".join(f"{w:g}" for w in weights),
+        ]
+
+
+def test_ci_calls_the_readmes_test_command() -> None:
+    demo, tests = re.findall(r"^```sh\n(.*?)\n```", README, flags=re.S | re.M)
+    assert "\n" not in demo
+    assert demo.endswith("vicreg demo")
+    assert tests in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_links_lead_somewhere() -> None:
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("module", ["losses", "conventions", "torch"])
+def test_examples_in_docstrings(module: str) -> None:
+    if module == "torch":
+        pytest.importorskip("torch")
+    found = doctest.testmod(importlib.import_module(f"vicreg.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+def test_every_public_function_documents_its_arguments_errors_and_an_example() -> None:
+    import vicreg
+
+    for name in vicreg.__all__:
+        public = getattr(vicreg, name)
+        if not callable(public):
+            continue
+        text = public.__doc__
+        assert text, name
+        if name != "VICRegTerms":
+            sections = ("Parameters", "Examples")
+            if not isinstance(public, type):
+                sections += ("Returns", "Raises")
+            for section in sections:
+                assert f"{section}\n" in text, (name, section)
