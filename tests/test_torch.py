@@ -177,6 +177,13 @@ def test_compile_without_graph_break_or_warning(shape: tuple[int, int], dynamic:
     close(torch.autograd.grad(loss(a, b.detach()), a)[0], wanted[0])
 
 
+def test_compile_the_same_tensor_as_every_view() -> None:
+    torch._dynamo.reset()
+    a, b = views()
+    loss = torch.compile(vicreg_loss, fullgraph=True)
+    close(torch.autograd.grad(loss(a, a, b), a), torch.autograd.grad(vicreg_loss(a, a, b), a))
+
+
 def test_compile_the_terms_and_the_closed_form() -> None:
     torch._dynamo.reset()
     a, b = views()

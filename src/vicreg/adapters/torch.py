@@ -33,7 +33,7 @@ def _function(views: tuple[Tensor, ...]) -> Any:
     if not torch.compiler.is_compiling():
         return _Outputs.apply
     if any(view.requires_grad for view in views):
-        return _CompiledOutputs.apply
+        return _compiled_outputs
     return _everything
 
 
@@ -50,6 +50,17 @@ def _no_autocast(tensor: Tensor) -> Any:
     if not torch.amp.is_autocast_available(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def _compiled_outputs(objective: Objective, *views: Tensor) -> Any:
+    """Return the outputs and the residuals, where a compiler traces."""
+    # Dynamo takes no tensor twice: a view given again goes under another name.
+    distinct = [
+        view.view_as(view) if any(view is other for other in views[:place]) else view
+        for place, view in enumerate(views)
+    ]
+    function: Any = _CompiledOutputs.apply
+    return function(objective, *distinct)
 
 
 class _CompiledOutputs(torch.autograd.Function):

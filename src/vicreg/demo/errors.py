@@ -1,0 +1,61 @@
+"""What can stop the demonstration, each said in one line."""
+
+from __future__ import annotations
+
+import importlib
+
+__all__ = ["DemoError", "DivergedError", "RequirementError", "require"]
+
+_LIBRARIES = {
+    "numpy": ("NumPy", "command"),
+    "sklearn": ("scikit-learn", "command"),
+    "matplotlib": ("matplotlib", "plot"),
+    "torch": ("PyTorch", "torch"),
+    "jax": ("JAX", "jax"),
+    "optax": ("optax", "jax"),
+    "cupy": ("CuPy", "cupy"),
+}
+
+
+class DemoError(Exception):
+    """The demonstration cannot go on; the message is one line."""
+
+
+class RequirementError(DemoError):
+    """Something that the run needs is missing or unusable; found before training."""
+
+
+class DivergedError(DemoError):
+    """The loss is no longer a finite number."""
+
+
+def require(*packages: str) -> None:
+    """Import `packages`, or say in one line how to install the one that is missing.
+
+    Parameters
+    ----------
+    *packages : str
+        Names of packages that the demonstration knows, as in an import statement.
+
+    Raises
+    ------
+    RequirementError
+        A package is not installed, or its import fails.
+    """
+    for package in packages:
+        name, extra = _LIBRARIES[package]
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise RequirementError(_import_failed(name, error)) from error
+            raise RequirementError(
+                f"{name} is not installed: pip install 'vicreg[{extra}]'"
+            ) from error
+        except ImportError as error:
+            raise RequirementError(_import_failed(name, error)) from error
+
+
+def _import_failed(name: str, error: ImportError) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{name} cannot be imported: {reason}"

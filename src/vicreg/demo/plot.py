@@ -1,0 +1,171 @@
+"""One figure of a study: the training, the spectra and the correlations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vicreg.demo.errors import RequirementError, require
+from vicreg.demo.study import NO_COVARIANCE, NO_VARIANCE, TRAINED, UNTRAINED, VICREG, Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+__all__ = ["check_plot", "draw", "save_plot"]
+
+# Okabe and Ito's colours, which stay apart for the colour-blind.
+_COLOURS = {VICREG: "#0072B2", NO_VARIANCE: "#D55E00", NO_COVARIANCE: "#009E73", UNTRAINED: "0.45"}
+_TERMS = {
+    "invariance": "Invariance term:\ndistance between the two views",
+    "variance": "Variance term:\nwhat the features' std lacks to 1",
+    "covariance": "Covariance term:\nhow far features vary together",
+}
+#: Up to this many epochs each is marked by a dot, so that a single one is seen.
+_FEW_EPOCHS = 10
+#: Singular values below this share of the largest are rounding: the axis ends there.
+_SPECTRUM_FLOOR = 1e-8
+#: Written through LaTeX, which may not be there.
+_UNCERTAIN_FORMATS = {"pgf"}
+
+
+def check_plot(file: Path) -> None:
+    """Check, before anything is trained, that a figure can be written to `file`.
+
+    Parameters
+    ----------
+    file : path
+        Its suffix chooses the format.
+
+    Raises
+    ------
+    RequirementError
+        matplotlib is missing, it cannot write the suffix, or the directory cannot be written.
+    """
+    require("matplotlib")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(set(FigureCanvasBase.get_supported_filetypes()) - _UNCERTAIN_FORMATS)
+    if file.suffix.lower().removeprefix(".") not in formats:
+        raise RequirementError(
+            f"cannot plot to {str(file)!r}: its suffix must be one of {', '.join(formats)}"
+        )
+    if not file.parent.is_dir():
+        raise RequirementError(f"cannot plot to {str(file)!r}: {file.parent} is no directory")
+    if file.is_dir():
+        raise RequirementError(f"cannot plot to {str(file)!r}: it is a directory")
+    if not os.access(file.parent, os.W_OK):
+        raise RequirementError(f"cannot plot to {str(file)!r}: {file.parent} is not writable")
+
+
+def save_plot(study: Study, file: Path) -> None:
+    """Draw `study` and put the figure in the place of `file` once it is complete.
+
+    Parameters
+    ----------
+    study : Study
+        What is drawn.
+    file : path
+        Its suffix chooses the format.
+
+    Raises
+    ------
+    OSError
+        The figure cannot be written; an existing `file` is as it was.
+    """
+    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    try:
+        draw(study).savefig(unfinished, dpi=150)
+        os.replace(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def draw(study: Study) -> Figure:
+    """Return the figure of a study.
+
+    Parameters
+    ----------
+    study : Study
+        What is drawn.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Above, the three terms by epoch and the spectrum of the embeddings; below, the
+        correlations of the embeddings' features, one matrix a variant.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 9.2), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr,call-arg]
+    axes = figure.subplots(2, 4, height_ratios=(1, 1.08))
+    for axis, (term, title) in zip(axes[0], _TERMS.items(), strict=False):
+        _draw_term(axis, study, term, title)
+    _draw_spectra(axes[0, 3], study)
+    for axis, name in zip(axes[1], study.outcomes, strict=True):
+        image = _draw_correlations(axis, study, name)
+    bar = figure.colorbar(image, ax=axes[1], shrink=0.8, aspect=30, pad=0.01)
+    bar.set_label("correlation of two features")
+    handles, labels = axes[0, 3].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=12)
+    figure.suptitle(_headline(study), fontsize=15)
+    return figure
+
+
+def _headline(study: Study) -> str:
+    epochs = f"{study.epochs} epoch{'' if study.epochs == 1 else 's'}"
+    return f"What each term of VICReg does: digits, {study.backend}, {epochs}, seed {study.seed}"
+
+
+def _draw_term(axis: Axes, study: Study, term: str, title: str) -> None:
+    marker = "o" if study.epochs <= _FEW_EPOCHS else ""
+    epochs = np.arange(1, study.epochs + 1)
+    for name in TRAINED:
+        values = np.array([getattr(terms, term) for terms in study.outcomes[name].history])
+        # A logarithm has no place for the 0 of a full collapse.
+        shown = np.where(values > 0, values, np.nan)
+        axis.plot(epochs, shown, color=_COLOURS[name], marker=marker, lw=2)
+    axis.set(title=title, xlabel="epoch", yscale="log")
+    axis.set_ylabel("term, unweighted (log)")
+    _tidy(axis)
+
+
+def _draw_spectra(axis: Axes, study: Study) -> None:
+    for name, outcome in study.outcomes.items():
+        values = outcome.singular_values
+        shown = np.where(values > 0, values, np.nan)
+        style: dict[str, Any] = {"ls": "--"} if name == UNTRAINED else {}
+        ranks = np.arange(1, len(values) + 1)
+        axis.plot(ranks, shown, color=_COLOURS[name], lw=2, label=name, **style)
+    axis.set(title="Spectrum of the embeddings:\nhow many directions they fill", yscale="log")
+    largest = max(outcome.singular_values[0] for outcome in study.outcomes.values())
+    axis.set_ylim(_SPECTRUM_FLOOR * largest, 3 * largest)
+    axis.set(xlabel="singular value, largest first", ylabel="singular value (log)")
+    _tidy(axis)
+
+
+def _tidy(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_correlations(axis: Axes, study: Study, name: str) -> AxesImage:
+    from matplotlib import colormaps
+
+    outcome = study.outcomes[name]
+    colours = colormaps["RdBu_r"].with_extremes(bad="0.8")
+    image = axis.imshow(outcome.correlations, cmap=colours, vmin=-1, vmax=1)
+    measured = f"std {outcome.mean_std:.2g}, rank {outcome.effective_rank:.1f}"
+    if np.isnan(outcome.correlations).any():
+        measured += "\ngrey: constant features"
+    axis.set_title(f"{name}\n{measured}", color=_COLOURS[name])
+    axis.set(xlabel="feature", ylabel="feature")
+    return image

@@ -1,0 +1,308 @@
+"""The first real run: what it trains on, what it measures, what it shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from vicreg.demo import digits, encoder, features, report, study
+from vicreg.demo.errors import DivergedError, RequirementError, require
+from vicreg.demo.study import NO_COVARIANCE, NO_VARIANCE, TRAINED, UNTRAINED, VICREG, run_study
+
+
+@pytest.fixture(scope="module")
+def short() -> study.Study:
+    """Enough epochs for what theory promises to be seen."""
+    return run_study("numpy", epochs=30, seed=1)
+
+
+def test_without_variance_the_features_collapse(short: study.Study) -> None:
+    outcomes = short.outcomes
+    assert outcomes[NO_VARIANCE].mean_std < 0.1 * outcomes[VICREG].mean_std
+    assert outcomes[VICREG].mean_std > 0.5
+
+
+def test_without_covariance_the_rank_falls(short: study.Study) -> None:
+    outcomes = short.outcomes
+    assert outcomes[NO_COVARIANCE].effective_rank < 0.8 * outcomes[VICREG].effective_rank
+
+
+def test_the_probe_is_better_with_every_term(short: study.Study) -> None:
+    accuracy = {name: outcome.probe_accuracy for name, outcome in short.outcomes.items()}
+    assert accuracy[VICREG] == max(accuracy.values())
+    assert accuracy[NO_VARIANCE] == min(accuracy.values())
+
+
+def test_the_variants_start_alike_and_the_untrained_one_is_where_they_start() -> None:
+    found = run_study("numpy", epochs=1, seed=3)
+    assert list(found.outcomes) == [*TRAINED, UNTRAINED]
+    assert found.outcomes[UNTRAINED].history == []
+    # The same layers and batches: the unweighted terms of the first epoch begin alike.
+    again = run_study("numpy", epochs=1, seed=3)
+    for name in TRAINED:
+        assert found.outcomes[name].history == again.outcomes[name].history
+    other = run_study("numpy", epochs=1, seed=4)
+    assert other.outcomes[VICREG].history != found.outcomes[VICREG].history
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_every_library_trains_the_same_encoder(backend: str) -> None:
+    """The framework's autodiff and optimiser against the hand-written ones, for one epoch."""
+    pytest.importorskip(backend)
+    if backend == "jax":
+        pytest.importorskip("optax")
+    seen: list[tuple[str, int]] = []
+    found = run_study(
+        backend, epochs=1, seed=2, on_epoch=lambda name, epoch, terms: seen.append((name, epoch))
+    )
+    assert seen == [(name, 1) for name in TRAINED]
+    wanted = run_study("numpy", epochs=1, seed=2)
+    for name in TRAINED:
+        (got,), (right,) = found.outcomes[name].history, wanted.outcomes[name].history
+        # float32 through five steps of Adam, which divides by a root of small squares.
+        np.testing.assert_allclose(got, right, rtol=2e-2)
+
+
+def test_divergence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        encoder.Adam,
+        "updated",
+        lambda self, layers, gradients: [
+            encoder.Layer(layer.weight * np.nan, layer.bias) for layer in layers
+        ],
+    )
+    with pytest.raises(DivergedError, match=r"VICReg \(this loss\): training diverged in epoch 1"):
+        run_study("numpy", epochs=2)
+
+
+def test_the_digits_are_split() -> None:
+    data = digits.load_digits(0)
+    assert len(data.train_images) + len(data.test_images) == 1797
+    assert len(data.test_images) == 1797 // 4
+    assert data.train_images.dtype == np.float32
+    assert 0 <= data.train_images.min() < data.train_images.max() <= 1
+    assert set(data.test_labels) == set(range(10))
+    assert not np.array_equal(data.test_labels, digits.load_digits(1).test_labels)
+
+
+def test_views_are_two_augmentations_of_the_same_images() -> None:
+    images = digits.load_digits(0).train_images
+    pairs = list(digits.batches(images, 256, np.random.default_rng(0)))
+    assert len(pairs) == len(images) // 256
+    for first, second in pairs:
+        assert first.shape == second.shape == (256, 8, 8)
+        assert first.dtype == np.float32
+        assert first.min() >= 0
+        assert first.max() <= 1
+        assert not np.array_equal(first, second)
+        own = np.abs(first - second).mean()
+        shuffled = np.abs(first - np.roll(second, 1, axis=0)).mean()
+        assert own < 0.75 * shuffled
+
+
+def test_an_image_moved_by_nothing_is_itself() -> None:
+    images = digits.load_digits(0).train_images[:5]
+    y, x = np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij")
+    here = [np.broadcast_to(c, (5, 8, 8)) for c in (y, x)]
+    np.testing.assert_allclose(digits._interpolated(images, *here), images, atol=1e-6)
+    down = digits._interpolated(images, here[0] - 1, here[1])
+    np.testing.assert_allclose(down[:, 1:], images[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(down[:, 0], 0, atol=1e-6)
+
+
+def test_the_encoders_backward_pass_is_the_derivative() -> None:
+    """Against the complex step: exact but for float64's rounding."""
+    rng = np.random.default_rng(0)
+    widths = (5, 4, 6, 3)
+    layers = [
+        encoder.Layer(rng.standard_normal((a, b)), rng.standard_normal(b))
+        for a, b in itertools.pairwise(widths)
+    ]
+    images, cotangent = rng.standard_normal((7, 5)), rng.standard_normal((7, 3))
+    outputs = encoder.forward(layers, images, np)
+    got = encoder.backward(layers, outputs, cotangent, np)
+
+    def value(layers: list) -> complex:
+        x = images
+        for weight, bias in layers[:-1]:
+            x = x @ weight + bias
+            x = np.where(x.real > 0, x, 0)
+        return np.sum(cotangent * (x @ layers[-1][0] + layers[-1][1]))
+
+    for place, layer in enumerate(layers):
+        for part in range(2):
+            for index in np.ndindex(layer[part].shape):
+                moved = [[p.astype(complex) for p in one] for one in layers]
+                moved[place][part][index] += 1e-30j
+                wanted = value(moved).imag / 1e-30
+                assert got[place][part][index] == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+
+
+def test_adam_is_pytorchs() -> None:
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    layers = [encoder.Layer(rng.standard_normal((3, 2)), rng.standard_normal(2))]
+    theirs = [torch.tensor(part, requires_grad=True) for part in layers[0]]
+    ours, optimizer = encoder.Adam(layers, np), torch.optim.Adam(theirs, lr=encoder.LEARNING_RATE)
+    for _ in range(4):
+        gradients = [encoder.Layer(rng.standard_normal((3, 2)), rng.standard_normal(2))]
+        for parameter, gradient in zip(theirs, gradients[0], strict=True):
+            parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+        layers = ours.updated(layers, gradients)
+    for part, parameter in zip(layers[0], theirs, strict=True):
+        np.testing.assert_allclose(part, parameter.detach().numpy(), rtol=1e-12)
+
+
+class TestFeatures:
+    rng = np.random.default_rng(0)
+
+    def test_effective_rank_of_known_spectra(self) -> None:
+        basis, _ = np.linalg.qr(self.rng.standard_normal((40, 7)) * 1.0)
+        basis -= basis.mean(axis=0)
+        basis, _ = np.linalg.qr(basis)
+        assert features.effective_rank(basis) == pytest.approx(7)
+        assert features.effective_rank(basis[:, :1] * np.arange(1.0, 6)) == pytest.approx(1)
+        # Singular values 1 and 3: shares 1/4 and 3/4.
+        entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+        two = basis[:, :2] * [1, 3] + 5
+        assert features.effective_rank(two) == pytest.approx(np.exp(entropy))
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_a_constant_batch_has_none(self, dtype: type) -> None:
+        z = np.full((9, 4), 0.3, dtype)
+        assert features.effective_rank(z) == 0
+        assert features.mean_std(z) == pytest.approx(0, abs=1e-7)
+        assert np.isnan(features.correlations(z)).all()
+        labels = np.arange(9) % 3
+        assert 0 <= features.probe_accuracy(z, labels, z, labels) <= 1
+
+    def test_correlations(self) -> None:
+        z = self.rng.standard_normal((50, 3))
+        z[:, 2] = -2 * z[:, 0] + 1
+        np.testing.assert_allclose(
+            features.correlations(z), np.corrcoef(z, rowvar=False), atol=1e-12
+        )
+
+    def test_mean_std_and_probe(self) -> None:
+        labels = np.arange(60) % 2
+        z = self.rng.standard_normal((60, 3)) + 10 * labels[:, None]
+        assert features.mean_std(z) == pytest.approx(z.std(axis=0, ddof=1).mean())
+        assert features.probe_accuracy(z, labels, z, labels) == 1
+        assert features.probe_accuracy(z, labels, z, 1 - labels) == 0
+
+
+class TestReport:
+    def test_what_is_said_follows_from_the_numbers(self, short: study.Study) -> None:
+        assert report.findings(short)[0].startswith("Without the variance term the features coll")
+        assert report.findings(short)[1].startswith("Without the covariance term the effective r")
+        assert "falls" in report.findings(short)[1]
+        vicreg = short.outcomes[VICREG]
+        same = dict.fromkeys(short.outcomes, vicreg)
+        unmoved = report.findings(dataclasses.replace(short, outcomes=same))
+        assert "no collapse after 30 epochs" in unmoved[0]
+        assert "no clear fall after 30 epochs" in unmoved[1]
+
+    def test_the_table_has_each_variant_and_measure(self, short: study.Study) -> None:
+        from rich.console import Console
+
+        console = Console(width=80, record=True, file=None, force_terminal=False)
+        with console.capture() as captured:
+            console.print(report.results_table(short))
+        shown = captured.get()
+        for name, outcome in short.outcomes.items():
+            (row,) = (line for line in shown.splitlines() if name in line)
+            assert f"{outcome.mean_std:.4f}" in row
+            assert f"{outcome.effective_rank:.1f} of {outcome.rank_limit}" in row
+            assert f"{outcome.probe_accuracy:.1%}" in row
+
+    def test_progress_on_a_terminal(self) -> None:
+        from rich.console import Console
+
+        console = Console(width=100, force_terminal=True, file=None)
+        terms = encoder.TermValues(1.0, 0.25, 0.5, 0.75)
+        with console.capture() as captured, report.training_progress(console, 2) as on_epoch:
+            on_epoch(VICREG, 1, terms)
+            on_epoch(VICREG, 2, terms)
+        assert "inv 0.25 var 0.5 cov 0.75" in captured.get()
+
+
+class TestPlot:
+    def test_the_figure_shows_every_variant(self, short: study.Study) -> None:
+        pytest.importorskip("matplotlib")
+        from vicreg.demo.plot import draw
+
+        figure = draw(short)
+        titles = [axis.get_title() for axis in figure.axes]
+        for name in short.outcomes:
+            assert any(title.startswith(name) for title in titles)
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == list(short.outcomes)
+        for term, axis in zip(("invariance", "variance", "covariance"), figure.axes, strict=False):
+            line = axis.get_lines()[0]
+            history = [getattr(terms, term) for terms in short.outcomes[VICREG].history]
+            np.testing.assert_array_equal(line.get_ydata(), history)
+
+    def test_nothing_in_the_figure_overlaps(self, short: study.Study) -> None:
+        pytest.importorskip("matplotlib")
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        from vicreg.demo.plot import draw
+
+        figure = draw(short)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        drawn = canvas.get_renderer()
+        boxes = [
+            figure.legends[0].get_window_extent(drawn),
+            figure._suptitle.get_window_extent(drawn),
+        ]
+        boxes += [axis.get_tightbbox(drawn) for axis in figure.axes]
+        for place, box in enumerate(boxes):
+            for other in boxes[place + 1 :]:
+                overlap = box.intersection(box, other)
+                assert overlap is None or min(overlap.width, overlap.height) < 2
+
+    @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+    def test_the_file(self, short: study.Study, tmp_path: Path, suffix: str) -> None:
+        pytest.importorskip("matplotlib")
+        from vicreg.demo.plot import save_plot
+
+        file = tmp_path / f"demo{suffix}"
+        save_plot(short, file)
+        assert file.stat().st_size > 10_000
+        assert list(tmp_path.iterdir()) == [file]
+
+    def test_an_existing_file_stays_where_drawing_fails(
+        self, short: study.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("matplotlib")
+        from matplotlib.figure import Figure
+
+        from vicreg.demo.plot import save_plot
+
+        def half(self: Figure, path: Path, **_: object) -> None:
+            Path(path).write_text("half")
+            raise OSError("disk full")
+
+        monkeypatch.setattr(Figure, "savefig", half)
+        file = tmp_path / "demo.png"
+        file.write_text("before")
+        with pytest.raises(OSError, match="disk full"):
+            save_plot(short, file)
+        assert file.read_text() == "before"
+        assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_missing_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "optax", None)
+    with pytest.raises(RequirementError, match=r"^optax is not installed: pip install 'vicreg\[j"):
+        require("numpy", "optax")
