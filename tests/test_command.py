@@ -120,11 +120,62 @@ def test_cupy_without_a_gpu_says_so() -> None:
     ],
     ids=" ".join,
 )
-def test_usage_errors(arguments: tuple[str, ...]) -> None:
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
-    assert "Usage" in result.stderr
+def test_usage_errors_are_one_line(
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vicreg", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("vicreg: ")
+    assert printed.err.endswith("see vicreg --help\n")
+    assert printed.err.count("\n") == 1
+    assert arguments[-1].lstrip("-") in printed.err or arguments[1] in printed.err
+
+
+def test_main_ends_with_the_status_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, code in ((["conventions"], 0), (["demo", "--plot", "a.xyz"], 2), ([], 0)):
+        monkeypatch.setattr(sys, "argv", ["vicreg", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == code
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_diverged_run_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vicreg.demo.errors import DivergedError
+
+    def diverged(*_: object, **__: object) -> None:
+        raise DivergedError("training diverged in epoch 3")
+
+    monkeypatch.setattr("vicreg.demo.study.run_study", diverged)
+    monkeypatch.setattr(sys, "argv", ["vicreg", "demo"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "vicreg: training diverged in epoch 3\n"
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vicreg.demo.study.run_study", interrupted)
+    monkeypatch.setattr(sys, "argv", ["vicreg", "demo"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.strip().endswith("vicreg: stopped")
 
 
 def test_help_teaches() -> None:

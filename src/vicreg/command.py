@@ -75,7 +75,15 @@ def main() -> None:
             importlib.import_module(package)
     except ImportError:
         _stop("the command needs its extra: pip install 'vicreg[command]'")
-    application()()
+    try:
+        status = application()(prog_name="vicreg", standalone_mode=False)
+    except Exception as error:
+        # A usage error, whichever copy of click typer brings; it would print several lines.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _stop(f"{message().rstrip('.')}: see vicreg --help")
+    sys.exit(status or 0)
 
 
 def application() -> "Typer":
@@ -90,7 +98,6 @@ def application() -> "Typer":
     app = typer.Typer(
         help=_HELP,
         add_completion=False,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
@@ -100,8 +107,9 @@ def application() -> "Typer":
             typer.echo(f"vicreg {__version__}")
             raise typer.Exit
 
-    @app.callback()
+    @app.callback(invoke_without_command=True)
     def options(
+        context: typer.Context,
         version: Annotated[
             bool,
             typer.Option(
@@ -109,7 +117,8 @@ def application() -> "Typer":
             ),
         ] = False,
     ) -> None:
-        pass
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
 
     @app.command(help=_DEMO_HELP)
     def demo(
@@ -143,6 +152,8 @@ def _demo(backend: str, epochs: int, seed: int, plot: Path | None) -> None:
         _stop(str(error))
     except DemoError as error:
         _stop(str(error), status=1)
+    except KeyboardInterrupt:
+        _stop("stopped", status=130)
 
 
 def _train_and_show(backend: str, epochs: int, seed: int, plot: Path | None) -> None:
