@@ -32,9 +32,10 @@ class Backend:
     def xp(self) -> Any:
         return importlib.import_module(self.module)
 
-    def asarray(self, values: Any, dtype: str = "float64") -> Array:
-        """Return `values` as this library's array, on this device."""
+    def asarray(self, values: Any, dtype: str | None = None) -> Array:
+        """Return `values` as this library's array, on this device, in its widest dtype."""
         xp = self.xp
+        dtype = dtype or self.dtypes[0]
         if self.name == "mlx":
             with_dtype = np.asarray(values, dtype=np.float32 if dtype != "float64" else dtype)
             return xp.array(with_dtype, dtype=getattr(xp, dtype))
@@ -84,6 +85,10 @@ def _from_mparray(array: Array) -> np.ndarray:
     return np.asarray(values).reshape(array.shape)
 
 
+def _strict(device: str, dtypes: tuple[str, ...] = ("float64", "float32")) -> Backend:
+    return Backend("array_api_strict", "array_api_strict", dtypes, device, _from_strict)
+
+
 _HALF = ("float64", "float32", "float16", "bfloat16")
 
 BACKENDS = (
@@ -93,8 +98,12 @@ BACKENDS = (
     # MLX has float64 on the CPU alone, and this project runs it there.
     Backend("mlx", "mlx.core", dtypes=_HALF, to_numpy=_from_mlx, in_testing=False),
     Backend("dask", "dask.array", to_numpy=lambda array: array.compute()),
-    Backend("array_api_strict", "array_api_strict", to_numpy=_from_strict),
-    Backend("array_api_strict", "array_api_strict", device="device1", to_numpy=_from_strict),
+    # Each of its devices; the last two have no float64, and no_x64 no 64-bit integers either.
+    _strict("CPU_DEVICE"),
+    _strict("device1"),
+    _strict("device2"),
+    _strict("no_float64", ("float32",)),
+    _strict("no_x64", ("float32",)),
     Backend(
         "ndonnx",
         "ndonnx",

@@ -32,7 +32,7 @@ def test_in_the_callers_own_namespace(xp: Backend, method: str) -> None:
         pytest.skip(f"array_api_extra.testing does not know {xp}")
     wanted, gradients = vicreg_value_and_grad(*VIEWS, method=method)
     arrays = [xp.asarray(view) for view in VIEWS]
-    bound = rounding("float64", 5, 11)
+    bound = rounding(xp.dtypes[0], 5, 11)
     assert_close(vicreg_loss(*arrays, method=method), xp.asarray(wanted), rtol=bound)
     loss, got = vicreg_value_and_grad(*arrays, method=method)
     assert_close(loss, xp.asarray(wanted), rtol=bound)
@@ -100,7 +100,7 @@ def test_cupys_namespace_has_each_function_that_the_core_uses() -> None:
     pytest.importorskip("cupy")
     namespace = pytest.importorskip("array_api_compat.cupy")
     calls = standard_functions()
-    assert {"stack", "matmul", "argsort", "take_along_axis", "sum", "where"} <= set(calls)
+    assert {"stack", "matmul", "sort", "cumulative_sum", "sum", "where"} <= set(calls)
     for name, nodes in calls.items():
         function = getattr(namespace, name)
         try:

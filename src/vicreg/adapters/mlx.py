@@ -17,27 +17,13 @@ from vicreg.core.objective import Objective
 Array = Any
 
 
-class _Namespace:
-    """MLX's namespace, in which indices are constants: MLX would differentiate by them."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(mx, name)
-
-    @staticmethod
-    def take_along_axis(x: Array, indices: Array, /, *, axis: int) -> Array:
-        return mx.take_along_axis(x, mx.stop_gradient(indices), axis=axis)
-
-
-xp = _Namespace()
-
-
 def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
     count = objective.outputs
 
     @mx.custom_function
     def function(*views: Array) -> tuple[Array, ...]:
-        outputs, residuals = terms.evaluate(xp, views, objective)
+        outputs, residuals = terms.evaluate(mx, views, objective)
         return (*outputs, *terms.flatten(residuals))
 
     @function.vjp
@@ -48,8 +34,8 @@ def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     @function.jvp
     def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
         views = _as_tuple(primals)
-        _, residuals = terms.evaluate(xp, views, objective)
-        changes = terms.pushforward(xp, residuals, _as_tuple(tangents), objective)
+        _, residuals = terms.evaluate(mx, views, objective)
+        changes = terms.pushforward(mx, residuals, _as_tuple(tangents), objective)
         return (*changes, *(mx.zeros_like(array) for array in terms.flatten(residuals)))
 
     return tuple(_as_tuple(function(*views))[:count])
@@ -59,7 +45,7 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    return terms.value_and_grad(xp, views, objective)
+    return terms.value_and_grad(mx, views, objective)
 
 
 def _as_tuple(arrays: Any) -> tuple[Array, ...]:
@@ -79,12 +65,12 @@ def _gradients(
     def function(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents, arrays = _separated(tensors, k, objective)
         residuals = terms.unflatten(arrays, views, objective)
-        return terms.pullback(xp, views, residuals, cotangents, objective, wanted)
+        return terms.pullback(mx, views, residuals, cotangents, objective, wanted)
 
     def from_views(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents, _ = _separated(tensors, k, objective)
-        _, residuals = terms.evaluate(xp, views, objective)
-        return terms.pullback(xp, views, residuals, cotangents, objective, wanted)
+        _, residuals = terms.evaluate(mx, views, objective)
+        return terms.pullback(mx, views, residuals, cotangents, objective, wanted)
 
     @function.vjp
     def vjp(primals: Any, of_gradients: Any, _: Any) -> tuple[Array, ...]:

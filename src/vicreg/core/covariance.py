@@ -74,11 +74,10 @@ def gram_route(
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    d = zc.shape[-1]
-    largest = xp.argsort(-energies, axis=-1)[..., : min(KEPT_APART, d)]
-    own = largest[..., :, None] == indices(xp, d, like=zc)
+    own = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
     rest = xp.astype(xp.logical_not(xp.any(own, axis=-2)), zc.dtype)
-    columns = columns_at(xp, zc, largest, own)
+    # The product with one-hot rows, not a gather: some devices have no integers to index with.
+    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(own, zc.dtype)))
 
     b = zc * rest[..., None, :]
     kernel = scale * xp.matmul(b, xp.matrix_transpose(b))
@@ -96,14 +95,16 @@ def gram_route(
     return value, GramFactors(kernel, diagonal, columns, rows)
 
 
-def columns_at(xp: Namespace, zc: Array, index: Array, one_hot: Array) -> Array:
-    """Return the columns of `zc` at `index`, ``(..., r)``; `one_hot` is ``(..., r, d)``."""
-    if hasattr(xp, "take_along_axis"):
-        every_row = (*zc.shape[:-1], index.shape[-1])
-        return xp.take_along_axis(zc, xp.broadcast_to(index[..., None, :], every_row), axis=-1)
-    # The function joined the standard in 2024.12. For a library still without it (Dask), the
-    # product with the one-hot rows is the same columns.
-    return xp.matmul(zc, xp.matrix_transpose(xp.astype(one_hot, zc.dtype)))
+def largest(xp: Namespace, values: Array, count: int) -> Array:
+    """Return where the `count` largest of `values`, ``(..., d)``, are: one-hot, (..., count, d).
+
+    The first of equals come first; where a value is NaN there is no order, and nothing is found.
+    """
+    threshold = xp.sort(values, axis=-1)[..., -count:][..., :1]
+    above = values >= threshold
+    place = xp.cumulative_sum(xp.astype(above, values.dtype), axis=-1)
+    wanted = xp.astype(indices(xp, count, like=values), values.dtype) + 1.0
+    return xp.logical_and(above[..., None, :], place[..., None, :] == wanted[:, None])
 
 
 def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:

@@ -69,4 +69,7 @@ def indices(xp: Namespace, count: int, like: Array) -> Array:
     """Return 0, 1, ..., count - 1 where `like` is, with nothing made elsewhere first."""
     # Arrays that stand for values not there yet (JAX tracers) and MLX's have no device to name.
     device = getattr(like, "device", None)
-    return xp.arange(count) if device is None else xp.arange(count, device=device)
+    # int32 is enough for any axis, and there on devices that have no wider integers.
+    if device is None:
+        return xp.arange(count, dtype=xp.int32)
+    return xp.arange(count, dtype=xp.int32, device=device)
