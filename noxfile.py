@@ -61,7 +61,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Strict types of the package."""
     session.install(TORCH)
-    session.install(".[numpy,jax,command,plot]", *group("types"))
+    session.install(".[numpy,jax,mlx,command,plot]", *group("types"))
     session.run("mypy")
 
 
