@@ -81,6 +81,19 @@ def test_divergence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         run_study("numpy", epochs=2)
 
 
+def test_divergence_in_the_last_step_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = len(digits.load_digits(0).train_images) // study.BATCH_SIZE
+    updated, calls = encoder.Adam.updated, itertools.count(1)
+
+    def last_is_nan(self: encoder.Adam, *arguments: list) -> list[encoder.Layer]:
+        scale = np.nan if next(calls) == steps else 1.0
+        return [encoder.Layer(w * scale, b) for w, b in updated(self, *arguments)]
+
+    monkeypatch.setattr(encoder.Adam, "updated", last_is_nan)
+    with pytest.raises(DivergedError, match="diverged in its last step"):
+        run_study("numpy", epochs=1)
+
+
 def test_the_digits_are_split() -> None:
     data = digits.load_digits(0)
     assert len(data.train_images) + len(data.test_images) == 1797
@@ -248,6 +261,24 @@ class TestPlot:
             line = axis.get_lines()[0]
             history = [getattr(terms, term) for terms in short.outcomes[VICREG].history]
             np.testing.assert_array_equal(line.get_ydata(), history)
+
+    def test_a_full_collapse_can_be_drawn(self, short: study.Study, tmp_path: Path) -> None:
+        """Zeros on logarithmic axes, and correlations that are not defined."""
+        pytest.importorskip("matplotlib")
+        from vicreg.demo.plot import draw
+
+        dead = dataclasses.replace(
+            short.outcomes[NO_VARIANCE],
+            history=[encoder.TermValues(0.0, 0.0, 0.99, 0.0)] * short.epochs,
+            mean_std=0.0,
+            effective_rank=0.0,
+            singular_values=np.zeros(64),
+            correlations=np.full((64, 64), np.nan),
+        )
+        collapsed = dataclasses.replace(short, outcomes=short.outcomes | {NO_VARIANCE: dead})
+        figure = draw(collapsed)
+        figure.savefig(tmp_path / "demo.png")
+        assert any("constant features" in axis.get_title() for axis in figure.axes)
 
     def test_nothing_in_the_figure_overlaps(self, short: study.Study) -> None:
         pytest.importorskip("matplotlib")

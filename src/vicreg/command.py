@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "main"]
 
-# typer folds paragraphs itself, save those that begin with \\b.
+# typer folds paragraphs itself, save those that begin with \b.
 _HELP = """The variance-invariance-covariance loss: see it work, and see which one you have.
 
 \b
@@ -48,7 +48,7 @@ vicreg conventions --json    as data, for a program
 """
 
 _COLUMNS = (
-    "var. and cov. over: what a sum over n samples is divided by. Views: how the terms of two "
+    "Var. and Cov. over: what a sum over n samples is divided by. Views: how the terms of two "
     "views combine. Hinge on: what is held against gamma. eps: added to the variance under the "
     "root. Weights: of invariance, variance and covariance."
 )

@@ -127,22 +127,26 @@ def _draw_term(axis: Axes, study: Study, term: str, title: str) -> None:
     epochs = np.arange(1, study.epochs + 1)
     for name in TRAINED:
         values = np.array([getattr(terms, term) for terms in study.outcomes[name].history])
-        # A logarithm has no place for the 0 of a full collapse.
-        shown = np.where(values > 0, values, np.nan)
-        axis.plot(epochs, shown, color=_COLOURS[name], marker=marker, lw=2)
-    axis.set(title=title, xlabel="epoch", yscale="log")
-    axis.set_ylabel("term, unweighted (log)")
+        axis.plot(epochs, values, color=_COLOURS[name], marker=marker, lw=2)
+    axis.set(title=title, xlabel="epoch")
+    if term == "variance":
+        # From 0, met, to 1, collapsed: both ends are to be seen.
+        axis.set(ylabel="term, unweighted", ylim=(-0.03, 1.03))
+    else:
+        axis.set(ylabel="term, unweighted (log)")
+        # The exact 0 of a full collapse is left out: a logarithm has no place for it.
+        axis.set_yscale("log", nonpositive="mask")
     _tidy(axis)
 
 
 def _draw_spectra(axis: Axes, study: Study) -> None:
     for name, outcome in study.outcomes.items():
         values = outcome.singular_values
-        shown = np.where(values > 0, values, np.nan)
         style: dict[str, Any] = {"ls": "--"} if name == UNTRAINED else {}
         ranks = np.arange(1, len(values) + 1)
-        axis.plot(ranks, shown, color=_COLOURS[name], lw=2, label=name, **style)
-    axis.set(title="Spectrum of the embeddings:\nhow many directions they fill", yscale="log")
+        axis.plot(ranks, values, color=_COLOURS[name], lw=2, label=name, **style)
+    axis.set(title="Spectrum of the embeddings:\nhow many directions they fill")
+    axis.set_yscale("log", nonpositive="mask")
     largest = max(outcome.singular_values[0] for outcome in study.outcomes.values())
     axis.set_ylim(_SPECTRUM_FLOOR * largest, 3 * largest)
     axis.set(xlabel="singular value, largest first", ylabel="singular value (log)")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vicreg.demo.digits import Digits, batches, load_digits
 from vicreg.demo.encoder import Encoded, TermValues, TermWeights, Trainer, initial_layers
@@ -125,10 +126,13 @@ def run_study(
     """
     make_trainer = trainer_factory(backend)
     digits = load_digits(seed)
-    outcomes = {
-        name: _outcome(name, make_trainer, digits, epochs, seed, on_epoch or _ignore)
-        for name in (*TRAINED, UNTRAINED)
-    }
+    # Matrices this small gain nothing from BLAS's threads, and lose a factor of five where
+    # another process wants the same cores.
+    with threadpool_limits(1, user_api="blas"):
+        outcomes = {
+            name: _outcome(name, make_trainer, digits, epochs, seed, on_epoch or _ignore)
+            for name in (*TRAINED, UNTRAINED)
+        }
     return Study(backend=backend, epochs=epochs, seed=seed, outcomes=outcomes)
 
 
@@ -152,7 +156,7 @@ def _outcome(
     for epoch in range(1, epochs + 1 if name in TRAINED else 1):
         history.append(_trained_epoch(trainer, digits.train_images, rng, name, epoch))
         on_epoch(name, epoch, history[-1])
-    return _measured(trainer, digits, history)
+    return _measured(name, trainer, digits, history)
 
 
 def _trained_epoch(
@@ -168,9 +172,13 @@ def _trained_epoch(
     return TermValues(*np.mean(steps, axis=0).tolist())
 
 
-def _measured(trainer: Trainer, digits: Digits, history: list[TermValues]) -> Outcome:
-    train: Encoded = trainer.encode(digits.train_images)
-    test: Encoded = trainer.encode(digits.test_images)
+def _measured(name: str, trainer: Trainer, digits: Digits, history: list[TermValues]) -> Outcome:
+    # The last step is after the last loss: it may diverge unseen.
+    with np.errstate(all="ignore"):
+        train: Encoded = trainer.encode(digits.train_images)
+        test: Encoded = trainer.encode(digits.test_images)
+    if not all(np.isfinite(array).all() for array in (*train, *test)):
+        raise DivergedError(f"{name}: training diverged in its last step")
     n, d = test.embedding.shape
     return Outcome(
         history=history,
