@@ -98,6 +98,17 @@ def test_any_weighting_of_the_terms() -> None:
     close(torch.autograd.grad(mixed, a)[0], wanted)
 
 
+def test_a_term_that_the_convention_does_not_have_has_no_gradient() -> None:
+    a, b = views()
+    weights = {"variance_weight": 2.0, "covariance_weight": 3.0}
+    terms = vicreg_terms(a, b, convention="vcreg", **weights)
+    assert terms.invariance == 0
+    (gradient,) = torch.autograd.grad(terms.invariance, a, retain_graph=True)
+    assert torch.equal(gradient, torch.zeros_like(a))
+    (whole,) = torch.autograd.grad(terms.loss, a)
+    close(whole, vicreg_value_and_grad(a, b, convention="vcreg", **weights)[1][0])
+
+
 def test_only_one_view_needs_a_gradient(loss, exact) -> None:
     a, b = views()
     wanted = exact(a, b)

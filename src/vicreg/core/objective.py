@@ -30,9 +30,9 @@ class Objective:
     weights: Weights
     gamma: float
     eps: float
-    method: Method = "auto"
-    feature_axis: int = -1
-    each_term: bool = False
+    method: Method
+    feature_axis: int
+    each_term: bool
 
     @property
     def outputs(self) -> int:

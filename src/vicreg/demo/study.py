@@ -126,9 +126,10 @@ def run_study(
     """
     make_trainer = trainer_factory(backend)
     digits = load_digits(seed)
-    # Matrices this small gain nothing from BLAS's threads, and lose a factor of five where
-    # another process wants the same cores.
-    with threadpool_limits(1, user_api="blas"):
+    # Matrices this small gain nothing from the threads of BLAS and OpenMP, which wait in a loop:
+    # where another process wants the same cores they made a run 5 (NumPy) to 20 (PyTorch) times
+    # slower. It holds for what is loaded, so the library's import comes first.
+    with threadpool_limits(1):
         outcomes = {
             name: _outcome(name, make_trainer, digits, epochs, seed, on_epoch or _ignore)
             for name in (*TRAINED, UNTRAINED)
