@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 from backends import Backend
 from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 from vicreg import conventions, covariance_loss, vicreg_loss, vicreg_terms, vicreg_value_and_grad
+from vicreg.core.covariance import largest
 
 N, D = 48, 160
 
@@ -27,6 +31,10 @@ HARD = {
     "a common offset of 1e4": lambda z, rng: z + 1e4,
     "almost collapsed": lambda z, rng: 1 + 1e-3 * z,
     "a dead feature": lambda z, rng: np.where(np.arange(D) == 5, 0.7, z),
+    # Features of one and the same sum of squares, and the largest after them all.
+    "codes of two values, and one large feature": lambda z, rng: np.where(
+        np.arange(D) < D - 1, np.where(np.argsort(z, axis=0) < N // 2, 1.0, -1.0), 1000 * z
+    ),
 }
 
 
@@ -79,6 +87,31 @@ def test_float32_is_as_accurate_as_rounding_allows(
     assert largest_error(xp.numpy(loss), wanted) <= of_value * bound
     for gradient, truth in zip(gradients, right, strict=True):
         assert largest_error(xp.numpy(gradient), truth) <= of_gradient * bound
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_the_largest_are_found_wherever_equals_stand(xp: Backend, count: int) -> None:
+    cases = [
+        [5.0, 1, 1, 1, 1, 1, 1, 1, 1, 9],
+        [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+        [3.0, 3, 7, 7, 7, 3, 3, 3, 3, 8],
+    ]
+    found = xp.numpy(largest(namespace(xp), xp.asarray(cases), count))
+    assert found.shape == (4, count, 10)
+    for values, one_hot in zip(cases, found, strict=True):
+        assert np.all(one_hot.sum(axis=1) == 1)
+        chosen = one_hot.argmax(axis=1)
+        assert len(set(chosen)) == count
+        assert sorted(np.take(values, chosen)) == sorted(values)[-count:]
+
+
+def namespace(xp: Backend):
+    """The namespace that the core is given for this library."""
+    if xp.name in ("torch", "mlx"):
+        adapter = importlib.import_module(f"vicreg.adapters.{xp.name}")
+        return getattr(adapter, "xp", xp.xp)
+    return array_namespace(xp.asarray([0.0]))
 
 
 def test_the_two_routes_agree_where_the_gram_difference_would_cancel() -> None:

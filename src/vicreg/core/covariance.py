@@ -98,13 +98,18 @@ def gram_route(
 def largest(xp: Namespace, values: Array, count: int) -> Array:
     """Return where the `count` largest of `values`, ``(..., d)``, are: one-hot, (..., count, d).
 
-    The first of equals come first; where a value is NaN there is no order, and nothing is found.
+    Of those equal to the smallest of them the first are taken. Where a value is NaN there is no
+    order, and nothing need be found.
     """
     threshold = xp.sort(values, axis=-1)[..., -count:][..., :1]
-    above = values >= threshold
-    place = xp.cumulative_sum(xp.astype(above, values.dtype), axis=-1)
+    above = xp.astype(values > threshold, values.dtype)
+    equal = xp.astype(values == threshold, values.dtype)
+    # Places from 1: those above first, wherever they stand, then the equal ones.
+    place_above = xp.cumulative_sum(above, axis=-1)
+    place_equal = place_above[..., -1:] + xp.cumulative_sum(equal, axis=-1)
+    place = above * place_above + equal * place_equal
     wanted = xp.astype(indices(xp, count, like=values), values.dtype) + 1.0
-    return xp.logical_and(above[..., None, :], place[..., None, :] == wanted[:, None])
+    return place[..., None, :] == wanted[:, None]
 
 
 def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
