@@ -9,7 +9,7 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
-# PyTorch is pinned: asked for by a range, the newest build comes, several GB of CUDA with it.
+# PyTorch is pinned, so that a build for the CPU at hand is taken and not the newest of the index.
 TORCH = "torch==2.13.0"
 
 # What each library's tests need beside the library: NumPy holds their data.
@@ -67,7 +67,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run every code block of the README and the docs, and every docstring's example."""
+    """Run the README's code, the public docstrings' examples, and the checks of the docs."""
     session.install(TORCH)
     session.install(".[numpy,jax,command]", *group("test"))
     session.run("pytest", "tests/test_docs.py", *session.posargs)

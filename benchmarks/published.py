@@ -1,6 +1,6 @@
 """Time the loss with its gradient against the published formula, both in eager PyTorch.
 
-Interleaved, so that a machine that drifts favours neither side; medians with their quartiles.
+Interleaved, so that a machine that drifts favours neither side; medians, lowest and highest.
 
     python benchmarks/published.py [--size 256x8192]... [--rounds 5]
 """
@@ -17,7 +17,7 @@ import torch
 from vicreg import vicreg_loss
 
 SIZES = ((32, 64), (256, 2048), (256, 8192), (2048, 2048), (4096, 512))
-WANTED = {(256, 8192): 40}  # times as fast as published
+WANTED = {(256, 8192): 40}  # what the project asks of itself: times as fast as published
 
 
 def published(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

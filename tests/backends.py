@@ -123,7 +123,8 @@ def why_not(backend: Backend) -> str | None:
         import cupy
 
         try:
-            cupy.cuda.runtime.getDeviceCount()
+            if not cupy.cuda.runtime.getDeviceCount():
+                return "CuPy needs a CUDA GPU, and there is none here"
         except cupy.cuda.runtime.CUDARuntimeError as error:
             return f"CuPy needs a CUDA GPU, and there is none here: {error}"
     return None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from array_api_extra.testing import patch_lazy_xp_functions
 from backends import BACKENDS, Backend, why_not
 
 INSTALLED = {backend.name for backend in BACKENDS if backend.installed}
@@ -26,8 +29,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--library",
         action="append",
         choices=sorted({backend.name for backend in BACKENDS}),
-        help="run the tests of this library alone (may be given more than once)",
+        help="the libraries that the shared tests run on (may be given more than once)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = set(config.getoption("--library") or ()) - INSTALLED
+    if missing:
+        raise pytest.UsageError(f"not installed: {', '.join(sorted(missing))}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,12 +49,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def xp(request: pytest.FixtureRequest) -> Backend:
+def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """One library under test."""
     reason = why_not(request.param)
     if reason is not None:
         pytest.skip(reason)
-    return request.param
+    lazy = {"jax": "jax.numpy", "dask": "array_api_compat.dask.array"}.get(request.param.name)
+    if lazy is None:
+        yield request.param
+        return
+    # What a test module marks by `lazy_xp_function` is compiled on JAX, and may not compute on
+    # Dask.
+    with patch_lazy_xp_functions(request, xp=importlib.import_module(lazy)):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

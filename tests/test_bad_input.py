@@ -147,6 +147,13 @@ def test_what_is_not_a_number(argument: str, value: object) -> None:
     refused(TypeError, f"{argument} must be a number", type(value).__name__, **{argument: value})
 
 
+def test_eps_has_no_place_where_the_hinge_is_on_the_variance() -> None:
+    refused(ValueError, "eps must be None or 0", "'article'", "0.5", convention="article", eps=0.5)
+    assert vicreg_loss(VIEW, VIEW, convention="article", eps=0) == vicreg_loss(
+        VIEW, VIEW, convention="article"
+    )
+
+
 def test_gamma_must_be_above_zero() -> None:
     refused(ValueError, "gamma", "above 0", gamma=0)
 

@@ -110,6 +110,8 @@ def test_bad_arguments_of_translate_weights() -> None:
         ("covariance_correction", 0.5),
         ("eps", -1e-4),
         ("weights", (1.0, 2.0)),
+        ("invariance", "none"),  # with a weight for it
+        ("hinge_on", "variance"),  # with an ε for its root
     ],
 )
 def test_a_convention_checks_its_fields(field: str, value: object) -> None:

@@ -109,10 +109,11 @@ def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
 
 def test_products_ask_for_the_precision_of_their_inputs(views) -> None:
     """JAX's default would let a GPU or TPU multiply float32 in fewer bits."""
-    text = jax.jit(jax.grad(vicreg_loss)).lower(*views).as_text()
-    products = [line for line in text.splitlines() if "dot_general" in line]
-    assert products
-    assert all("HIGHEST" in line for line in products)
+    for function in (vicreg_loss, jax.grad(vicreg_loss), vicreg_value_and_grad):
+        text = jax.jit(function).lower(*views).as_text()
+        products = [line for line in text.splitlines() if "dot_general" in line]
+        assert products
+        assert all("HIGHEST" in line for line in products)
 
 
 def test_a_gradient_has_two_products_a_view(views) -> None:

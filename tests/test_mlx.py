@@ -75,6 +75,25 @@ def test_second_derivative(views, method: str) -> None:
     )
 
 
+def test_second_derivatives_agree_in_every_nesting(views, method: str) -> None:
+    a, b = views
+
+    def loss(z):
+        return vicreg_loss(z, b, method=method)
+
+    def change(z):
+        return mx.jvp(loss, [z], [b])[1][0]
+
+    reverse = mx.grad(lambda z: (mx.grad(loss)(z) * b).sum())(a)
+    assert float(mx.abs(reverse).max()) > 0
+    close(mx.jvp(mx.grad(loss), [a], [b])[1][0], np.array(reverse), 8)
+    close(mx.grad(change)(a), np.array(reverse), 8)
+    wanted = float((reverse * b).sum())
+    scale = float(mx.abs(reverse * b).sum())
+    got = float(mx.jvp(change, [a], [b])[1][0])
+    assert abs(got - wanted) <= 8 * rounding("float64", N, D) * scale
+
+
 def test_vmap(views, method: str) -> None:
     a, b = views
     s, t = mx.stack([a, b]), mx.stack([b, a])

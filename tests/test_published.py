@@ -12,7 +12,7 @@ from errors import UNIT_ROUNDOFF, largest_error
 
 from vicreg import conventions, vicreg_terms, vicreg_value_and_grad
 
-# The issue's own: relative to the largest, float64 and float32.
+# Relative to the largest value.
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5}
 
 

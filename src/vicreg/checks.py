@@ -39,7 +39,7 @@ def checked_objective(
         convention=convention,
         weights=_checked_weights(weights, convention),
         gamma=_checked_number(gamma, "gamma", above_zero=True),
-        eps=convention.eps if eps is None else _checked_number(eps, "eps"),
+        eps=_checked_eps(eps, convention),
         method=method,  # type: ignore[arg-type]  # one of the three, by the check above
         feature_axis=_checked_axis(feature_axis),
         each_term=each_term,
@@ -68,6 +68,18 @@ def _checked_weights(weights: Sequence[float | None], convention: Convention) ->
             f"invariance term; got {chosen[0]!r}"
         )
     return (chosen[0], chosen[1], chosen[2])
+
+
+def _checked_eps(eps: float | None, convention: Convention) -> float:
+    if eps is None:
+        return convention.eps
+    number = _checked_number(eps, "eps")
+    if number and convention.hinge_on == "variance":
+        raise ValueError(
+            f"eps must be None or 0: convention {convention.name!r} has its hinge on the variance "
+            f"and takes no root; got {eps!r}"
+        )
+    return number
 
 
 def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
@@ -132,7 +144,7 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
             f"{name} must be an array of a library that follows the array API standard; "
             f"got {type(view).__name__}{hint}"
         )
-    kind = unsupported_kind(view)
+    kind = unsupported_kind(view, library)
     if kind is not None:
         raise TypeError(f"{name} must be a dense array; got {kind}")
     if dtype_name(view) not in _REAL_DTYPES:

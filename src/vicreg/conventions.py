@@ -90,8 +90,14 @@ class Convention:
                 raise ValueError(f"{field} must be an integer of 0 or more; got {value!r}")
         if not (math.isfinite(self.eps) and self.eps >= 0):
             raise ValueError(f"eps must be a finite number of 0 or more; got {self.eps!r}")
+        if self.eps and self.hinge_on == "variance":
+            raise ValueError(f"eps must be 0 where hinge_on is 'variance'; got {self.eps!r}")
         if self.weights is not None:
             object.__setattr__(self, "weights", checked_weights(self.weights, "weights"))
+            if self.invariance == "none" and self.weights[0]:
+                raise ValueError(
+                    f"weights must begin with 0 where invariance is 'none'; got {self.weights!r}"
+                )
 
 
 _CHOICES = {
@@ -217,6 +223,8 @@ def translate_weights(
 
     Raises
     ------
+    TypeError
+        A weight is not a number, or `d` not an integer.
     ValueError
         Where no weights of `target` give the same function: a term of nonzero weight with
         another hinge, correction or ε, or one that `target` does not have.

@@ -38,7 +38,7 @@ def library_of(array: object) -> str | None:
     return None
 
 
-def unsupported_kind(array: Array) -> str | None:
+def unsupported_kind(array: Array, library: str) -> str | None:
     """Return what makes `array` none of the standard's, None where nothing does.
 
     These types have an array's attributes and other semantics: a mask that functions outside
@@ -51,11 +51,11 @@ def unsupported_kind(array: Array) -> str | None:
         return "a matrix"
     if "ShapeDtypeStruct" in names:
         return "a shape and dtype without values"
-    if getattr(array, "is_nested", False):
-        return "a nested tensor"
-    layout = getattr(array, "layout", None)
-    if layout is not None and str(layout) != "torch.strided":
-        return f"a tensor of layout {layout}"
+    if library == "torch":
+        if array.is_nested:
+            return "a nested tensor"
+        if str(array.layout) != "torch.strided":
+            return f"a tensor of layout {array.layout}"
     return None
 
 

@@ -44,9 +44,10 @@ def vicreg_loss(
 ) -> Array:
     """Return the variance-invariance-covariance loss of two or more views.
 
-    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order (but
-    for PyTorch's forward mode inside its forward mode, which differentiates no custom function);
-    for libraries without one see `vicreg_value_and_grad`.
+    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order; for
+    libraries without one see `vicreg_value_and_grad`. Two limits are PyTorch's: its forward mode
+    inside its forward mode differentiates no custom function, and ``backward`` through a function
+    under ``torch.compile`` is of first order.
 
     Parameters
     ----------
@@ -57,11 +58,13 @@ def vicreg_loss(
     convention : str or Convention, optional
         Which published function to compute: a name in `vicreg.conventions`.
     invariance_weight, variance_weight, covariance_weight : float, optional
-        λ, μ and ν. None is the convention's own. A term of weight 0 is not computed.
+        λ, μ and ν. None is the convention's own. A term of weight 0 has no part in the result,
+        and beside one of another weight is not computed.
     gamma : float, optional
         The standard deviation (in "article" the variance) below which the hinge acts.
     eps : float, optional
-        Added to the variance under the root. None is the convention's own.
+        Added to the variance under the root. None is the convention's own; where the hinge is
+        on the variance there is no root, and none may be given.
     method : {"auto", "gram", "covariance"}, optional
         Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
         the plain definition: the same number but for rounding. "auto" takes the smaller. The

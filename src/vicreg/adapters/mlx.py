@@ -78,6 +78,15 @@ def _gradients(
         _, found = mx.vjp(from_views, independent, list(_as_tuple(of_gradients)))
         return (*found, *(mx.zeros_like(array) for array in primals[len(independent) :]))
 
+    @function.jvp
+    def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
+        independent = list(primals[: k + len(cotangents)])
+        directions = [
+            mx.zeros_like(primal) if tangent is None else tangent
+            for primal, tangent in zip(independent, tangents, strict=False)
+        ]
+        return tuple(mx.jvp(from_views, independent, directions)[1])
+
     return _as_tuple(function(*views, *cotangents, *arrays))
 
 

@@ -23,7 +23,7 @@ class Objective:
     """A weighted sum of the three terms: hashable, so that a compiler may hold it static.
 
     ``each_term`` asks for the three terms beside the loss. Without it a term of weight zero is
-    never computed.
+    not computed, unless all are of weight zero.
     """
 
     convention: Convention
