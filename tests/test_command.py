@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 import vicreg
 from vicreg import conventions
-from vicreg.command import Backend, application, main
+from vicreg.command import application, main
+from vicreg.command.demo import Backend
 
 
 def run(*arguments: str, width: int = 80) -> Result:
@@ -151,7 +152,7 @@ def test_main_ends_with_the_status_of_the_command(
 def test_a_diverged_run_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vicreg.demo.errors import DivergedError
+    from vicreg.demo.study import DivergedError
 
     def diverged(*_: object, **__: object) -> None:
         raise DivergedError("training diverged in epoch 3")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vicreg.demo.errors import RequirementError, require
 from vicreg.demo.study import NO_COVARIANCE, NO_VARIANCE, TRAINED, UNTRAINED, VICREG, Study
+from vicreg.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["check_plot", "draw", "save_plot"]
+__all__ = ["draw", "save_plot"]
 
 # Okabe and Ito's colours, which stay apart for the colour-blind.
 _COLOURS = {VICREG: "#0072B2", NO_VARIANCE: "#D55E00", NO_COVARIANCE: "#009E73", UNTRAINED: "0.45"}
@@ -29,37 +28,6 @@ _TERMS = {
 _FEW_EPOCHS = 10
 #: Singular values below this share of the largest are rounding: the axis ends there.
 _SPECTRUM_FLOOR = 1e-8
-#: Written through LaTeX, which may not be there.
-_UNCERTAIN_FORMATS = {"pgf"}
-
-
-def check_plot(file: Path) -> None:
-    """Check, before anything is trained, that a figure can be written to `file`.
-
-    Parameters
-    ----------
-    file : path
-        Its suffix chooses the format.
-
-    Raises
-    ------
-    RequirementError
-        matplotlib is missing, it cannot write the suffix, or the directory cannot be written.
-    """
-    require("matplotlib")
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    formats = sorted(set(FigureCanvasBase.get_supported_filetypes()) - _UNCERTAIN_FORMATS)
-    if file.suffix.lower().removeprefix(".") not in formats:
-        raise RequirementError(
-            f"cannot plot to {str(file)!r}: its suffix must be one of {', '.join(formats)}"
-        )
-    if not file.parent.is_dir():
-        raise RequirementError(f"cannot plot to {str(file)!r}: {file.parent} is no directory")
-    if file.is_dir():
-        raise RequirementError(f"cannot plot to {str(file)!r}: it is a directory")
-    if not os.access(file.parent, os.W_OK):
-        raise RequirementError(f"cannot plot to {str(file)!r}: {file.parent} is not writable")
 
 
 def save_plot(study: Study, file: Path) -> None:
@@ -74,15 +42,11 @@ def save_plot(study: Study, file: Path) -> None:
 
     Raises
     ------
-    OSError
+    ToolError
         The figure cannot be written; an existing `file` is as it was.
     """
-    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
-    try:
+    with replacing(file) as unfinished:
         draw(study).savefig(unfinished, dpi=150)
-        os.replace(unfinished, file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def draw(study: Study) -> Figure:

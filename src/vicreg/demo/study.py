@@ -12,7 +12,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vicreg.demo.digits import Digits, batches, load_digits
 from vicreg.demo.encoder import Encoded, TermValues, TermWeights, Trainer, initial_layers
-from vicreg.demo.errors import DivergedError
 from vicreg.demo.features import (
     correlations,
     effective_rank,
@@ -21,6 +20,7 @@ from vicreg.demo.features import (
     singular_values,
 )
 from vicreg.demo.trainers import MakeTrainer, trainer_factory
+from vicreg.requirements import ToolError
 
 __all__ = [
     "BATCH_SIZE",
@@ -29,6 +29,7 @@ __all__ = [
     "TRAINED",
     "UNTRAINED",
     "VICREG",
+    "DivergedError",
     "Outcome",
     "Study",
     "run_study",
@@ -51,6 +52,10 @@ _WEIGHTS = {
 }
 #: The variants that are trained, in the order they are.
 TRAINED = tuple(_WEIGHTS)
+
+
+class DivergedError(ToolError):
+    """The loss is no longer a finite number."""
 
 
 @dataclass(frozen=True, kw_only=True)

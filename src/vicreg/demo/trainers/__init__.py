@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from vicreg.demo.encoder import Layer, TermWeights, Trainer
-from vicreg.demo.errors import require
+from vicreg.requirements import require
 
 __all__ = ["BACKENDS", "MakeTrainer", "trainer_factory"]
 

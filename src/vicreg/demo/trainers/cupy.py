@@ -5,8 +5,8 @@ from __future__ import annotations
 import cupy
 
 from vicreg.demo.encoder import Layer, TermWeights
-from vicreg.demo.errors import RequirementError
 from vicreg.demo.trainers.standard import StandardTrainer
+from vicreg.requirements import RequirementError
 
 __all__ = ["make_trainer"]
 

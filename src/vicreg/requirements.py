@@ -1,14 +1,15 @@
-"""What can stop the demonstration, each said in one line."""
+"""What a tool needs to run, and the error that says in one line what is missing."""
 
 from __future__ import annotations
 
 import importlib
 
-__all__ = ["DemoError", "DivergedError", "RequirementError", "require"]
+__all__ = ["RequirementError", "ToolError", "require"]
 
 _LIBRARIES = {
     "numpy": ("NumPy", "command"),
     "sklearn": ("scikit-learn", "command"),
+    "mparray": ("mparray", "command"),
     "matplotlib": ("matplotlib", "plot"),
     "torch": ("PyTorch", "torch"),
     "jax": ("JAX", "jax"),
@@ -17,16 +18,12 @@ _LIBRARIES = {
 }
 
 
-class DemoError(Exception):
-    """The demonstration cannot go on; the message is one line."""
+class ToolError(Exception):
+    """A tool cannot go on; the message is one line."""
 
 
-class RequirementError(DemoError):
-    """Something that the run needs is missing or unusable; found before training."""
-
-
-class DivergedError(DemoError):
-    """The loss is no longer a finite number."""
+class RequirementError(ToolError):
+    """Something that a run needs is missing or unusable; found before any work."""
 
 
 def require(*packages: str) -> None:
@@ -35,7 +32,7 @@ def require(*packages: str) -> None:
     Parameters
     ----------
     *packages : str
-        Names of packages that the demonstration knows, as in an import statement.
+        Names of packages that the tools know, as in an import statement.
 
     Raises
     ------
