@@ -212,5 +212,5 @@ def test_arguments_that_other_issues_bring_are_not_accepted_yet() -> None:
     for function in FUNCTIONS:
         with pytest.raises(TypeError, match="comm"):
             function(VIEW, VIEW, comm=None)
-    for name in ("vcreg_loss", "identify", "diagnose"):
+    for name in ("vcreg_loss", "vcreg_value_and_grad"):
         assert not hasattr(vicreg, name)

@@ -68,7 +68,10 @@ def test_links_lead_somewhere() -> None:
             assert link.startswith("https://") or (path.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("module", ["losses", "conventions", "torch"])
+@pytest.mark.parametrize(
+    "module",
+    ["losses", "diagnostics", "conventions", "identification", "identification.result", "torch"],
+)
 def test_examples_in_docstrings(module: str) -> None:
     if module == "torch":
         pytest.importorskip("torch")

@@ -1,6 +1,8 @@
 """Variance-invariance-covariance losses with exact gradients, for every array library."""
 
 from vicreg.conventions import Convention, conventions, translate_weights
+from vicreg.diagnostics import Diagnosis, diagnose
+from vicreg.identification import Identification, identify
 from vicreg.losses import (
     VICRegTerms,
     covariance_loss,
@@ -15,9 +17,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Convention",
+    "Diagnosis",
+    "Identification",
     "VICRegTerms",
     "conventions",
     "covariance_loss",
+    "diagnose",
+    "identify",
     "invariance_loss",
     "translate_weights",
     "variance_loss",

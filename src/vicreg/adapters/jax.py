@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vicreg.core import terms
+from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
 
 Array = Any
@@ -70,3 +71,23 @@ def value_and_grad(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
     return terms.value_and_grad(jnp, views, objective)
+
+
+def without_gradient(array: Array) -> Array:
+    """Return `array` as a constant of differentiation."""
+    return jax.lax.stop_gradient(array)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@_in_input_precision
+def measure(array: Array, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    return collapse.measure(jnp, array, feature_axis, jnp.linalg.svdvals)
+
+
+@functools.cache
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Make `record` a pytree: what a compiled or mapped function may return."""
+    names = [field.name for field in dataclasses.fields(record)]
+    arrays = [name for name in names if name not in constants]
+    jax.tree_util.register_dataclass(record, arrays, list(constants))

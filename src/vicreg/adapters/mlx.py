@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from vicreg.core import terms
+from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
 
 Array = Any
@@ -46,6 +46,25 @@ def value_and_grad(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
     return terms.value_and_grad(mx, views, objective)
+
+
+def without_gradient(array: Array) -> Array:
+    """Return `array` as a constant of differentiation."""
+    return mx.stop_gradient(array)
+
+
+def measure(array: Array, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    return collapse.measure(mx, array, feature_axis, _singular_values)
+
+
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Do nothing: MLX's compiled functions return arrays, lists, tuples and dicts alone."""
+
+
+def _singular_values(array: Array) -> Array:
+    # MLX decomposes on the CPU alone.
+    return mx.linalg.svd(array, compute_uv=False, stream=mx.cpu)
 
 
 def _as_tuple(arrays: Any) -> tuple[Array, ...]:

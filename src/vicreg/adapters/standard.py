@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_dask_array
 
-from vicreg.core import terms
+from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
 
 Array = Any
@@ -27,3 +27,36 @@ def value_and_grad(
     xp = array_namespace(*views)
     loss, gradients = terms.value_and_grad(xp, views, objective)
     return xp.asarray(loss), gradients
+
+
+def without_gradient(array: Array) -> Array:
+    """Return `array`: nothing here differentiates."""
+    return array
+
+
+def measure(array: Array, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    xp = array_namespace(array)
+    if not hasattr(xp, "linalg"):
+        name = xp.__name__.rpartition("array_api_compat.")[2]
+        raise NotImplementedError(
+            f"singular values need the linalg extension of the array API standard, which {name} "
+            "does not have: convert the array to a library that has it"
+        )
+    measures = collapse.measure(xp, array, feature_axis, _singular_values)
+    return collapse.Measures(*map(xp.asarray, measures))
+
+
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Do nothing: functions return what they like here."""
+
+
+def _singular_values(array: Array) -> Array:
+    xp = array_namespace(array)
+    if is_dask_array(array):
+        # Its decomposition takes chunks along one axis alone, and no other choice of outputs.
+        chunked: Any = array
+        n, d = chunked.shape
+        in_one = chunked.rechunk({1: -1} if n >= d else {0: -1})
+        return xp.linalg.svd(in_one, full_matrices=False)[1]
+    return xp.linalg.svdvals(array)

@@ -17,7 +17,7 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
-from vicreg.core import terms
+from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
 
 Tensor = torch.Tensor
@@ -53,6 +53,21 @@ def value_and_grad(
     """Return the loss and the gradient of each view."""
     with torch.no_grad(), _no_autocast(views[0]):
         return terms.value_and_grad(xp, views, objective)
+
+
+def without_gradient(array: Tensor) -> Tensor:
+    """Return `array` as a constant of differentiation."""
+    return array.detach()
+
+
+def measure(array: Tensor, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    with _no_autocast(array):
+        return collapse.measure(xp, array, feature_axis, torch.linalg.svdvals)
+
+
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Do nothing: functions return what they like here."""
 
 
 def _no_autocast(tensor: Tensor) -> Any:

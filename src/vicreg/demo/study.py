@@ -12,14 +12,9 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from vicreg.demo.digits import Digits, batches, load_digits
 from vicreg.demo.encoder import Encoded, TermValues, TermWeights, Trainer, initial_layers
-from vicreg.demo.features import (
-    correlations,
-    effective_rank,
-    mean_std,
-    probe_accuracy,
-    singular_values,
-)
+from vicreg.demo.features import correlations, probe_accuracy
 from vicreg.demo.trainers import MakeTrainer, trainer_factory
+from vicreg.diagnostics import diagnose
 from vicreg.requirements import ToolError
 
 __all__ = [
@@ -72,7 +67,7 @@ class Outcome:
         Of the embeddings, and the most it could be: min(n - 1, d).
     probe_accuracy : float
         Of a linear classifier of the representations, in [0, 1].
-    singular_values : array, shape (min(n, d),)
+    singular_values : array, shape (rank_limit,)
         Of the centred embeddings.
     correlations : array, shape (d, d)
         Of the features of the embeddings.
@@ -185,15 +180,15 @@ def _measured(name: str, trainer: Trainer, digits: Digits, history: list[TermVal
         test: Encoded = trainer.encode(digits.test_images)
     if not all(np.isfinite(array).all() for array in (*train, *test)):
         raise DivergedError(f"{name}: training diverged in its last step")
-    n, d = test.embedding.shape
+    diagnosis = diagnose(test.embedding)
     return Outcome(
         history=history,
-        mean_std=mean_std(test.embedding),
-        effective_rank=effective_rank(test.embedding),
-        rank_limit=min(n - 1, d),
+        mean_std=float(diagnosis.mean_std),
+        effective_rank=float(diagnosis.effective_rank),
+        rank_limit=diagnosis.rank_limit,
         probe_accuracy=probe_accuracy(
             train.representation, digits.train_labels, test.representation, digits.test_labels
         ),
-        singular_values=singular_values(test.embedding),
+        singular_values=diagnosis.singular_values,
         correlations=correlations(test.embedding),
     )

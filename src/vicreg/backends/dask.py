@@ -1,0 +1,27 @@
+"""Dask."""
+
+from __future__ import annotations
+
+from dask import array as da
+
+from vicreg.backends.base import Array, Backend, Floats
+
+__all__ = ["DaskBackend", "backends"]
+
+
+class DaskBackend(Backend):
+    """Dask over NumPy, the samples in two chunks so that nothing works on one alone."""
+
+    def asarray(self, values: Floats, dtype: str) -> Array:
+        rows, *others = values.shape
+        chunks = ((rows + 1) // 2, *others)
+        return da.from_array(values.astype(dtype), chunks=chunks)  # type: ignore[no-untyped-call]
+
+    def to_numpy(self, array: Array) -> Floats:
+        computed: Floats = array.compute()
+        return computed.astype("float64")
+
+
+def backends(name: str) -> list[Backend]:
+    """Return Dask."""
+    return [DaskBackend(name, "cpu", ("float64", "float32", "float16"))]

@@ -1,0 +1,64 @@
+"""MLX, on the CPU and on the GPU where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from vicreg.backends.base import ALL_DTYPES, Array, Backend, Floats, first
+
+__all__ = ["MlxBackend", "backends"]
+
+
+class MlxBackend(Backend):
+    """MLX on one device; it has float64 on the CPU alone."""
+
+    differentiates = True
+
+    def active(self) -> AbstractContextManager[Any]:
+        return _default_device(mx.cpu if self.device == "cpu" else mx.gpu)
+
+    def asarray(self, values: Floats, dtype: str) -> Array:
+        if dtype == "float64":
+            return mx.array(np.array(values), dtype=mx.float64)
+        return mx.array(np.array(values, dtype=np.float32)).astype(getattr(mx, dtype))
+
+    def to_numpy(self, array: Array) -> Floats:
+        wide = array if array.dtype == mx.float64 else array.astype(mx.float32)
+        return np.array(wide).astype(np.float64)
+
+    def differentiate(
+        self, function: Callable[..., Any], arrays: Sequence[Array]
+    ) -> tuple[Any, tuple[Array, ...]]:
+        every = list(range(len(arrays)))
+        # A tuple's first element is what is differentiated.
+        output, gradients = mx.value_and_grad(
+            lambda *views: _as_tuple(function(*views)), argnums=every
+        )(*arrays)
+        return (output if len(output) > 1 else first(output)), tuple(gradients)
+
+
+def _as_tuple(output: Any) -> tuple[Any, ...]:
+    return tuple(output) if isinstance(output, tuple) else (output,)
+
+
+@contextmanager
+def _default_device(device: Any) -> Iterator[None]:
+    before = mx.default_device()
+    mx.set_default_device(device)
+    try:
+        yield
+    finally:
+        mx.set_default_device(before)
+
+
+def backends(name: str) -> list[Backend]:
+    """Return MLX on the CPU and, where there is one, on the GPU."""
+    found: list[Backend] = [MlxBackend(name, "cpu", ALL_DTYPES)]
+    if mx.metal.is_available() or mx.cuda.is_available():
+        found.append(MlxBackend(name, "gpu", ALL_DTYPES[1:]))
+    return found

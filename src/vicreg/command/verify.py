@@ -1,0 +1,256 @@
+"""``vicreg verify``: does this code compute the same thing there as here?"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vicreg.command.errors import one_line_errors
+from vicreg.requirements import RequirementError, require
+
+__all__ = ["add_to"]
+
+_HELP = """Check that libraries, or your own function, compute the same loss and gradient.
+
+Without arguments: every library that is installed, on every device it has, in float16, bfloat16,
+float32 and float64, in every convention, on inputs made to be hard, against exact arithmetic. The
+exit status is 0 where all agree, 1 where any differs.
+
+\b
+vicreg verify                                  all that is here
+vicreg verify --backend torch --backend jax    two libraries
+vicreg verify --markdown report.md             with a report to keep
+vicreg verify --namespace my_arrays            a library of your own
+vicreg verify --target my_code:my_loss --backend torch
+                                               your own loss against official
+"""
+
+_Names = list[str]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand to `app`."""
+
+    @app.command(help=_HELP)
+    def verify(
+        backend: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
+        ] = None,
+        dtype: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A dtype; may be given again.")
+        ] = None,
+        device: Annotated[
+            _Names | None,
+            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
+        ] = None,
+        convention: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A convention; may be given again.")
+        ] = None,
+        namespace: Annotated[
+            _Names | None,
+            typer.Option(metavar="MODULE", help="Any namespace of the array API standard."),
+        ] = None,
+        target: Annotated[
+            str | None,
+            typer.Option(
+                metavar="MODULE:FUNCTION",
+                help="Your own function of two arrays (n, d), held to a convention (official); "
+                "its gradient by the library's autodiff, or else by finite differences.",
+            ),
+        ] = None,
+        json_file: Annotated[
+            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
+        ] = None,
+        markdown_file: Annotated[
+            Path | None,
+            typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
+        ] = None,
+        seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+    ) -> None:
+        with one_line_errors():
+            require("numpy")
+            from vicreg.files import check_file
+
+            files = {"json": json_file, "markdown": markdown_file}
+            for file in files.values():
+                if file is not None:
+                    check_file(file)
+            if target is not None:
+                if namespace:
+                    raise RequirementError("--target takes its library by --backend")
+                passed = _verify_target(target, backend, dtype, device, convention, seed, files)
+            else:
+                passed = _verify_libraries(
+                    backend, namespace, dtype, device, convention, seed, files
+                )
+        if not passed:
+            raise typer.Exit(1)
+
+
+_Files = dict[str, Path | None]
+
+
+def _verify_libraries(
+    names: Sequence[str] | None,
+    namespaces: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    conventions: Sequence[str] | None,
+    seed: int,
+    files: _Files,
+) -> bool:
+    from vicreg.verification import report
+    from vicreg.verification.cases import CASES
+    from vicreg.verification.definition import DEFINITIONS
+    from vicreg.verification.suite import DTYPES, run_suite
+
+    chosen_dtypes = _chosen("--dtype", dtypes, DTYPES)
+    chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
+    backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
+    total = len(CASES) * sum(len(set(chosen_dtypes) & set(one.dtypes)) for one in backends)
+    with report.suite_progress(_stderr(), total) as on_case:
+        results = run_suite(
+            backends, chosen_dtypes, chosen_conventions, seed=seed, on_case=on_case
+        )
+    results.left_out.update(left_out)
+    count = sum(len(one.errors) for one in results.measurements)
+    title = f"{len(backends)} libraries and devices, {count} comparisons with the truth"
+    _show(results, backends, title, files)
+    return results.passed
+
+
+def _verify_target(
+    path: str,
+    names: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    conventions: Sequence[str] | None,
+    seed: int,
+    files: _Files,
+) -> bool:
+    from vicreg.functions import LossFunction, load_function
+    from vicreg.verification import report
+    from vicreg.verification.definition import DEFINITIONS
+    from vicreg.verification.suite import DTYPES
+    from vicreg.verification.target import TARGET_CASES, explanations, run_target
+
+    (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    if more:
+        raise RequirementError("--convention may be given once with --target")
+    chosen_dtypes = _chosen("--dtype", dtypes or ["float64", "float32"], DTYPES)
+    function = load_function(path)
+    backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
+    functions = [LossFunction(function, backend) for backend in backends]
+    total = len(TARGET_CASES) * sum(len(set(chosen_dtypes) & set(b.dtypes)) for b in backends)
+    with report.suite_progress(_stderr(), total) as on_case:
+        results = run_target(functions, chosen_dtypes, convention, seed, on_case)
+    results.left_out.update(left_out)
+    results.left_out["positions"] = "a function of two arrays (n, d) has none"
+    title = f"{path} against {convention}"
+    _show(results, backends, title, files)
+    if not results.passed:
+        for one in functions:
+            for line in explanations(one, convention, results, seed):
+                _print(f"On {one.backend}: {line}.")
+        if any(one.errors.get("loss", 0.0) > 1.0 for one in results.measurements):
+            _print(f"\nWhat it is, by vicreg identify:\n{_identified(function, backends[0].name)}")
+    return results.passed
+
+
+def _identified(function: Callable[..., Any], backend: str) -> str:
+    from vicreg.identification import identify
+
+    try:
+        return str(identify(function, backend))
+    except RequirementError as error:  # a function that takes what it was verified on alone
+        return str(error)
+
+
+def _chosen(option: str, given: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in given or ():
+        if name not in known:
+            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
+    return tuple(dict.fromkeys(given)) if given else known
+
+
+def _backends(
+    names: Sequence[str] | None,
+    namespaces: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    dtypes: Sequence[str],
+) -> tuple[list[Any], dict[str, str]]:
+    """Return what runs, and what does not and why; nothing to run is an error."""
+    from vicreg.backends import NAMES, find_backends
+
+    # A namespace given alone is what is meant; with --backend both are.
+    known = () if namespaces and not names else _chosen("--backend", names, NAMES)
+    found, left_out = find_backends((*known, *(namespaces or ())), devices or ())
+    without: dict[str, list[str]] = {}
+    for backend in found:
+        for dtype in dtypes:
+            if dtype not in backend.dtypes:
+                without.setdefault(dtype, []).append(str(backend))
+    left_out |= {dtype: f"not had by {', '.join(those)}" for dtype, those in without.items()}
+    backends = [one for one in found if set(one.dtypes) & set(dtypes)]
+    if not backends:
+        reasons = "; ".join(dict.fromkeys(left_out.values()))
+        raise RequirementError(f"nothing to run on: {reasons}")
+    return backends, left_out
+
+
+def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> None:
+    from rich.console import Console
+
+    from vicreg.machine import description
+    from vicreg.verification import report
+
+    console = Console(highlight=False)
+    console.print(report.results_table(results, title))
+    console.print(report.UNIT, style="dim")
+    pairs = report.pairs_table(results)
+    if pairs is not None:
+        console.print()
+        console.print(pairs)
+        console.print(report.PAIRS, style="dim")
+    if results.left_out:
+        console.print("\nDid not run:")
+        for name, why in results.left_out.items():
+            console.print(f"  {name}: {why}", markup=False, soft_wrap=True)
+    made_with = description(backends)
+    _write(files, results, made_with, f"vicreg verify: {title}")
+    console.print()
+    if results.passed:
+        console.print("[green]All agree[/green] with the truth, to the rounding of each dtype.")
+        return
+    console.print("[bold red]Not all agree.[/bold red]")
+    for line in report.failures(results):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _write(files: _Files, results: Any, made_with: dict[str, str], title: str) -> None:
+    from vicreg.files import replacing
+    from vicreg.verification import report
+
+    texts = {
+        "json": json.dumps(report.as_json(results, made_with), indent=2, allow_nan=False) + "\n",
+        "markdown": report.as_markdown(results, made_with, title),
+    }
+    for kind, file in files.items():
+        if file is not None:
+            with replacing(file) as unfinished:
+                unfinished.write_text(texts[kind], encoding="utf-8")
+            _print(f"The report is in {file}")
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,225 @@
+"""The function that a reading describes, made of the public functions alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import numpy as np
+
+from vicreg.backends import Floats
+from vicreg.conventions import Convention, Weights, conventions
+from vicreg.identification.laws import FEATURES, SAMPLES, Law
+from vicreg.identification.measure import Covariance, Hinge, Invariance, Measured, Variance
+from vicreg.identification.probes import Shape
+from vicreg.identification.reading import Laws, Reading
+from vicreg.losses import (
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vicreg_terms,
+)
+
+__all__ = ["Model", "best_weights", "convention_model", "departing_model"]
+
+Model = Callable[[Floats, Floats], float]
+
+# The plain form of each term; its sums are scaled where they are used.
+_STD = replace(conventions["official"], name="std", eps=0.0)
+_VARIANCE = replace(_STD, name="variance", hinge_on="variance")
+_UNCENTRED = {"variance_correction": 0, "covariance_correction": 0}
+
+
+def convention_model(
+    convention: Convention, weights: Weights, gamma: float | None, eps: float | None
+) -> Model:
+    """Return the public loss with these numbers."""
+
+    def loss(z1: Floats, z2: Floats) -> float:
+        terms = _terms(convention, gamma, eps, z1, z2)
+        return math.fsum(w * t for w, t in zip(weights, terms, strict=True) if w)
+
+    return loss
+
+
+def _terms(
+    convention: Convention, gamma: float | None, eps: float | None, z1: Floats, z2: Floats
+) -> tuple[float, float, float]:
+    has_eps = convention.hinge_on == "std"
+    terms = vicreg_terms(
+        z1,
+        z2,
+        convention=convention,
+        invariance_weight=None if convention.invariance == "none" else 1.0,
+        variance_weight=1.0,
+        covariance_weight=1.0,
+        gamma=1.0 if gamma is None or gamma <= 0 else gamma,
+        eps=eps if has_eps else None,
+        method="covariance",
+    )
+    return float(terms.invariance), float(terms.variance), float(terms.covariance)
+
+
+def best_weights(
+    reading: Reading, pairs: list[tuple[Floats, Floats]], values: Floats
+) -> tuple[Weights, Floats]:
+    """Return the weights, none negative, that bring a convention nearest to `values`, and it."""
+    terms = np.asarray(
+        [_terms(reading.convention, reading.gamma, reading.eps, *pair) for pair in pairs]
+    )
+    best: tuple[Weights, Floats] = ((0.0, 0.0, 0.0), np.zeros(len(values)))
+    for chosen in range(1, 8):
+        columns = [i for i in range(3) if chosen >> i & 1]
+        fitted, *_ = np.linalg.lstsq(terms[:, columns], values, rcond=None)
+        model = terms[:, columns] @ fitted
+        nearer = np.max(np.abs(model - values)) < np.max(np.abs(best[1] - values))
+        if nearer and np.all(fitted >= 0):
+            weights = np.zeros(3)
+            weights[columns] = fitted
+            best = cast(Weights, tuple(map(float, weights))), model
+    return best
+
+
+def departing_model(
+    measured: Measured, laws: Laws, reading: Reading, base: Shape
+) -> tuple[Model, bool] | None:
+    """Return the function with its departures, and whether it holds for one d alone.
+
+    None where a term is not recognised.
+    """
+    if any(weight is None for weight in reading.weights):
+        return None
+    values = list(measured.constants.values())
+    if len(set(values)) > 1 and max(values) - min(values) > laws.slack * max(map(abs, values)):
+        return None
+    parts = [_invariance_model(measured.invariance, laws, reading.laws[0])]
+    if measured.variance.present:
+        parts.append(_variance_model(measured.variance, laws, reading))
+    if measured.covariance.present:
+        parts.append(_covariance_model(measured.covariance, laws, reading.laws[2]))
+    constant = values[0]
+
+    def model(z1: Floats, z2: Floats) -> float:
+        return constant + math.fsum(part(z1, z2) for part in parts)
+
+    return model, not measured.covariance.even
+
+
+def _invariance_model(term: Invariance, laws: Laws, law: Law | None) -> Model:
+    if not term.present or law is None:
+        return lambda z1, z2: 0.0
+    weight = laws.invariance[law]
+
+    def model(z1: Floats, z2: Floats) -> float:
+        n, d = z1.shape
+        if term.power == 1 and not term.by_feature:
+            rows = float(np.sum(np.linalg.norm(z1 - z2, axis=1)))
+            return weight * rows / SAMPLES[law.samples](n)
+        mean = float(invariance_loss(z1, z2) if term.power == 2 else np.mean(np.abs(z1 - z2)))
+        return float(weight * mean * n * d / (SAMPLES[law.samples](n) * FEATURES[law.features](d)))
+
+    return model
+
+
+def _of_views(first_view: float, term: Callable[[Floats], float]) -> Model:
+    def model(z1: Floats, z2: Floats) -> float:
+        return first_view * term(z1) + (1 - first_view) * term(z2)
+
+    return model
+
+
+def _with_divisor(z: Floats, divisor: float, centred: bool) -> tuple[Floats, int]:
+    """Return an array whose statistics are those of z over `divisor`, and their correction.
+
+    Beside its own negative a view has mean zero: its second moment is then a variance.
+    """
+    n = len(z)
+    if centred:
+        return z * math.sqrt((n - 1) / divisor), 1
+    return np.concatenate([z, -z]) * math.sqrt(n / divisor), 0
+
+
+def _variance_model(term: Variance, laws: Laws, reading: Reading) -> Model:
+    law = reading.laws[1]
+    assert law is not None
+    fit = laws.variance[law]
+
+    def of_view(z: Floats) -> float:
+        view, correction = _with_divisor(z, SAMPLES[law.samples](len(z)), term.centred)
+        convention = replace(
+            _STD if term.on == "std" else _VARIANCE, variance_correction=correction
+        )
+        hinge = _hinge(term, convention, fit)
+        d = z.shape[1]
+        return float(fit.weight * hinge(view) * d / FEATURES[law.features](d))
+
+    return _of_views(term.first_view, of_view)
+
+
+def _hinge(term: Variance, convention: Convention, fit: Hinge) -> Callable[[Floats], float]:
+    def of(z: Floats, gamma: float) -> float:
+        eps = fit.eps if convention.hinge_on == "std" else None
+        return float(variance_loss(z, convention=convention, gamma=gamma, eps=eps))
+
+    def unclipped(z: Floats) -> float:
+        # A γ that no feature reaches, and what it is too much.
+        above = 2.0 + fit.gamma + fit.eps + float(np.max(np.abs(z))) * 2
+        above = above if convention.hinge_on == "std" else above**2
+        return of(z, above) - (above - fit.gamma)
+
+    def squared(z: Floats) -> float:
+        one = of if term.clipped else lambda z, gamma: unclipped(z)
+        return float(np.mean([one(z[:, [i]], fit.gamma) ** 2 for i in range(z.shape[1])]))
+
+    if term.squared:
+        return squared
+    return (lambda z: of(z, fit.gamma)) if term.clipped else unclipped
+
+
+def _covariance_model(term: Covariance, laws: Laws, law: Law | None) -> Model:
+    assert law is not None
+    weight = laws.covariance[law]
+
+    def of_view(z: Floats) -> float:
+        n, d = z.shape
+        if term.power == 0:
+            view, correction = _with_divisor(z, n - 1, term.centred)
+            view = view / np.sqrt([_second_moment(view, i, i, correction) for i in range(d)])
+        else:
+            view, correction = _with_divisor(z, SAMPLES[law.samples](n), term.centred)
+        return weight * _entries(term, view, correction) / FEATURES[law.features](d)
+
+    return _of_views(term.first_view, of_view)
+
+
+def _second_moment(z: Floats, i: int, j: int, correction: int) -> float:
+    """Return the size of one covariance: two features have no other."""
+    convention = replace(_STD, covariance_correction=correction)
+    return math.sqrt(float(covariance_loss(z[:, [i, j]], convention=convention)))
+
+
+def _entries(term: Covariance, z: Floats, correction: int) -> float:
+    """Return the sum over the entries that count."""
+    d = z.shape[1]
+    off = ~np.eye(d, dtype=bool)
+    if term.even and term.entries is None and term.power != 2:
+        convention = replace(_STD, covariance_correction=correction)
+        return float(d * covariance_loss(z, convention=convention, method="covariance"))
+    moments = np.asarray(
+        [[_second_moment(z, i, j, correction) for i in range(d)] for j in range(d)]
+    )
+    if term.power == 2:
+        return float(np.sum(moments[off]) if term.additive else np.linalg.norm(moments[off]))
+    shares = np.full((d, d), float(any(term.coefficients.values())))
+    if not term.even and term.pairs is not None:
+        shares = term.pairs / np.max(term.pairs)
+    diagonal = np.zeros(d)
+    if term.entries is not None:
+        # In units of an entry that counts in full; evenly, of whichever d.
+        entry = next(iter(term.entry_coefficients().values()))
+        diagonal = term.entries / entry
+        diagonal = np.full(d, diagonal[0]) if term.even else diagonal
+    np.fill_diagonal(shares, diagonal)
+    return float(np.sum(shares * moments**2))

@@ -1,0 +1,187 @@
+"""The conformance suite for your own array library, from pytest or anything else.
+
+In a library's tests::
+
+    import pytest
+    import my_arrays
+    from vicreg.testing import check_conformance, conformance_problems
+
+    @pytest.mark.parametrize("problem", conformance_problems(), ids=str)
+    def test_vicreg(problem):
+        check_conformance(my_arrays, problem)
+
+``vicreg verify --namespace my_arrays`` does the same from the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vicreg.backends.standard import StandardBackend
+from vicreg.verification.cases import CASES, Case
+from vicreg.verification.definition import DEFINITIONS
+from vicreg.verification.suite import DTYPES, check_backend, problem
+
+__all__ = ["ConformanceProblem", "check_conformance", "conformance_problems"]
+
+Array = Any
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ConformanceProblem:
+    """One hard input in one dtype and one convention.
+
+    Parameters
+    ----------
+    case : vicreg.verification.cases.Case
+        The input.
+    dtype : str
+        Its dtype.
+    convention : str
+        The published formula.
+    seed : int
+        Of the input.
+    """
+
+    case: Case
+    dtype: str
+    convention: str
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.case}-{self.dtype}-{self.convention}"
+
+
+def conformance_problems(
+    dtypes: Sequence[str] = ("float64", "float32"),
+    conventions: Sequence[str] = tuple(DEFINITIONS),
+    seed: int = 0,
+) -> list[ConformanceProblem]:
+    """Return the problems of the suite, to parametrise a test with.
+
+    Parameters
+    ----------
+    dtypes : sequence of str, optional
+        Of "float64", "float32", "bfloat16" and "float16", those that the library has.
+    conventions : sequence of str, optional
+        Names in `vicreg.conventions`.
+    seed : int, optional
+        Of the inputs.
+
+    Returns
+    -------
+    list of ConformanceProblem
+
+    Raises
+    ------
+    ValueError
+        A dtype or a convention is not one of those.
+
+    Examples
+    --------
+    >>> from vicreg.testing import conformance_problems
+    >>> problems = conformance_problems(dtypes=["float32"], conventions=["official"])
+    >>> print(problems[0], len(problems))
+    wide-float32-official 12
+    """
+    for name, given, known in (
+        ("dtypes", dtypes, DTYPES),
+        ("conventions", conventions, tuple(DEFINITIONS)),
+    ):
+        for one in given:
+            if one not in known:
+                raise ValueError(f"{name} must be among {', '.join(known)}; got {one!r}")
+    return [
+        ConformanceProblem(case, dtype, convention, seed)
+        for dtype in dtypes
+        for case in CASES
+        for convention in conventions
+    ]
+
+
+def check_conformance(
+    namespace: Any,
+    problem: ConformanceProblem,
+    *,
+    device: object = None,
+    asarray: Callable[[Floats, str], Array] | None = None,
+    to_numpy: Callable[[Array], Floats] | None = None,
+) -> None:
+    """Assert that the loss and its gradient are right on the arrays of `namespace`.
+
+    Parameters
+    ----------
+    namespace : module
+        A namespace of the array API standard.
+    problem : ConformanceProblem
+        One of `conformance_problems`.
+    device : object, optional
+        A device of the namespace; None is its default.
+    asarray : callable, optional
+        ``asarray(values, dtype)`` returns the library's array of NumPy values; by default the
+        namespace's own makes it from nested lists of numbers.
+    to_numpy : callable, optional
+        Returns the values of an array in NumPy; by default by DLPack, by ``__array__`` or else
+        element by element.
+
+    Raises
+    ------
+    AssertionError
+        A value or a gradient is further from the truth than rounding can take it, or is not of
+        the dtype and shape that the interface promises; the message says which and by how much.
+
+    Notes
+    -----
+    The truth is exact arithmetic. The bound is the unit roundoff of the dtype times the size and
+    the condition of the problem, derived in `vicreg.verification.bounds`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg.testing import check_conformance, conformance_problems
+    >>> for problem in conformance_problems(conventions=["official"]):
+    ...     check_conformance(np, problem)
+    """
+    backend = _GivenBackend(namespace, device, asarray, to_numpy)
+    given = _problem(problem)
+    measurement = check_backend(backend, given)
+    if measurement.passed:
+        return
+    wrong = [
+        f"the {name} is off by {error:.3g} times its bound"
+        for name, error in measurement.errors.items()
+        if not error <= 1.0
+    ]
+    raise AssertionError(f"{problem}: {measurement.complaint or ', '.join(wrong)}")
+
+
+class _GivenBackend(StandardBackend):
+    """A namespace with the conversions that its author gives."""
+
+    def __init__(
+        self,
+        namespace: Any,
+        device: object,
+        asarray: Callable[[Floats, str], Array] | None,
+        to_numpy: Callable[[Array], Floats] | None,
+    ) -> None:
+        super().__init__(namespace, getattr(namespace, "__name__", "namespace"), device)
+        self._asarray, self._to_numpy = asarray, to_numpy
+
+    def asarray(self, values: Floats, dtype: str) -> Array:
+        make = self._asarray or super().asarray
+        return make(values, dtype)
+
+    def to_numpy(self, array: Array) -> Floats:
+        convert = self._to_numpy or super().to_numpy
+        return convert(array)
+
+
+def _problem(chosen: ConformanceProblem) -> Any:
+    return problem(chosen.case, chosen.dtype, chosen.convention, chosen.seed)

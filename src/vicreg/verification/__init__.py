@@ -1,0 +1,1 @@
+"""The conformance suite: hard inputs, an exact truth, the bounds of rounding, and what it says."""

@@ -1,0 +1,527 @@
+"""The collapse diagnostics, against their definitions and what theory says of known batches."""
+
+from __future__ import annotations
+
+import math
+import re
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_extra.testing import lazy_xp_function
+from backends import Backend
+from errors import UNIT_ROUNDOFF, largest_error, rounding
+
+import vicreg
+from vicreg import (
+    Diagnosis,
+    conventions,
+    covariance_loss,
+    diagnose,
+    invariance_loss,
+    variance_loss,
+)
+
+# Under jax.jit on JAX, and on Dask with computing forbidden.
+lazy_xp_function(diagnose, allow_dask_compute=False, jax_jit=True)
+
+SHAPES = [(40, 7), (7, 40), (12, 12), (2, 5), (5, 1), (2, 1)]
+#: These have no singular values.
+WITHOUT_LINALG = ("ndonnx", "mparray")
+# What NumPy warns of where a term overflows in float32, as it does for the losses.
+OVERFLOWS = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+
+
+def normal(n: int, d: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, d))
+
+
+def found(xp: Backend, values: Any, dtype: str | None = None, **settings: Any) -> Diagnosis:
+    if xp.name in WITHOUT_LINALG:
+        pytest.skip(f"{xp} has no singular values")
+    return diagnose(xp.asarray(values, dtype), **settings)
+
+
+def low(xp: Backend) -> str:
+    if "float32" not in xp.dtypes:
+        pytest.skip(f"{xp} has no float32")
+    return "float32"
+
+
+def value(xp: Backend, array: Any) -> float:
+    return float(xp.numpy(array))
+
+
+def orthogonal(n: int, d: int) -> np.ndarray:
+    """Centred orthonormal columns."""
+    basis, _ = np.linalg.qr(np.c_[np.ones(n), normal(n, d)])
+    return basis[:, 1:]
+
+
+def of_logarithms(xp: Backend, bound: float) -> float:
+    """Return `bound`, or what MLX's exp is wrong by, which in float64 too is float32's."""
+    return max(bound, 16 * UNIT_ROUNDOFF["float32"]) if xp.name == "mlx" else bound
+
+
+def rank_of(values: np.ndarray) -> float:
+    """The effective rank by its definition."""
+    shares = values / values.sum()
+    return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_every_measure_is_its_definition(xp: Backend, dtype: str, shape: tuple[int, int]) -> None:
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{xp} has no {dtype}")
+    n, d = shape
+    z = 0.5 + normal(n, d) @ (np.eye(d) + 0.1 * normal(d, d, seed=1))
+    diagnosis = found(xp, z, dtype)
+    # The truth is that of the same input.
+    z = xp.numpy(xp.asarray(z, dtype)).astype(np.float64)
+    limit = min(n - 1, d)
+    values = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)[:limit]
+    std = z.std(axis=0, ddof=1)
+    # A deviation from the first sample, taken to the mean, is rounded four times as its size is.
+    # Singular values are wrong by that of the largest.
+    bound = 4 * rounding("float64" if dtype == "float64" else "float32", n, d)
+    assert (diagnosis.n, diagnosis.d, diagnosis.rank_limit) == (n, d, limit)
+    assert largest_error(xp.numpy(diagnosis.std), std) <= bound
+    assert value(xp, diagnosis.mean_std) == pytest.approx(std.mean(), rel=bound)
+    assert value(xp, diagnosis.min_std) == pytest.approx(std.min(), abs=bound * std.max())
+    assert value(xp, diagnosis.dead_features) == 0
+    assert largest_error(xp.numpy(diagnosis.singular_values), values) <= bound
+    # The entropy's derivative by a share p is 1 + ln p: its sum is at most 1 + ln(limit).
+    assert value(xp, diagnosis.effective_rank) == pytest.approx(
+        rank_of(values), rel=of_logarithms(xp, bound * limit * (1 + math.log(limit)))
+    )
+    ratio = np.sum(values**2) ** 2 / np.sum(values**4)
+    assert value(xp, diagnosis.participation_ratio) == pytest.approx(ratio, rel=8 * bound)
+    off = ~np.eye(d, dtype=bool)
+    wanted = np.mean(np.abs(np.atleast_2d(np.corrcoef(z, rowvar=False)))[off]) if d > 1 else 0
+    assert value(xp, diagnosis.mean_abs_correlation) == pytest.approx(wanted, abs=bound)
+
+
+def test_the_correlations_of_more_features_than_a_block(xp: Backend) -> None:
+    z = normal(6, 600) + 0.5 * normal(6, 1, seed=1)
+    wanted = np.abs(np.corrcoef(z, rowvar=False))[~np.eye(600, dtype=bool)].mean()
+    diagnosis = found(xp, z)
+    bound = rounding(xp.dtypes[0], 6, 600)
+    assert value(xp, diagnosis.mean_abs_correlation) == pytest.approx(wanted, rel=bound)
+
+
+def test_the_terms_are_those_of_the_public_functions(xp: Backend) -> None:
+    z, other = (xp.asarray(a) for a in (normal(6, 9), normal(6, 9, seed=1)))
+    if xp.name in WITHOUT_LINALG:
+        pytest.skip(f"{xp} has no singular values")
+    for name in ("official", "paper", "article"):
+        diagnosis = diagnose(z, other=other, convention=name)
+        assert diagnosis.convention == name
+        for got, right in (
+            (diagnosis.variance, variance_loss(z, convention=name)),
+            (diagnosis.covariance, covariance_loss(z, convention=name)),
+            (diagnosis.invariance, invariance_loss(z, other, convention=name)),
+        ):
+            # One compiler may fuse what another call does not.
+            assert value(xp, got) == pytest.approx(
+                value(xp, right), rel=rounding(xp.dtypes[0], 6, 9)
+            )
+    assert diagnose(z).invariance is None
+
+
+@pytest.mark.parametrize("name", conventions)
+def test_every_convention_has_its_terms(name: str) -> None:
+    z = normal(8, 5)
+    assert diagnose(z, convention=name).variance == variance_loss(z, convention=name)
+
+
+class TestKnownBatches:
+    @pytest.mark.parametrize("shape", [(40, 7), (8, 7), (8, 20)], ids=str)
+    def test_whitened_features_fill_every_direction(
+        self, xp: Backend, shape: tuple[int, int]
+    ) -> None:
+        n, d = shape
+        limit = min(n - 1, d)
+        diagnosis = found(xp, orthogonal(n, limit) @ np.eye(limit, d) + 5)
+        bound = 5 * math.sqrt(n) * rounding(xp.dtypes[0], n, d)
+        assert value(xp, diagnosis.effective_rank) == pytest.approx(limit, rel=bound)
+        assert value(xp, diagnosis.participation_ratio) == pytest.approx(limit, rel=bound)
+        assert value(xp, diagnosis.mean_abs_correlation) <= bound
+        assert value(xp, diagnosis.dead_features) == d - limit
+
+    def test_one_direction(self, xp: Backend) -> None:
+        diagnosis = found(xp, 1 + normal(30, 1) * np.arange(1.0, 6))
+        assert value(xp, diagnosis.effective_rank) == 1
+        assert value(xp, diagnosis.participation_ratio) == 1
+        bound = rounding(xp.dtypes[0], 30, 5)
+        assert 1 - bound <= value(xp, diagnosis.mean_abs_correlation) <= 1
+        # What rounding leaves of the others is zero.
+        assert np.count_nonzero(xp.numpy(diagnosis.singular_values)) == 1
+
+    def test_two_singular_values(self, xp: Backend) -> None:
+        diagnosis = found(xp, orthogonal(40, 2) * [1, 3] + 5)
+        bound = 5 * math.sqrt(40) * rounding(xp.dtypes[0], 40, 2)
+        rank = 4 / 3**0.75  # of the shares 1/4 and 3/4
+        assert value(xp, diagnosis.effective_rank) == pytest.approx(
+            rank, rel=of_logarithms(xp, bound)
+        )
+        assert value(xp, diagnosis.participation_ratio) == pytest.approx(100 / 82, rel=bound)
+        got = xp.numpy(diagnosis.singular_values)
+        np.testing.assert_allclose(got, [3, 1], rtol=4 * bound)
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_low_rank_in_low_precision(self, xp: Backend, dtype: str) -> None:
+        """The noise of rounding the batch fills every direction, and does not count."""
+        if dtype not in xp.dtypes:
+            pytest.skip(f"{xp} has no {dtype}")
+        diagnosis = found(xp, normal(200, 1) * (1 + normal(1, 100, seed=1) ** 2), dtype)
+        assert value(xp, diagnosis.effective_rank) == 1
+
+    def test_a_common_offset_is_no_direction(self, xp: Backend) -> None:
+        """RankMe as it is used, not centred, calls this batch of full rank collapsed."""
+        z = normal(60, 8)
+        near, far = found(xp, z), found(xp, z + 1000)
+        bound = 1000 * rounding(xp.dtypes[0], 60, 8)
+        assert value(xp, far.effective_rank) == pytest.approx(
+            value(xp, near.effective_rank), rel=bound
+        )
+
+
+class TestCollapse:
+    @pytest.mark.parametrize("constant", [0.0, 0.1, 1e4 / 3, -1e-20], ids=str)
+    @pytest.mark.parametrize("shape", [(9, 4), (4, 9)], ids=str)
+    def test_a_constant_batch(self, xp: Backend, constant: float, shape: tuple[int, int]) -> None:
+        for dtype in set(xp.dtypes) & {"float32", "float64"}:
+            diagnosis = found(xp, np.full(shape, constant), dtype)
+            assert value(xp, diagnosis.dead_features) == shape[1]
+            for measure in ("effective_rank", "participation_ratio", "mean_abs_correlation"):
+                assert value(xp, getattr(diagnosis, measure)) == 0
+            assert not xp.numpy(diagnosis.std).any()
+            assert not xp.numpy(diagnosis.singular_values).any()
+            assert value(xp, diagnosis.variance) == pytest.approx(0.99)
+            assert value(xp, diagnosis.covariance) == 0
+
+    def test_a_constant_batch_of_different_constants(self, xp: Backend) -> None:
+        diagnosis = found(xp, np.ones((9, 1)) * normal(1, 5))
+        assert value(xp, diagnosis.dead_features) == 5
+        assert value(xp, diagnosis.effective_rank) == 0
+
+    def test_what_varies_by_rounding_alone_is_dead(self, xp: Backend) -> None:
+        dtype = xp.dtypes[-1]
+        z = 1000 / 3 * (1 + 2 * UNIT_ROUNDOFF[dtype] * (np.arange(9)[:, None] % 2) * np.ones(4))
+        z[:, 0] = normal(9, 1)[:, 0]
+        diagnosis = found(xp, z, dtype)
+        assert value(xp, diagnosis.dead_features) == 3
+        assert np.count_nonzero(xp.numpy(diagnosis.std)) == 1
+        assert value(xp, diagnosis.effective_rank) == 1
+        assert value(xp, diagnosis.mean_abs_correlation) == 0  # no two features vary
+
+    def test_what_varies_at_all_has_a_rank(self, xp: Backend) -> None:
+        """One sample among many, a few units in the last place away: less than their noise."""
+        z = np.ones((10_000, 1))
+        z[5] += 16 * UNIT_ROUNDOFF[xp.dtypes[0]]
+        diagnosis = found(xp, z)
+        assert value(xp, diagnosis.dead_features) == 0
+        assert value(xp, diagnosis.effective_rank) == 1
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_half_precision_is_not_mistaken_for_collapse(self, xp: Backend, dtype: str) -> None:
+        """A bound that grows with n reaches 1 in half precision: all that is positive is dead."""
+        if dtype not in xp.dtypes:
+            pytest.skip(f"{xp} has no {dtype}")
+        z = np.maximum(normal(2048, 3), 0)
+        diagnosis = found(xp, z, dtype)
+        assert value(xp, diagnosis.dead_features) == 0
+        assert value(xp, diagnosis.effective_rank) == pytest.approx(3, rel=0.01)
+
+    def test_dead_features_have_no_correlations(self, xp: Backend) -> None:
+        z = normal(30, 6)
+        with_dead = np.c_[z[:, :2], np.full(30, 1e30), z[:, 2:], np.zeros(30)]
+        alone, beside = found(xp, z), found(xp, with_dead)
+        bound = rounding(xp.dtypes[0], 30, 8)
+        assert value(xp, beside.dead_features) == 2
+        for measure in ("mean_abs_correlation", "effective_rank", "participation_ratio"):
+            assert value(xp, getattr(beside, measure)) == pytest.approx(
+                value(xp, getattr(alone, measure)), rel=4 * bound
+            )
+        np.testing.assert_array_equal(np.flatnonzero(xp.numpy(beside.std) == 0), [2, 7])
+
+
+class TestScale:
+    @OVERFLOWS
+    @pytest.mark.parametrize("scale", [1e30, 1e-30], ids=str)
+    def test_no_measure_overflows_or_vanishes(self, xp: Backend, scale: float) -> None:
+        dtype = low(xp)
+        z = normal(12, 5)
+        plain, scaled = found(xp, z, dtype), found(xp, z * scale, dtype)
+        bound = 4 * rounding(dtype, 12, 5)
+        for measure in ("mean_abs_correlation", "effective_rank", "participation_ratio"):
+            assert value(xp, getattr(scaled, measure)) == pytest.approx(
+                value(xp, getattr(plain, measure)), rel=bound
+            )
+        for measure in ("std", "singular_values"):
+            got = xp.numpy(getattr(scaled, measure)).astype(np.float64) / scale
+            assert largest_error(got, xp.numpy(getattr(plain, measure))) <= bound
+        assert value(xp, scaled.dead_features) == 0
+
+    def test_a_small_feature_beside_a_large_one(self, xp: Backend) -> None:
+        dtype = low(xp)
+        z = normal(12, 3)
+        z[:, 2] += z[:, 0]
+        plain, scaled = found(xp, z, dtype), found(xp, z * [1, 1e-30, 1e-15], dtype)
+        bound = 4 * rounding(dtype, 12, 3)
+        assert value(xp, scaled.mean_abs_correlation) == pytest.approx(
+            value(xp, plain.mean_abs_correlation), rel=bound
+        )
+        got = xp.numpy(scaled.std).astype(np.float64) / [1, 1e-30, 1e-15]
+        assert largest_error(got, xp.numpy(plain.std)) <= bound
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_every_measure_stays_in_its_range(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        n, d, rank = int(rng.integers(2, 12)), int(rng.integers(1, 12)), int(rng.integers(1, 4))
+        z = rng.standard_normal((n, rank)) @ rng.integers(-1, 2, (rank, d))
+        z = (z * 10.0 ** rng.integers(-3, 4) + 10.0 ** rng.integers(-3, 3)).astype(np.float32)
+        diagnosis = diagnose(z)
+        assert 0 <= diagnosis.mean_abs_correlation <= 1
+        least = 1 if diagnosis.dead_features < d else 0
+        for measure in (diagnosis.effective_rank, diagnosis.participation_ratio):
+            assert least <= measure <= diagnosis.rank_limit
+        values = diagnosis.singular_values
+        assert values.shape == (diagnosis.rank_limit,)
+        assert (np.diff(values) <= 0).all()
+
+
+@pytest.mark.parametrize("place", [(0, 1), (3, 1)], ids=str)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+@OVERFLOWS
+def test_what_is_not_finite_gives_nan_and_no_error(
+    xp: Backend, bad: float, place: tuple[int, int]
+) -> None:
+    z = normal(6, 4)
+    z[place] = bad
+    diagnosis = found(xp, z)
+    for measure in (
+        "mean_std",
+        "min_std",
+        "mean_abs_correlation",
+        "effective_rank",
+        "participation_ratio",
+        "variance",
+        "covariance",
+    ):
+        assert np.isnan(value(xp, getattr(diagnosis, measure))), measure
+    assert np.isnan(xp.numpy(diagnosis.singular_values)).all()
+    np.testing.assert_array_equal(np.isnan(xp.numpy(diagnosis.std)), [False, True, False, False])
+
+
+class TestLibraries:
+    def test_arrays_of_the_callers_library_in_the_computing_dtype(self, xp: Backend) -> None:
+        for dtype in xp.dtypes:
+            z = xp.asarray(normal(6, 4), dtype)
+            diagnosis = found(xp, normal(6, 4), dtype, other=z)
+            wide = xp.asarray([0.0], "float64" if dtype == "float64" else "float32")
+            for name, array in vars(diagnosis).items():
+                if name in ("n", "d", "rank_limit", "convention"):
+                    continue
+                assert type(array) is type(z) or xp.name == "numpy", name
+                assert isinstance(array, type(z)), name
+                assert array.ndim == (1 if name in ("std", "singular_values") else 0)
+                if name == "dead_features":
+                    assert "int" in str(array.dtype)
+                else:
+                    assert array.dtype == wide.dtype, name
+                if hasattr(z, "device") and xp.name != "jax":
+                    assert array.device == z.device, name
+
+    def test_a_library_without_singular_values_says_so(self, xp: Backend) -> None:
+        if xp.name not in WITHOUT_LINALG:
+            pytest.skip(f"{xp} has them")
+        with pytest.raises(NotImplementedError, match=rf"linalg extension .* {xp.name} does not"):
+            diagnose(xp.asarray(normal(4, 3)))
+
+    def test_features_on_the_first_axis(self, xp: Backend) -> None:
+        z = normal(9, 4)
+        wanted, got = found(xp, z), found(xp, z.T, feature_axis=0)
+        assert (got.n, got.d) == (9, 4)
+        bound = rounding(xp.dtypes[0], 9, 4)
+        assert value(xp, got.effective_rank) == pytest.approx(
+            value(xp, wanted.effective_rank), rel=bound
+        )
+        assert largest_error(xp.numpy(got.std), xp.numpy(wanted.std)) <= bound
+
+    @pytest.mark.parametrize("chunks", [(4, 5), (3, -1), (-1, 3), (9, 9)], ids=str)
+    @pytest.mark.parametrize("shape", [(20, 9), (9, 20)], ids=str)
+    def test_dask_in_any_chunks(self, shape: tuple[int, int], chunks: tuple[int, int]) -> None:
+        array = pytest.importorskip("dask.array")
+        z = normal(*shape)
+        got = vicreg.diagnose(array.from_array(z, chunks=chunks))
+        wanted = vicreg.diagnose(z)
+        assert float(got.effective_rank) == pytest.approx(float(wanted.effective_rank), rel=1e-12)
+        assert float(got.mean_abs_correlation) == pytest.approx(
+            float(wanted.mean_abs_correlation), rel=1e-12
+        )
+
+    def test_jax_returns_it_from_compiled_and_mapped_functions(self) -> None:
+        jax = pytest.importorskip("jax")
+        z = np.stack([normal(6, 4, seed) for seed in range(3)])
+        compiled = jax.jit(vicreg.diagnose)(jax.numpy.asarray(z[0]))
+        assert isinstance(compiled, Diagnosis)
+        assert (compiled.n, compiled.d, compiled.rank_limit) == (6, 4, 4)
+        assert compiled.invariance is None
+        mapped = jax.vmap(vicreg.diagnose)(jax.numpy.asarray(z))
+        for place in range(3):
+            rank = vicreg.diagnose(z[place]).effective_rank
+            assert float(mapped.effective_rank[place]) == pytest.approx(float(rank), rel=1e-12)
+        assert float(compiled.effective_rank) == pytest.approx(
+            float(mapped.effective_rank[0]), rel=1e-12
+        )
+
+    def test_printing_what_is_not_computed_yet(self) -> None:
+        jax = pytest.importorskip("jax")
+        shown: list[str] = []
+
+        @jax.jit
+        def function(z: Any) -> Any:
+            diagnosis = vicreg.diagnose(z)
+            shown.extend((str(diagnosis), repr(diagnosis)))
+            return diagnosis.effective_rank
+
+        function(jax.numpy.ones((6, 4)))
+        assert shown[0] == "6 samples of 4 features; the values are not there to be shown"
+        assert shown[1].startswith("Diagnosis(n=6, d=4, rank_limit=4,")
+
+    def test_nothing_is_differentiated(self) -> None:
+        torch = pytest.importorskip("torch")
+        z = torch.asarray(normal(6, 4)).requires_grad_()
+        diagnosis = vicreg.diagnose(z, other=2 * z)
+        assert not any(
+            getattr(array, "requires_grad", False) for array in vars(diagnosis).values()
+        )
+        jax = pytest.importorskip("jax")
+        gradient = jax.grad(lambda z: vicreg.diagnose(z).variance)(jax.numpy.asarray(normal(6, 4)))
+        assert not np.any(gradient)
+
+    def test_autocast_does_not_reach_it(self) -> None:
+        torch = pytest.importorskip("torch")
+        z = torch.asarray(normal(6, 4), dtype=torch.float32)
+        wanted = vicreg.diagnose(z)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = vicreg.diagnose(z)
+        assert got.mean_abs_correlation == wanted.mean_abs_correlation
+        assert got.covariance == wanted.covariance
+
+
+class TestMemory:
+    def test_no_d_by_d_matrix_is_formed(self) -> None:
+        n, d = 8, 12_000
+        z = normal(n, d).astype(np.float32)
+        tracemalloc.start()
+        try:
+            vicreg.diagnose(z)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak < 4 * d * d / 8
+
+    def test_nor_in_the_graph_of_a_compiler(self) -> None:
+        jax = pytest.importorskip("jax")
+        shape = jax.ShapeDtypeStruct((8, 3000), "float32")
+        graph = str(jax.make_jaxpr(lambda z: vicreg.diagnose(z))(shape))
+        assert "f32[8,3000]" in graph
+        assert "[3000,3000]" not in graph
+
+
+class TestReport:
+    def test_a_good_batch(self) -> None:
+        z = normal(512, 16)
+        lines = str(diagnose(z, other=z + 2)).splitlines()
+        assert lines[0] == "512 samples of 16 features"
+        report = {line[2:21].strip(): line[21:].strip() for line in lines[1:]}
+        assert report["dead features"].split() == ["0", "of", "16", "good"]
+        assert re.fullmatch(r"15\.\d of 16 +good", report["effective rank"])
+        assert report["mean |correlation|"].split("  ")[-1].startswith("good: chance alone gives")
+        assert report["invariance term"].split()[0] == "4"
+        assert max(map(len, lines)) <= 80
+
+    def test_the_numbers_are_aligned(self) -> None:
+        lines = str(diagnose(normal(64, 64))).splitlines()
+        assert lines[0] == "64 samples of 64 features, which span at most 63 dimensions"
+        starts = {re.match(r"  \S.*?  +(?=\S)", line).end() for line in lines[1:]}
+        assert len(starts) == 1
+        assert re.search(r"effective rank +\d\d\.\d of 63 ", "\n".join(lines))
+
+    @pytest.mark.parametrize(
+        ("z", "parts"),
+        [
+            (np.full((9, 4), 0.1), ("every sample is the same", "4 of 4", "nothing varies")),
+            (normal(99, 5) @ normal(5, 64), ("collapsed to few directions", "high: chance")),
+            (normal(99, 1) @ normal(1, 64), ("1.0 of 64", "bad: chance alone gives 0.08")),
+            (0.01 * normal(99, 8), ("collapsed: the hinge of the loss is at 1",)),
+            (normal(99, 8) * (np.arange(8) > 1), ("2 of 8", "bad: these are constant")),
+            (normal(2, 8), ("1 dimension\n", "too few samples to tell")),
+            (normal(9, 1), ("of 1 feature\n", "no two features vary", "1.0 of 1  good")),
+            (normal(9, 4) * [1, 1, 1, np.nan], ("not every value is finite", "nan of 4")),
+        ],
+        ids=["constant", "few", "one", "small", "dead", "two samples", "one feature", "nan"],
+    )
+    def test_what_is_bad_is_said(self, z: np.ndarray, parts: tuple[str, ...]) -> None:
+        report = str(diagnose(z))
+        for part in parts:
+            assert part in report
+        assert "compares two views: give the other one" in report
+        assert max(map(len, report.splitlines())) <= 80
+
+    def test_chance_is_what_independent_features_have(self) -> None:
+        """The mean |r| that the report quotes, against many batches of each size."""
+        for n in (5, 20, 200):
+            quoted = float(re.search(r"gives (\S+)", str(diagnose(normal(n, 3))))[1])
+            measured = diagnose(normal(n, 400, seed=n)).mean_abs_correlation
+            # Two digits are quoted, and the mean is of 80,000 pairs of 400 features.
+            assert measured == pytest.approx(quoted, rel=0.1)
+
+    def test_repr_is_one_line(self) -> None:
+        shown = repr(diagnose(normal(9, 4)))
+        assert shown.startswith("Diagnosis(n=9, d=4, rank_limit=4, convention='official', std=<4 ")
+        assert shown.endswith("invariance=None)")
+        assert "\n" not in shown
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("z", "error", "parts"),
+        [
+            (np.ones(4), ValueError, ("z must have at least two axes", "(4,)")),
+            (np.ones((4, 3, 5)), ValueError, ("z must have two axes", "(4, 3, 5)", "reshape")),
+            (np.ones((1, 5)), ValueError, ("z must have at least 2 samples", "got 1")),
+            (np.ones((5, 0)), ValueError, ("z must not be empty",)),
+            (np.ones((5, 2), int), TypeError, ("z must have a real floating-point dtype", "int")),
+            ([[1.0, 2.0], [3.0, 4.0]], TypeError, ("z must be an array", "list")),
+        ],
+        ids=str,
+    )
+    def test_z(self, z: Any, error: type[Exception], parts: tuple[str, ...]) -> None:
+        with pytest.raises(error) as caught:
+            diagnose(z)
+        for part in parts:
+            assert part in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("other", "error", "part"),
+        [
+            (np.ones((4, 5)), ValueError, "other must have the shape of z"),
+            (np.ones((4, 6), np.float32), TypeError, "other must have the dtype of z"),
+            ([1.0], TypeError, "other must be an array"),
+        ],
+        ids=str,
+    )
+    def test_other(self, other: Any, error: type[Exception], part: str) -> None:
+        with pytest.raises(error, match=part):
+            diagnose(normal(4, 6), other=other)
+
+    def test_settings(self) -> None:
+        with pytest.raises(ValueError, match="convention"):
+            diagnose(normal(4, 6), convention="unofficial")
+        with pytest.raises(ValueError, match="feature_axis"):
+            diagnose(normal(4, 6), feature_axis=2)
