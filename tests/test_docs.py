@@ -13,23 +13,30 @@ from vicreg import conventions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.S | re.M)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = [
+    (f"{page.name}, block {number}", block)
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+    )
+]
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_readme_code_runs(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    block = BLOCKS[number]
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[name for name, _ in BLOCKS])
+def test_code_runs(name: str, block: str, capsys: pytest.CaptureFixture[str]) -> None:
     for library in ("torch", "jax"):
         if f"import {library}" in block:
             pytest.importorskip(library)
-    exec(compile(block, f"README.md, block {number}", "exec"), {})
+    exec(compile(block, name, "exec"), {})
     if "print(" in block:
         assert "invariance=" in capsys.readouterr().out
 
 
 def test_readme_shows_a_first_use_of_each_library() -> None:
     for library in ("numpy", "torch", "jax"):
-        assert any(re.search(rf"^import {library}\b", block, flags=re.M) for block in BLOCKS)
+        first = re.compile(rf"^import {library}\b", flags=re.M)
+        assert any(first.search(block) for name, block in BLOCKS if name.startswith("README"))
 
 
 def test_readme_table_is_the_data() -> None:
@@ -54,6 +61,16 @@ def test_readme_table_is_the_data() -> None:
         ]
 
 
+def test_the_table_of_hard_inputs_is_the_data() -> None:
+    from vicreg.verification.cases import CASES
+
+    page = (ROOT / "docs" / "verification.md").read_text()
+    for case in CASES:
+        shape = " × ".join(map(str, case.shape))
+        rows = [line for line in page.splitlines() if re.match(r"\| [a-z]", line)]
+        assert any(case.name in row and shape in row for row in rows), case
+
+
 def test_ci_runs_the_readmes_two_commands() -> None:
     commands = re.findall(r"^```sh\n(.*?)\n```", README, flags=re.S | re.M)
     assert len(commands) == 2
@@ -63,14 +80,23 @@ def test_ci_runs_the_readmes_two_commands() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             assert link.startswith("https://") or (path.parent / link).exists(), link
 
 
 @pytest.mark.parametrize(
     "module",
-    ["losses", "diagnostics", "conventions", "identification", "identification.result", "torch"],
+    [
+        "losses",
+        "diagnostics",
+        "conventions",
+        "identification",
+        "identification.result",
+        "functions",
+        "testing",
+        "torch",
+    ],
 )
 def test_examples_in_docstrings(module: str) -> None:
     if module == "torch":

@@ -647,13 +647,13 @@ def test_the_command_knows_the_library_a_function_uses(module: str) -> None:
 
 def test_letters_are_spelled_where_the_terminal_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("typer")
-    from vicreg.command import identify as command
+    from vicreg.command import functions
 
     class Stream:
         encoding = "ascii"
 
-    monkeypatch.setattr(command.sys, "stdout", Stream)
-    assert command._printable("γ 1, ε 0; 25·d, √d, d²") == "gamma 1, eps 0; 25*d, sqrt d, d^2"
+    monkeypatch.setattr(functions.sys, "stdout", Stream)
+    assert functions.printable("γ 1, ε 0; 25·d, √d, d²") == "gamma 1, eps 0; 25*d, sqrt d, d^2"
 
 
 def test_the_help_teaches() -> None:

@@ -484,7 +484,7 @@ class TestLossFunction:
         [
             (lambda a, b: (1.0, 2.0), "must return one real number; it returned tuple"),
             (lambda a, b: None, "must return one real number; it returned NoneType"),
-            (lambda a, b: a, r"must return one real number; it returned ndarray of float64 and shape \(2, 2\)"),
+            (lambda a, b: a, r"must return one real number; it returned .* shape \(2, 2\)"),
             (lambda a, b: True, "must return one real number; it returned bool"),
             (
                 lambda a, b: 1 / 0,

@@ -1,13 +1,12 @@
 """``vicreg identify``: which published convention a function is."""
 
 import json
-import sys
-from types import ModuleType, TracebackType
 from typing import Annotated
 
 import typer
 
 from vicreg.command.errors import one_line_errors, stop
+from vicreg.command.functions import library_hint, printable
 from vicreg.functions import FunctionError, load_function
 from vicreg.requirements import require
 
@@ -30,9 +29,6 @@ vicreg identify losses:my_loss --json
 Exit status: 0 identified, 1 none of them, 2 the function cannot be found, called or used.
 """
 )
-
-_LIBRARIES = ("torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
-_SPELLED = {"γ": "gamma", "ε": "eps", "·": "*", "√": "sqrt ", "²": "^2"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,51 +58,11 @@ def _identify(path: str, backend: str, as_json: bool) -> bool:
     try:
         found = vicreg.identify(function, backend=backend)
     except FunctionError as error:
-        raise FunctionError(f"{error}{_hint(error, backend)}") from error
+        raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:
         stop(str(error))
     if as_json:
         print(json.dumps(found.as_data(), indent=2))
     else:
-        print(_printable(str(found)))
+        print(printable(str(found)))
     return found.identified
-
-
-def _printable(text: str) -> str:
-    """Return `text` with its letters spelled where the terminal has none of them."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        for letter, word in _SPELLED.items():
-            text = text.replace(letter, word)
-    return text
-
-
-def _hint(error: FunctionError, backend: str) -> str:
-    """Return which library's arrays the function may want, where it raised for NumPy's."""
-    cause = error.__cause__
-    if backend != "numpy" or cause is None or cause.__traceback__ is None:
-        return ""
-    library = _library_in(cause.__traceback__)
-    if library is not None:
-        return f"; it uses {library}: try --backend {library}"
-    was_entered = cause.__traceback__.tb_next is not None
-    if was_entered and isinstance(cause, (TypeError, AttributeError)):
-        return "; is it for other arrays? --backend torch, jax, mlx ... gives it others"
-    return ""
-
-
-def _library_in(traceback: TracebackType | None) -> str | None:
-    """Return the library that the modules of a traceback import."""
-    while traceback is not None:
-        names = {
-            value.__name__.partition(".")[0]
-            for value in traceback.tb_frame.f_globals.values()
-            if isinstance(value, ModuleType)
-        }
-        names.add(str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
-        for library in _LIBRARIES:
-            if library in names:
-                return library
-        traceback = traceback.tb_next
-    return None

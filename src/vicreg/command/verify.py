@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vicreg.command.errors import one_line_errors
+from vicreg.command.functions import library_hint, printable
 from vicreg.requirements import RequirementError, require
 
 __all__ = ["add_to"]
@@ -130,7 +131,7 @@ def _verify_target(
     seed: int,
     files: _Files,
 ) -> bool:
-    from vicreg.functions import LossFunction, load_function
+    from vicreg.functions import FunctionError, LossFunction, load_function
     from vicreg.verification import report
     from vicreg.verification.definition import DEFINITIONS
     from vicreg.verification.suite import DTYPES
@@ -143,9 +144,15 @@ def _verify_target(
     function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
     functions = [LossFunction(function, backend) for backend in backends]
+    given = (names or ["numpy"])[0]
     total = len(TARGET_CASES) * sum(len(set(chosen_dtypes) & set(b.dtypes)) for b in backends)
-    with report.suite_progress(_stderr(), total) as on_case:
-        results = run_target(functions, chosen_dtypes, convention, seed, on_case)
+    try:
+        for one in functions:  # what cannot be called at all is said before anything is shown
+            one(*TARGET_CASES[0].views(seed))
+        with report.suite_progress(_stderr(), total) as on_case:
+            results = run_target(functions, chosen_dtypes, convention, seed, on_case)
+    except FunctionError as error:
+        raise FunctionError(f"{error}{library_hint(error, given)}") from error
     results.left_out.update(left_out)
     results.left_out["positions"] = "a function of two arrays (n, d) has none"
     title = f"{path} against {convention}"
@@ -155,7 +162,7 @@ def _verify_target(
             for line in explanations(one, convention, results, seed):
                 _print(f"On {one.backend}: {line}.")
         if any(one.errors.get("loss", 0.0) > 1.0 for one in results.measurements):
-            _print(f"\nWhat it is, by vicreg identify:\n{_identified(function, backends[0].name)}")
+            _print(f"\nWhat it is, by vicreg identify:\n{_identified(function, given)}")
     return results.passed
 
 
@@ -247,7 +254,7 @@ def _write(files: _Files, results: Any, made_with: dict[str, str], title: str) -
 def _print(line: str) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(line, markup=False, soft_wrap=True)
+    Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
 
 
 def _stderr() -> Any:

@@ -1,0 +1,194 @@
+"""``vicreg verify``: what it prints and writes, its exit status, and one line for bad usage."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("sklearn")
+
+from test_command import refused, run
+
+from vicreg.core import statistics
+from vicreg.verification.suite import DTYPES, VALUES, Measurement, Results
+
+QUICK = ("--backend", "numpy", "--convention", "official", "--convention", "article")
+
+
+def test_two_libraries_agree_and_the_reports_say_all(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    data, text = tmp_path / "report.json", tmp_path / "report.md"
+    files = ("--json", str(data), "--markdown", str(text))
+    result = run("verify", *QUICK, "--backend", "torch", *files)
+    assert result.exit_code == 0, result.output
+    assert "All agree" in result.stdout
+    assert "Each pair of libraries" in result.stdout
+    assert "bfloat16: not had by numpy" in result.stdout
+    assert max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80
+
+    report = json.loads(data.read_text())
+    assert report["passed"] is True
+    assert report["seed"] == 0
+    assert {"vicreg", "python", "numpy", "torch", "array-api-compat"} <= set(report["versions"])
+    rows = {(row["library"], row["dtype"]): row for row in report["libraries"]}
+    assert set(rows) == {("numpy", d) for d in DTYPES if d != "bfloat16"} | {
+        ("torch", d) for d in DTYPES
+    }
+    for row in rows.values():
+        assert row["passed"] is True
+        assert row["problems"] == 24
+        assert 0 < row["value"]["error"] <= 1
+        assert 0 < row["gradient"]["error"] <= 1
+        assert row["value"]["of"] in VALUES
+    (pair,) = [pair for pair in report["pairs"] if pair["dtype"] == "float64"]
+    assert pair["libraries"] == ["numpy", "torch"]
+    assert 0 <= pair["value"] <= 2
+    assert "All agree." in text.read_text()
+    assert "| torch | bfloat16 |" in text.read_text()
+
+
+def test_a_fault_is_a_failure_with_its_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = statistics.hinge
+    monkeypatch.setattr(statistics, "hinge", lambda *a: right(*a) * (1 + 1e-8))
+    file = tmp_path / "report.json"
+    arguments = ("--dtype", "float64", "--json", str(file))
+    result = run("verify", *QUICK, *arguments)
+    assert result.exit_code == 1
+    assert "FAIL" in result.stdout
+    assert "Not all agree." in result.stdout
+    assert "the variance is off by" in result.stdout
+    report = json.loads(file.read_text())
+    assert report["passed"] is False
+    assert all(row["errors"]["variance"] > 1 for row in report["failures"])
+
+
+def test_a_nan_is_a_failure_and_is_null_in_the_report(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = statistics.hinge
+    monkeypatch.setattr(statistics, "hinge", lambda *a: right(*a) * math.nan)
+    file = tmp_path / "report.json"
+    result = run("verify", *QUICK, "--dtype", "float32", "--json", str(file))
+    assert result.exit_code == 1
+    assert "no number" in result.stdout
+    assert json.loads(file.read_text())["libraries"][0]["value"]["error"] is None
+
+
+def test_what_cannot_run_is_never_left_out_silently() -> None:
+    pytest.importorskip("cupy")
+    from backends import BACKENDS, why_not
+
+    (cupy,) = (backend for backend in BACKENDS if backend.name == "cupy")
+    if why_not(cupy) is None:
+        pytest.skip("there is a GPU")
+    arguments = ("--backend", "cupy", "--dtype", "float64", "--seed", "4")
+    result = run("verify", *QUICK, *arguments, width=300)
+    assert result.exit_code == 0
+    assert "cupy: CuPy finds no CUDA device" in result.stdout
+    refused(run("verify", "--backend", "cupy"), "nothing to run on: CuPy finds no CUDA device")
+
+
+def test_a_namespace_that_the_package_has_never_heard_of() -> None:
+    pytest.importorskip("array_api_strict")
+    arguments = ("--convention", "paper", "--dtype", "float32", "--device", "no_x64")
+    result = run("verify", "--namespace", "array_api_strict", *arguments, width=120)
+    assert result.exit_code == 0
+    assert "array_api_strict no_x64" in result.stdout
+    assert "torch" not in result.stdout
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of somebody's own, importable from the current directory."""
+    (tmp_path / "own_code_to_verify.py").write_text(
+        """
+import numpy as np
+
+def loss(x, y, twice=1.0):
+    n, d = x.shape
+    invariance = ((x - y) ** 2).mean()
+    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
+    hinge = [np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4)).mean() for z in (x, y)]
+    off = ~np.eye(d, dtype=bool)
+    squares = [((z.T @ z / (n - 1))[off] ** 2).sum() / d for z in (x, y)]
+    return 25 * invariance + 25 * twice * sum(hinge) / 2 + sum(squares)
+
+def doubled(x, y):
+    return loss(x, y, 2.0)
+
+def raises(x, y):
+    raise RuntimeError("not here")
+
+def nothing(x, y):
+    return None
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    return "own_code_to_verify"
+
+
+def test_ones_own_function_agrees(own_code: str) -> None:
+    result = run("verify", "--target", f"{own_code}:loss")
+    assert result.exit_code == 0, result.output
+    assert f"{own_code}:loss against official" in result.stdout
+
+
+def test_ones_own_function_departs_and_how(own_code: str) -> None:
+    result = run("verify", "--target", f"{own_code}:doubled", width=120)
+    assert result.exit_code == 1
+    assert "On numpy: the variance term is 2 times that of official." in result.stdout
+    assert "algorithm1, with its published weights" in result.stdout
+    against = ("--convention", "algorithm1")
+    assert run("verify", "--target", f"{own_code}:doubled", *against).exit_code == 0
+
+
+def test_pytorch_metric_learning_by_its_name() -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    path = "pytorch_metric_learning.losses:VICRegLoss"
+    result = run("verify", "--target", path, "--backend", "torch")
+    assert result.exit_code == 0, result.output
+    refused(run("verify", "--target", path), "raised TypeError", "try --backend torch")
+
+
+def test_bad_usage_is_one_line(own_code: str, tmp_path: Path) -> None:
+    refused(run("verify", "--target", f"{own_code}:raises"), "RuntimeError: not here")
+    refused(run("verify", "--target", f"{own_code}:nothing"), "one real number", "NoneType")
+    refused(run("verify", "--target", f"{own_code}:absent"), "has no 'absent'")
+    refused(run("verify", "--target", "absent_module:loss"), "there is no module")
+    refused(run("verify", "--target", "loss"), "must be MODULE:FUNCTION")
+    twice = ("--convention", "paper", "--convention", "official")
+    refused(run("verify", "--target", f"{own_code}:loss", *twice), "given once")
+    refused(run("verify", "--target", f"{own_code}:loss", "--namespace", "numpy"), "--backend")
+    refused(run("verify", "--backend", "tensorflow"), "--backend must be one of numpy, torch")
+    refused(run("verify", "--dtype", "int8"), "--dtype must be one of float64", "'int8'")
+    refused(run("verify", "--convention", "mine"), "--convention must be one of official")
+    refused(run("verify", "--device", "npu", "--backend", "numpy"), "nothing to run on")
+    refused(run("verify", "--namespace", "nowhere_arrays"), "nowhere_arrays is not installed")
+    refused(run("verify", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
+    refused(run("verify", "--markdown", str(tmp_path)), "is a directory")
+
+
+def test_help_teaches() -> None:
+    printed = run("verify", "--help").stdout
+    for option in ("--target", "--namespace", "--json", "--markdown", "--seed", "--device"):
+        assert option in printed
+    assert "vicreg verify --backend torch --backend jax" in printed
+
+
+def test_failures_are_counted_when_there_are_many() -> None:
+    from vicreg.verification.report import failures, pairs_table
+
+    one = Measurement("numpy", "float64", "wide", "official", {"loss": 3.0, "gradient": 0.5})
+    worse = Measurement("numpy", "float64", "tall", "paper", {}, "raised MemoryError: none left")
+    results = Results(0, [one] * 20 + [worse])
+    lines = failures(results)
+    assert lines[0] == "numpy float64, paper, tall: raised MemoryError: none left"
+    assert lines[1] == "numpy float64, official, wide: the loss is off by 3 times its bound"
+    assert lines[-1] == "and 9 more (--json FILE has them all)"
+    assert pairs_table(results) is None
