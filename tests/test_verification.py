@@ -470,6 +470,14 @@ class TestLossFunction:
                 load_function(path)
         assert "" not in sys.path[:1]
 
+    def test_what_it_imports_when_called_is_found(self, monkeypatch, tmp_path: Path) -> None:
+        (tmp_path / "late_losses.py").write_text("def f(a, b): import late_part; return 1.0\n")
+        (tmp_path / "late_part.py").write_text("")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+        function = LossFunction(load_function("late_losses:f"), NUMPY)
+        assert function(np.ones((2, 2)), np.ones((2, 2))) == 1.0
+
     def test_an_import_that_fails_is_said(self, monkeypatch, tmp_path: Path) -> None:
         (tmp_path / "broken_losses.py").write_text("import nowhere_at_all\n")
         (tmp_path / "torn_losses.py").write_text("1 / 0\n")

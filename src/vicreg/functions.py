@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +75,9 @@ def _imported(name: str) -> Any:
         raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
     finally:
         sys.path.remove("")
+        # What the function imports when it is called is found too, but shadows nothing.
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
 
 
 def _made(kind: type, path: str) -> Any:
