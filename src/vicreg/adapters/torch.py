@@ -30,6 +30,14 @@ def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
 #: The standard's namespace. The one function replaced looks its namespace up behind a cache, of
 #: which Dynamo warns.
 xp = SimpleNamespace(**vars(array_api_compat.torch) | {"cumulative_sum": _cumulative_sum})
+#: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
+immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
+
+
+def _namespace() -> SimpleNamespace:
+    """Return the namespace for what runs now, where no derivative of it is recorded."""
+    tracing = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return immutable_xp if tracing else xp
 
 
 def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
@@ -52,7 +60,7 @@ def value_and_grad(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the loss and the gradient of each view."""
     with torch.no_grad(), _no_autocast(views[0]):
-        return terms.value_and_grad(xp, views, objective)
+        return terms.value_and_grad(_namespace(), views, objective)
 
 
 def _no_autocast(tensor: Tensor) -> Any:
@@ -130,14 +138,14 @@ class _Outputs(torch.autograd.Function):
         # From the views, not from saved residuals: those carry no derivative of an outer level.
         views = ctx.saved_tensors[: ctx.views]
         with _no_autocast(views[0]):
-            residuals = terms.evaluate(xp, views, ctx.objective)[1]
-            changes = terms.pushforward(xp, residuals, tangents, ctx.objective)
+            residuals = terms.evaluate(immutable_xp, views, ctx.objective)[1]
+            changes = terms.pushforward(immutable_xp, residuals, tangents, ctx.objective)
         return (*changes, *(None for _ in terms.flatten(residuals)))
 
 
 def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = terms.evaluate(xp, views, objective)
+    outputs, residuals = terms.evaluate(_namespace(), views, objective)
     return (*outputs, *terms.flatten(residuals))
 
 
@@ -160,7 +168,7 @@ def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | 
     of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
     with _no_autocast(views[0]):
-        return terms.pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
+        return terms.pullback(_namespace(), views, residuals, of_outputs, ctx.objective, wanted)
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ class _Request:
 
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the wanted gradients; residuals not among `tensors` are computed anew."""
+        xp = _namespace()
         cotangents, views, arrays = self.separated(tensors)
         if arrays:
             residuals = terms.unflatten(arrays, views, self.objective)

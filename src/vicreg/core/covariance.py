@@ -28,8 +28,10 @@ difference.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
+from vicreg.core import owned
 from vicreg.core.layout import indices
 from vicreg.core.statistics import sum_of_squares
 
@@ -60,7 +62,7 @@ Factors = CovarianceFactors | GramFactors
 
 def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
     """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = scale * xp.matmul(xp.matrix_transpose(zc), zc)
+    c = owned.multiply(xp, symmetric_product(xp, xp.matrix_transpose(zc)), scale)
     feature = indices(xp, zc.shape[-1], like=zc)
     # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
     o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
@@ -74,16 +76,16 @@ def gram_route(
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    own = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
-    rest = xp.astype(xp.logical_not(xp.any(own, axis=-2)), zc.dtype)
+    apart = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
+    rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
     # The product with one-hot rows, not a gather: some devices have no integers to index with.
-    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(own, zc.dtype)))
+    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
 
-    b = zc * rest[..., None, :]
-    kernel = scale * xp.matmul(b, xp.matrix_transpose(b))
+    product = symmetric_product(xp, zc * rest[..., None, :])
+    kernel = owned.multiply(xp, product, scale)
     diagonal = scale * energies * rest
-    products = scale * xp.matmul(xp.matrix_transpose(columns), zc)
-    rows = xp.where(own, xp.zeros_like(products), products)
+    products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
+    rows = xp.where(apart, xp.zeros_like(products), products)
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
     pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
@@ -93,6 +95,38 @@ def gram_route(
     value = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
     value = xp.maximum(value, xp.zeros_like(value))
     return value, GramFactors(kernel, diagonal, columns, rows)
+
+
+#: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
+#: Four leave 10 of 16 blocks to compute; narrower ones make the products slower than they save.
+_STRIPS = 4
+_STRIP_ROWS = 128
+
+
+def symmetric_product(xp: Namespace, a: Array) -> Array:
+    """Return a aᵀ as a new array.
+
+    A large one is computed in strips of rows, each from its diagonal block on; what is below
+    them is their mirror image.
+    """
+    n = a.shape[-2]
+    count = min(_STRIPS, n // _STRIP_ROWS)
+    if count < 2:
+        return xp.matmul(a, xp.matrix_transpose(a))
+    edges = [n * i // count for i in range(count + 1)]
+    strips = [
+        xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
+        for start, end in itertools.pairwise(edges)
+    ]
+
+    def mirrored(above: int, start: int, end: int) -> Array:
+        return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
+
+    rows = [
+        xp.concat([*(mirrored(above, *edges[i : i + 2]) for above in range(i)), strip], axis=-1)
+        for i, strip in enumerate(strips)
+    ]
+    return xp.concat(rows, axis=-2)
 
 
 def largest(xp: Namespace, values: Array, count: int) -> Array:
@@ -119,7 +153,8 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
     """
     if isinstance(factors, CovarianceFactors):
         return xp.matmul(zc, alpha * factors.offdiagonal)
-    return xp.matmul(alpha * factors.kernel, zc) + xp.matmul(factors.columns, alpha * factors.rows)
+    product = xp.matmul(alpha * factors.kernel, zc)
+    return owned.add(xp, product, xp.matmul(factors.columns, alpha * factors.rows))
 
 
 def diagonal_row(factors: Factors, alpha: Any) -> Array | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
+from vicreg.core import owned
 from vicreg.core.objective import Objective
 
 Array = Any
@@ -17,21 +20,29 @@ def centred(xp: Namespace, z: Array) -> Array:
     of the spread, not of a common offset, and a constant feature gives exact zeros.
     """
     shifted = z - z[..., :1, :]
-    return shifted - xp.mean(shifted, axis=-2, keepdims=True)
+    return owned.subtract(xp, shifted, xp.mean(shifted, axis=-2, keepdims=True))
 
 
-def deviations(xp: Namespace, z: Array) -> Array:
-    """Return z_0 − z_1 of two views ``(2, ...)``; of more, ``(k, ...)``, each minus their mean."""
-    if z.shape[0] == 2:
-        return z[0, ...] - z[1, ...]
+def deviations(xp: Namespace, views: Sequence[Array]) -> tuple[Array, ...]:
+    """Return ``(z_0 − z_1,)`` of two views; of more, each minus their mean."""
+    first, *others = views
+    if len(others) == 1:
+        return (first - others[0],)
     # From the first view, so that the mean is rounded on the scale of the differences.
-    shifted = z - z[:1, ...]
-    return shifted - xp.mean(shifted, axis=0, keepdims=True)
+    shifted = [view - first for view in others]
+    mean = functools.reduce(functools.partial(owned.add, xp), shifted[1:], shifted[0] + 0.0)
+    mean = owned.multiply(xp, mean, 1.0 / len(views))
+    return (-mean, *(owned.subtract(xp, array, mean) for array in shifted))
 
 
 def sum_of_squares(xp: Namespace, array: Array) -> Array:
     """Return the sum of the squares of every element, 0-d."""
     return xp.sum(array * array)
+
+
+def energies(xp: Namespace, zc: Array) -> Array:
+    """Return the sum of the squares of each feature, ``(..., d)``."""
+    return xp.sum(zc * zc, axis=-2)
 
 
 def hinge(xp: Namespace, variance: Array, objective: Objective) -> Array:

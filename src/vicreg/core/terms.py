@@ -10,11 +10,13 @@ and any weighting of them. A view's whole gradient is one product, one row and o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vicreg.core import covariance, statistics
-from vicreg.core.layout import core_shape, like_view, stacked
+from vicreg.core import covariance, owned, statistics
+from vicreg.core.layout import core_shape, group_sizes, grouped, laid_out, like_view
 from vicreg.core.objective import Coefficients, Objective
 
 Array = Any
@@ -23,22 +25,27 @@ Outputs = tuple[Array, ...]  # (loss,), or (loss, invariance, variance, covarian
 Cotangents = Sequence[Any]  # of the outputs, each a number or a 0-d array, or None for zero
 
 
+class Spread(NamedTuple):
+    """What the derivative of one group's variance and covariance is formed from."""
+
+    centred: Array  # (size, ..., n, d)
+    variance: Array | None  # (size, ..., d)
+    factors: Any  # covariance.Factors or None
+
+
 class Residuals(NamedTuple):
-    """What the derivative is formed from; None for what the objective has no use for.
+    """What the derivative is formed from; None or empty for what the objective has no use for."""
 
-    The axis of the views, k, comes first in each, but for the difference of two views.
-    """
-
-    deviations: Array  # z - z' of two views; of more, of each from their mean
-    centred: Array  # (k, ..., n, d)
-    variance: Array  # (k, ..., d)
-    factors: Any  # covariance.Factors
+    deviations: tuple[Array, ...]  # z - z' of two views; of more, of each from their mean
+    groups: tuple[Spread, ...]
 
 
 def flatten(residuals: Residuals) -> tuple[Array, ...]:
     """Return the residuals that are there, in order: for frameworks that save arrays alone."""
-    *plain, factors = residuals
-    return tuple(array for array in (*plain, *(factors or ())) if array is not None)
+    arrays = list(residuals.deviations)
+    for centred, variance, factors in residuals.groups:
+        arrays += [centred, variance, *(factors or ())]
+    return tuple(array for array in arrays if array is not None)
 
 
 def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Objective) -> Residuals:
@@ -46,15 +53,26 @@ def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Object
     shape = core_shape(views, objective.feature_axis)
     coefficient = objective.coefficients(shape)
     left = iter(arrays)
-    deviations = None if coefficient.invariance is None else next(left)
-    spread = coefficient.variance is not None or coefficient.covariance is not None
-    zc = next(left) if spread else None
-    variance = None if coefficient.variance is None else next(left)
-    if coefficient.covariance is None:
-        return Residuals(deviations, zc, variance, None)
+    count = 0 if coefficient.invariance is None else _deviations(len(views))
+    deviations = tuple(next(left) for _ in range(count))
+    if not coefficient.of_spread:
+        return Residuals(deviations, ())
     gram = objective.uses_gram(*shape[-2:])
-    kind = covariance.GramFactors if gram else covariance.CovarianceFactors
-    return Residuals(deviations, zc, variance, kind(*left))
+    kind: Any = covariance.GramFactors if gram else covariance.CovarianceFactors
+
+    def group() -> Spread:
+        centred = next(left)
+        variance = None if coefficient.variance is None else next(left)
+        if coefficient.covariance is None:
+            return Spread(centred, variance, None)
+        return Spread(centred, variance, kind(*(next(left) for _ in kind._fields)))
+
+    return Residuals(deviations, tuple(group() for _ in group_sizes(shape)))
+
+
+def _deviations(k: int) -> int:
+    """Return how many deviations `k` views have."""
+    return 1 if k == 2 else k
 
 
 def evaluate(
@@ -65,36 +83,53 @@ def evaluate(
     The outputs are ``(loss,)``, or ``(loss, invariance, variance, covariance)`` where the
     objective asks for each term.
     """
-    z = stacked(xp, views, objective.feature_axis)
-    n, d = z.shape[-2:]
-    coefficient = objective.coefficients(z.shape)
+    shape = core_shape(views, objective.feature_axis)
+    coefficient = objective.coefficients(shape)
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
     invariance_term = variance_term = covariance_term = None
-    deviations: Array = None
-    zc: Array = None
-    energies: Array = None
-    variance: Array = None
-    factors: Any = None
+    deviations: tuple[Array, ...] = ()
+    groups: tuple[Spread, ...] = ()
 
     if coefficient.invariance is not None:
-        deviations = statistics.deviations(xp, z)
-        invariance_term = coefficient.invariance * statistics.sum_of_squares(xp, deviations)
-    if coefficient.variance is not None or coefficient.covariance is not None:
-        zc = statistics.centred(xp, z)
-        energies = xp.sum(zc * zc, axis=-2)
-    if coefficient.variance is not None:
-        variance = energies / (n - objective.convention.variance_correction)
-        variance_term = coefficient.variance * xp.sum(statistics.hinge(xp, variance, objective))
-    if coefficient.covariance is not None:
-        if objective.uses_gram(n, d):
-            covariance_term, factors = covariance.gram_route(
-                xp, zc, energies, coefficient.covariance
-            )
-        else:
-            covariance_term, factors = covariance.covariance_route(xp, zc, coefficient.covariance)
+        deviations = statistics.deviations(xp, laid)
+        squares = [statistics.sum_of_squares(xp, array) for array in deviations]
+        invariance_term = coefficient.invariance * _total(squares)
+    if coefficient.of_spread:
+        found = [
+            _spread(xp, z, objective, coefficient) for z in grouped(xp, laid, group_sizes(shape))
+        ]
+        groups, hinges, covariances = zip(*found, strict=True)
+        if coefficient.variance is not None:
+            variance_term = coefficient.variance * _total(hinges)
+        if coefficient.covariance is not None:
+            covariance_term = _total(covariances)
 
     terms = (invariance_term, variance_term, covariance_term)
-    residuals = Residuals(deviations, zc, variance, factors)
-    return _outputs(xp, terms, objective), residuals
+    return _outputs(xp, terms, objective), Residuals(deviations, groups)
+
+
+def _spread(
+    xp: Namespace, z: Array, objective: Objective, coefficient: Coefficients
+) -> tuple[Spread, Array | None, Array | None]:
+    """Return what is computed of one group: residuals, summed hinge, covariance term."""
+    n, d = z.shape[-2:]
+    variance = hinge = value = factors = None
+    zc = statistics.centred(xp, z)
+    energies = statistics.energies(xp, zc)
+    if coefficient.variance is not None:
+        variance = energies / (n - objective.convention.variance_correction)
+        hinge = xp.sum(statistics.hinge(xp, variance, objective))
+    if coefficient.covariance is not None:
+        scale = coefficient.covariance
+        if objective.uses_gram(n, d):
+            value, factors = covariance.gram_route(xp, zc, energies, scale)
+        else:
+            value, factors = covariance.covariance_route(xp, zc, scale)
+    return Spread(zc, variance, factors), hinge, value
+
+
+def _total(values: Sequence[Any]) -> Any:
+    return functools.reduce(operator.add, values)
 
 
 def _outputs(xp: Namespace, terms: Sequence[Array | None], objective: Objective) -> Outputs:
@@ -152,9 +187,10 @@ def pushforward(
     Linear in the tangents, which is what reverse mode transposes.
     """
     moving = [tangent is not None for tangent in tangents]
-    along = stacked(xp, [t for t in tangents if t is not None], objective.feature_axis)
-    place = iter(range(along.shape[0]))
-    directions = [along[next(place), ...] if moves else None for moves in moving]
+    directions = [
+        None if tangent is None else laid_out(xp, tangent, objective.feature_axis)
+        for tangent in tangents
+    ]
 
     def change(*cotangents: Any) -> Array | None:
         gradients = _gradients(xp, residuals, cotangents, objective, moving)
@@ -163,7 +199,7 @@ def pushforward(
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None
         ]
-        return sum(changes[1:], changes[0]) if changes else None
+        return _total(changes) if changes else None
 
     if not objective.each_term:
         return (change(1.0),)
@@ -211,75 +247,87 @@ def _gradients(
 ) -> list[Array | None]:
     """Return the gradient of each wanted view, laid out ``(..., n, d)``; None for the others."""
     k = len(wanted)
-    coefficient = objective.coefficients(_shape(residuals, k))
-    multipliers = _multipliers(cotangents, objective, coefficient)
-    # All views in one product, or only those of the views that are asked for.
-    groups = [range(k)] if all(wanted) else [range(a, a + 1) for a in range(k) if wanted[a]]
+    multipliers = _multipliers(cotangents, objective, objective.coefficients(_shape(residuals, k)))
     gradients: list[Array | None] = [None] * k
-    for group in groups:
-        part = residuals if len(group) == k else _of_view(residuals, group.start)
+    for part, views in _parts(residuals.groups, wanted):
         spread = _spread_gradient(xp, part, multipliers, objective)
-        for place, view in enumerate(group):
-            of_spread = None if spread is None else spread[place, ...]
-            of_deviations = _deviations_gradient(residuals, view, k, multipliers)
-            gradients[view] = _sum(of_spread, of_deviations)
+        if spread is not None:
+            for place, view in enumerate(views):
+                gradients[view] = spread[place, ...]
+    # Gradients of one group are slices of one array: each is to have its own in the end.
+    add = functools.partial(owned.add, xp) if len(residuals.groups) == k else operator.add
+    for view in range(k):
+        if wanted[view] and multipliers.invariance is not None:
+            change = _deviations_gradient(residuals, view, k, multipliers)
+            gradients[view] = _sum(gradients[view], change, add)
     return gradients
 
 
 def _deviations_gradient(
     residuals: Residuals, view: int, k: int, multipliers: _Multipliers
-) -> Array | None:
-    """Return the invariance term's gradient of one view."""
-    if multipliers.invariance is None:
-        return None
+) -> Array:
+    """Return the invariance term's gradient of one view, as a new array."""
     if k == 2:  # the deviations are z_0 - z_1
         sign = 1.0 if view == 0 else -1.0
-        return (sign * multipliers.invariance) * residuals.deviations
-    return multipliers.invariance * residuals.deviations[view, ...]
+        return (sign * multipliers.invariance) * residuals.deviations[0]
+    return multipliers.invariance * residuals.deviations[view]
 
 
-def _spread_gradient(
-    xp: Namespace,
-    residuals: Residuals,
-    multipliers: _Multipliers,
-    objective: Objective,
-) -> Array | None:
-    """Return the gradient of the variance and covariance terms, of all the residuals' views."""
-    row = product = None
-    if multipliers.variance is not None:
-        m = residuals.centred.shape[-2] - objective.convention.variance_correction
-        slope = statistics.hinge_slope(xp, residuals.variance, m, objective)
-        row = multipliers.variance * slope
-    if multipliers.covariance is not None:
-        alpha = multipliers.covariance
-        product = covariance.product(xp, residuals.centred, residuals.factors, alpha)
-        row = _sum(row, covariance.diagonal_row(residuals.factors, alpha))
-    along_row = None if row is None else residuals.centred * row[..., None, :]
-    return _sum(product, along_row)
+def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[Spread, list[int]]]:
+    """Yield what to work on at once, with the places of its views: whole groups, or single views.
+
+    Of a group of which not every view's gradient is wanted, the wanted ones are taken one by one.
+    """
+    start = 0
+    for group in groups:
+        size = group.centred.shape[0]
+        views = [view for view in range(start, start + size) if wanted[view]]
+        if len(views) == size:
+            yield group, views
+        else:
+            for view in views:
+                yield _of_view(group, view - start), [view]
+        start += size
 
 
-def _sum(a: Any, b: Any) -> Any:
-    """Return a + b, where None is zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
-def _of_view(residuals: Residuals, view: int) -> Residuals:
-    """Return the residuals of one view, its axis kept."""
+def _of_view(group: Spread, view: int) -> Spread:
+    """Return what one view of a group has, its axis kept."""
 
     def one(array: Array | None) -> Array | None:
         return None if array is None else array[view : view + 1, ...]
 
-    factors = residuals.factors
+    factors = group.factors
     if factors is not None:
         factors = type(factors)(*map(one, factors))
-    return Residuals(None, one(residuals.centred), one(residuals.variance), factors)
+    return Spread(one(group.centred), one(group.variance), factors)
+
+
+def _spread_gradient(
+    xp: Namespace, group: Spread, multipliers: _Multipliers, objective: Objective
+) -> Array | None:
+    """Return the gradient of the variance and covariance terms of a group, as a new array."""
+    zc, variance, factors = group
+    row = product = None
+    if multipliers.variance is not None:
+        m = zc.shape[-2] - objective.convention.variance_correction
+        row = multipliers.variance * statistics.hinge_slope(xp, variance, m, objective)
+    if multipliers.covariance is not None:
+        alpha = multipliers.covariance
+        product = covariance.product(xp, zc, factors, alpha)
+        row = _sum(row, covariance.diagonal_row(factors, alpha))
+    along_row = None if row is None else zc * row[..., None, :]
+    return _sum(product, along_row, functools.partial(owned.add, xp))
+
+
+def _sum(a: Any, b: Any, add: Callable[[Any, Any], Any] = operator.add) -> Any:
+    """Return a + b, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return add(a, b)
 
 
 def _shape(residuals: Residuals, k: int) -> tuple[int, ...]:
     """Return ``(k, ..., n, d)``."""
-    if residuals.centred is not None:
-        return tuple(residuals.centred.shape)
-    shape = tuple(residuals.deviations.shape)
-    return (k, *shape) if k == 2 else shape
+    if residuals.groups:
+        return (k, *residuals.groups[0].centred.shape[1:])
+    return (k, *residuals.deviations[0].shape)
