@@ -34,10 +34,14 @@ xp = SimpleNamespace(**vars(array_api_compat.torch) | {"cumulative_sum": _cumula
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
 
 
-def _namespace() -> SimpleNamespace:
+def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:
     """Return the namespace for what runs now, where no derivative of it is recorded."""
-    tracing = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return immutable_xp if tracing else xp
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return immutable_xp
+    # `torch.autograd.grad` with `is_grads_batched` has batches of an older kind.
+    is_batch = torch._C._functorch.is_legacy_batchedtensor
+    batched = any(cotangent is not None and is_batch(cotangent) for cotangent in cotangents)
+    return immutable_xp if batched else xp
 
 
 def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
@@ -139,7 +143,7 @@ class _Outputs(torch.autograd.Function):
         views = ctx.saved_tensors[: ctx.views]
         with _no_autocast(views[0]):
             residuals = terms.evaluate(immutable_xp, views, ctx.objective)[1]
-            changes = terms.pushforward(immutable_xp, residuals, tangents, ctx.objective)
+            changes = terms.pushforward(immutable_xp, views, residuals, tangents, ctx.objective)
         return (*changes, *(None for _ in terms.flatten(residuals)))
 
 
@@ -168,7 +172,8 @@ def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | 
     of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
     with _no_autocast(views[0]):
-        return terms.pullback(_namespace(), views, residuals, of_outputs, ctx.objective, wanted)
+        xp = _namespace(of_outputs)
+        return terms.pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
 
 
 @dataclass(frozen=True)
@@ -190,8 +195,8 @@ class _Request:
 
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the wanted gradients; residuals not among `tensors` are computed anew."""
-        xp = _namespace()
         cotangents, views, arrays = self.separated(tensors)
+        xp = _namespace(cotangents)
         if arrays:
             residuals = terms.unflatten(arrays, views, self.objective)
         else:

@@ -34,13 +34,9 @@ def group_sizes(shape: Sequence[int]) -> tuple[int, ...]:
     return (k,) if math.prod(shape[1:]) <= _LARGE else (1,) * k
 
 
-def grouped(xp: Namespace, views: Sequence[Array], sizes: Sequence[int]) -> list[Array]:
-    """Return the groups of `views`, each of them one array ``(size, ..., n, d)``."""
-    left = iter(views)
-    return [
-        next(left)[None, ...] if size == 1 else xp.stack([next(left) for _ in range(size)])
-        for size in sizes
-    ]
+def together(xp: Namespace, views: Sequence[Array]) -> Array:
+    """Return `views` as one array ``(size, ..., n, d)``: of one view its own memory, not to write."""
+    return views[0][None, ...] if len(views) == 1 else xp.stack(views)
 
 
 def in_computing_dtype(xp: Namespace, array: Array) -> Array:

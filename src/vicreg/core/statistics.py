@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,31 +14,39 @@ Array = Any
 Namespace = Any
 
 
-def centred(xp: Namespace, z: Array) -> Array:
-    """Return `z`, ``(..., n, d)``, with each feature's mean over the samples removed.
+def shifted(z: Array) -> Array:
+    """Return `z`, ``(..., n, d)``, with the first sample subtracted, as a new array.
 
-    The first sample is subtracted before the mean is taken. So the mean is rounded on the scale
-    of the spread, not of a common offset, and a constant feature gives exact zeros.
+    So its mean is rounded on the scale of the spread, not of a common offset, and a constant
+    feature gives exact zeros.
     """
-    shifted = z - z[..., :1, :]
-    return owned.subtract(xp, shifted, xp.mean(shifted, axis=-2, keepdims=True))
+    return z - z[..., :1, :]
 
 
-def deviations(xp: Namespace, views: Sequence[Array]) -> tuple[Array, ...]:
-    """Return ``(z_0 − z_1,)`` of two views; of more, each minus their mean."""
+def mean(xp: Namespace, shifted: Array) -> Array:
+    """Return the mean over the samples, ``(..., 1, d)``."""
+    return xp.mean(shifted, axis=-2, keepdims=True)
+
+
+def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
+    """Return ``[z_0 − z_1]`` of two views; of more, each minus their mean: new arrays."""
     first, *others = views
     if len(others) == 1:
-        return (first - others[0],)
+        return [first - others[0]]
     # From the first view, so that the mean is rounded on the scale of the differences.
-    shifted = [view - first for view in others]
-    mean = functools.reduce(functools.partial(owned.add, xp), shifted[1:], shifted[0] + 0.0)
-    mean = owned.multiply(xp, mean, 1.0 / len(views))
-    return (-mean, *(owned.subtract(xp, array, mean) for array in shifted))
+    from_first = [view - first for view in others]
+    mean = functools.reduce(operator.add, from_first) / len(views)
+    return [-mean, *(owned.subtract(xp, array, mean) for array in from_first)]
 
 
 def sum_of_squares(xp: Namespace, array: Array) -> Array:
     """Return the sum of the squares of every element, 0-d."""
     return xp.sum(array * array)
+
+
+def sum_of_owned_squares(xp: Namespace, array: Array) -> Array:
+    """Return the sum of the squares of an array that is not needed any more."""
+    return xp.sum(owned.multiply(xp, array, array))
 
 
 def energies(xp: Namespace, zc: Array) -> Array:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vicreg.core import covariance, owned, statistics
-from vicreg.core.layout import core_shape, group_sizes, grouped, laid_out, like_view
+from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
 
 Array = Any
@@ -26,53 +26,47 @@ Cotangents = Sequence[Any]  # of the outputs, each a number or a 0-d array, or N
 
 
 class Spread(NamedTuple):
-    """What the derivative of one group's variance and covariance is formed from."""
+    """What the gradient of one group's variance and covariance is formed from, besides the views.
 
-    centred: Array  # (size, ..., n, d)
+    Rows and small matrices alone: to centre a view anew costs less than to keep it.
+    """
+
+    mean: Array  # of the views less their first sample, (size, ..., 1, d)
     variance: Array | None  # (size, ..., d)
     factors: Any  # covariance.Factors or None
 
 
-class Residuals(NamedTuple):
-    """What the derivative is formed from; None or empty for what the objective has no use for."""
-
-    deviations: tuple[Array, ...]  # z - z' of two views; of more, of each from their mean
-    groups: tuple[Spread, ...]
+Residuals = tuple[Spread, ...]
 
 
 def flatten(residuals: Residuals) -> tuple[Array, ...]:
     """Return the residuals that are there, in order: for frameworks that save arrays alone."""
-    arrays = list(residuals.deviations)
-    for centred, variance, factors in residuals.groups:
-        arrays += [centred, variance, *(factors or ())]
-    return tuple(array for array in arrays if array is not None)
+    return tuple(
+        array
+        for mean, variance, factors in residuals
+        for array in (mean, variance, *(factors or ()))
+        if array is not None
+    )
 
 
 def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Objective) -> Residuals:
     """Return the residuals of `views` that `flatten` made `arrays` of."""
     shape = core_shape(views, objective.feature_axis)
     coefficient = objective.coefficients(shape)
-    left = iter(arrays)
-    count = 0 if coefficient.invariance is None else _deviations(len(views))
-    deviations = tuple(next(left) for _ in range(count))
     if not coefficient.of_spread:
-        return Residuals(deviations, ())
+        return ()
     gram = objective.uses_gram(*shape[-2:])
     kind: Any = covariance.GramFactors if gram else covariance.CovarianceFactors
+    left = iter(arrays)
 
     def group() -> Spread:
-        centred = next(left)
+        mean = next(left)
         variance = None if coefficient.variance is None else next(left)
         if coefficient.covariance is None:
-            return Spread(centred, variance, None)
-        return Spread(centred, variance, kind(*(next(left) for _ in kind._fields)))
+            return Spread(mean, variance, None)
+        return Spread(mean, variance, kind(*(next(left) for _ in kind._fields)))
 
-    return Residuals(deviations, tuple(group() for _ in group_sizes(shape)))
-
-
-def _deviations(k: int) -> int:
-    """Return how many deviations `k` views have."""
-    return 1 if k == 2 else k
+    return tuple(group() for _ in group_sizes(shape))
 
 
 def evaluate(
@@ -87,25 +81,24 @@ def evaluate(
     coefficient = objective.coefficients(shape)
     laid = [laid_out(xp, view, objective.feature_axis) for view in views]
     invariance_term = variance_term = covariance_term = None
-    deviations: tuple[Array, ...] = ()
-    groups: tuple[Spread, ...] = ()
+    residuals: Residuals = ()
 
     if coefficient.invariance is not None:
         deviations = statistics.deviations(xp, laid)
-        squares = [statistics.sum_of_squares(xp, array) for array in deviations]
+        squares = [statistics.sum_of_owned_squares(xp, array) for array in deviations]
         invariance_term = coefficient.invariance * _total(squares)
     if coefficient.of_spread:
-        found = [
-            _spread(xp, z, objective, coefficient) for z in grouped(xp, laid, group_sizes(shape))
-        ]
-        groups, hinges, covariances = zip(*found, strict=True)
+        left = iter(laid)
+        groups = ([next(left) for _ in range(size)] for size in group_sizes(shape))
+        found = [_spread(xp, together(xp, group), objective, coefficient) for group in groups]
+        residuals, hinges, covariances = zip(*found, strict=True)
         if coefficient.variance is not None:
             variance_term = coefficient.variance * _total(hinges)
         if coefficient.covariance is not None:
             covariance_term = _total(covariances)
 
     terms = (invariance_term, variance_term, covariance_term)
-    return _outputs(xp, terms, objective), Residuals(deviations, groups)
+    return _outputs(xp, terms, objective), residuals
 
 
 def _spread(
@@ -114,8 +107,10 @@ def _spread(
     """Return what is computed of one group: residuals, summed hinge, covariance term."""
     n, d = z.shape[-2:]
     variance = hinge = value = factors = None
-    zc = statistics.centred(xp, z)
-    energies = statistics.energies(xp, zc)
+    shifted = statistics.shifted(z)
+    mean = statistics.mean(xp, shifted)
+    zc = owned.subtract(xp, shifted, mean)
+    energies = xp.sum(zc * zc, axis=-2)
     if coefficient.variance is not None:
         variance = energies / (n - objective.convention.variance_correction)
         hinge = xp.sum(statistics.hinge(xp, variance, objective))
@@ -125,7 +120,7 @@ def _spread(
             value, factors = covariance.gram_route(xp, zc, energies, scale)
         else:
             value, factors = covariance.covariance_route(xp, zc, scale)
-    return Spread(zc, variance, factors), hinge, value
+    return Spread(mean, variance, factors), hinge, value
 
 
 def _total(values: Sequence[Any]) -> Any:
@@ -155,7 +150,8 @@ def pullback(
 
     It is the gradient of the sum of the outputs, each times its cotangent.
     """
-    gradients = _gradients(xp, residuals, cotangents, objective, wanted)
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    gradients = _gradients(xp, laid, residuals, cotangents, objective, wanted)
 
     def finished(gradient: Array | None, view: Array) -> Array:
         if gradient is None:  # nothing with a cotangent depends on the views
@@ -178,6 +174,7 @@ def value_and_grad(
 
 def pushforward(
     xp: Namespace,
+    views: Sequence[Array],
     residuals: Residuals,
     tangents: Sequence[Array | None],
     objective: Objective,
@@ -187,13 +184,14 @@ def pushforward(
     Linear in the tangents, which is what reverse mode transposes.
     """
     moving = [tangent is not None for tangent in tangents]
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
     directions = [
         None if tangent is None else laid_out(xp, tangent, objective.feature_axis)
         for tangent in tangents
     ]
 
     def change(*cotangents: Any) -> Array | None:
-        gradients = _gradients(xp, residuals, cotangents, objective, moving)
+        gradients = _gradients(xp, laid, residuals, cotangents, objective, moving)
         changes = [
             xp.sum(gradient * direction)
             for gradient, direction in zip(gradients, directions, strict=True)
@@ -240,37 +238,35 @@ def _multipliers(
 
 def _gradients(
     xp: Namespace,
+    laid: Sequence[Array],
     residuals: Residuals,
     cotangents: Cotangents,
     objective: Objective,
     wanted: Sequence[bool],
 ) -> list[Array | None]:
     """Return the gradient of each wanted view, laid out ``(..., n, d)``; None for the others."""
-    k = len(wanted)
-    multipliers = _multipliers(cotangents, objective, objective.coefficients(_shape(residuals, k)))
+    k = len(laid)
+    coefficient = objective.coefficients((k, *laid[0].shape))
+    multipliers = _multipliers(cotangents, objective, coefficient)
     gradients: list[Array | None] = [None] * k
-    for part, views in _parts(residuals.groups, wanted):
-        spread = _spread_gradient(xp, part, multipliers, objective)
+    for part, views in _parts(residuals, wanted):
+        z = together(xp, [laid[view] for view in views])
+        spread = _spread_gradient(xp, z, part, multipliers, objective)
         if spread is not None:
             for place, view in enumerate(views):
                 gradients[view] = spread[place, ...]
-    # Gradients of one group are slices of one array: each is to have its own in the end.
-    add = functools.partial(owned.add, xp) if len(residuals.groups) == k else operator.add
-    for view in range(k):
-        if wanted[view] and multipliers.invariance is not None:
-            change = _deviations_gradient(residuals, view, k, multipliers)
+    if multipliers.invariance is not None:
+        # Gradients of one group are slices of one array: each is to have its own in the end.
+        add = functools.partial(owned.add, xp) if len(residuals) == k else operator.add
+        deviations = [
+            owned.multiply(xp, array, multipliers.invariance)
+            for array in statistics.deviations(xp, laid)
+        ]
+        for view in (view for view in range(k) if wanted[view]):
+            # Those of two views are z_0 - z_1 alone.
+            change = deviations[view] if view < len(deviations) else -deviations[0]
             gradients[view] = _sum(gradients[view], change, add)
     return gradients
-
-
-def _deviations_gradient(
-    residuals: Residuals, view: int, k: int, multipliers: _Multipliers
-) -> Array:
-    """Return the invariance term's gradient of one view, as a new array."""
-    if k == 2:  # the deviations are z_0 - z_1
-        sign = 1.0 if view == 0 else -1.0
-        return (sign * multipliers.invariance) * residuals.deviations[0]
-    return multipliers.invariance * residuals.deviations[view]
 
 
 def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[Spread, list[int]]]:
@@ -280,7 +276,7 @@ def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[S
     """
     start = 0
     for group in groups:
-        size = group.centred.shape[0]
+        size = group.mean.shape[0]
         views = [view for view in range(start, start + size) if wanted[view]]
         if len(views) == size:
             yield group, views
@@ -299,23 +295,26 @@ def _of_view(group: Spread, view: int) -> Spread:
     factors = group.factors
     if factors is not None:
         factors = type(factors)(*map(one, factors))
-    return Spread(one(group.centred), one(group.variance), factors)
+    return Spread(one(group.mean), one(group.variance), factors)
 
 
 def _spread_gradient(
-    xp: Namespace, group: Spread, multipliers: _Multipliers, objective: Objective
+    xp: Namespace, z: Array, group: Spread, multipliers: _Multipliers, objective: Objective
 ) -> Array | None:
     """Return the gradient of the variance and covariance terms of a group, as a new array."""
-    zc, variance, factors = group
+    mean, variance, factors = group
     row = product = None
+    if multipliers.variance is None and multipliers.covariance is None:
+        return None
+    zc = owned.subtract(xp, statistics.shifted(z), mean)
     if multipliers.variance is not None:
-        m = zc.shape[-2] - objective.convention.variance_correction
+        m = z.shape[-2] - objective.convention.variance_correction
         row = multipliers.variance * statistics.hinge_slope(xp, variance, m, objective)
     if multipliers.covariance is not None:
         alpha = multipliers.covariance
         product = covariance.product(xp, zc, factors, alpha)
         row = _sum(row, covariance.diagonal_row(factors, alpha))
-    along_row = None if row is None else zc * row[..., None, :]
+    along_row = None if row is None else owned.multiply(xp, zc, row[..., None, :])
     return _sum(product, along_row, functools.partial(owned.add, xp))
 
 
@@ -324,10 +323,3 @@ def _sum(a: Any, b: Any, add: Callable[[Any, Any], Any] = operator.add) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return add(a, b)
-
-
-def _shape(residuals: Residuals, k: int) -> tuple[int, ...]:
-    """Return ``(k, ..., n, d)``."""
-    if residuals.groups:
-        return (k, *residuals.groups[0].centred.shape[1:])
-    return (k, *residuals.deviations[0].shape)
