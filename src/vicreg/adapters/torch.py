@@ -27,9 +27,14 @@ def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
     return torch.cumsum(x, dim=axis)
 
 
-#: The standard's namespace. The one function replaced looks its namespace up behind a cache, of
-#: which Dynamo warns.
-xp = SimpleNamespace(**vars(array_api_compat.torch) | {"cumulative_sum": _cumulative_sum})
+#: The standard's namespace. One function is replaced because it looks its namespace up behind a
+#: cache, of which Dynamo warns; the others, which are PyTorch's own where it does what the standard
+#: says, because those of array-api-compat see to promotion first, which costs more than they do.
+xp = SimpleNamespace(
+    **vars(array_api_compat.torch)
+    | {"cumulative_sum": _cumulative_sum, "matmul": torch.matmul, "maximum": torch.maximum}
+    | {"where": torch.where, "logical_and": torch.logical_and}
+)
 #: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
 
@@ -52,6 +57,8 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
 
 def _function(views: tuple[Tensor, ...]) -> Any:
     """Return what takes an objective and `views` to the outputs and the residuals."""
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        return _TransformedOutputs.apply
     if not torch.compiler.is_compiling():
         return _Outputs.apply
     if any(view.requires_grad for view in views):
@@ -110,18 +117,12 @@ class _Outputs(torch.autograd.Function):
     But for forward mode nested in forward mode, where PyTorch gives any Function a zero.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
-        return _everything(objective, *views)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        objective, *views = inputs
-        _save(ctx, objective, views, output)
-        # The same tensors as for backward: functorch keeps one list of batch axes for both.
-        ctx.save_for_forward(*views, *output[objective.outputs :])
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+        everything = _everything(objective, *views)
+        _save(ctx, objective, views, everything)
+        _save_for_forward(ctx, objective, views, everything)
+        return everything
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -147,6 +148,22 @@ class _Outputs(torch.autograd.Function):
         return (*changes, *(None for _ in terms.flatten(residuals)))
 
 
+class _TransformedOutputs(_Outputs):
+    """The same for ``torch.func``: PyTorch takes longer over a Function with a `setup_context`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return _everything(objective, *views)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        objective, *views = inputs
+        _save(ctx, objective, views, output)
+        _save_for_forward(ctx, objective, views, output)
+
+
 def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
     outputs, residuals = terms.evaluate(_namespace(), views, objective)
@@ -162,6 +179,13 @@ def _save(
     ctx.mark_non_differentiable(*residuals)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*views, *residuals)
+
+
+def _save_for_forward(
+    ctx: Any, objective: Objective, views: Sequence[Tensor], everything: Sequence[Tensor]
+) -> None:
+    # The same tensors as for backward: functorch keeps one list of batch axes for both.
+    ctx.save_for_forward(*views, *everything[objective.outputs :])
 
 
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:

@@ -72,7 +72,7 @@ def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, Cov
 def gram_route(
     xp: Namespace, zc: Array, energies: Array, scale: float
 ) -> tuple[Array, GramFactors]:
-    """Return (value, factors) from the n × n Gram matrix.
+    """Return (value, factors) from the n × n Gram matrix. `zc` is used up.
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
@@ -81,11 +81,12 @@ def gram_route(
     # The product with one-hot rows, not a gather: some devices have no integers to index with.
     columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
 
-    product = symmetric_product(xp, zc * rest[..., None, :])
-    kernel = owned.multiply(xp, product, scale)
-    diagonal = scale * energies * rest
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
     rows = xp.where(apart, xp.zeros_like(products), products)
+
+    b = owned.multiply(xp, zc, rest[..., None, :])
+    kernel = owned.multiply(xp, symmetric_product(xp, b), scale)
+    diagonal = scale * energies * rest
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
     pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])

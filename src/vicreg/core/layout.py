@@ -35,7 +35,7 @@ def group_sizes(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def together(xp: Namespace, views: Sequence[Array]) -> Array:
-    """Return `views` as one array ``(size, ..., n, d)``: of one view its own memory, not to write."""
+    """Return `views` as one array ``(size, ..., n, d)``, for reading: it may be a view's memory."""
     return views[0][None, ...] if len(views) == 1 else xp.stack(views)
 
 

@@ -14,18 +14,30 @@ Array = Any
 Namespace = Any
 
 
-def shifted(z: Array) -> Array:
-    """Return `z`, ``(..., n, d)``, with the first sample subtracted, as a new array.
+def mean_and_energies(xp: Namespace, z: Array) -> tuple[Array, Array]:
+    """Return what `centred` takes, and the sum of the squares of each centred feature.
 
-    So its mean is rounded on the scale of the spread, not of a common offset, and a constant
+    The shapes are ``(..., 1, d)`` and ``(..., d)``. The centred array is squared in place and
+    made anew where it is needed: to allocate another costs more.
+    """
+    shifted = _shifted(z)
+    mean = xp.mean(shifted, axis=-2, keepdims=True)
+    zc = owned.subtract(xp, shifted, mean)
+    return mean, xp.sum(owned.multiply(xp, zc, zc), axis=-2)
+
+
+def centred(xp: Namespace, z: Array, mean: Array) -> Array:
+    """Return `z`, ``(..., n, d)``, with each feature's mean removed, as a new array."""
+    return owned.subtract(xp, _shifted(z), mean)
+
+
+def _shifted(z: Array) -> Array:
+    """Return `z` with its first sample subtracted, as a new array.
+
+    So its mean is rounded on the scale of the spread and not of a common offset, and a constant
     feature gives exact zeros.
     """
     return z - z[..., :1, :]
-
-
-def mean(xp: Namespace, shifted: Array) -> Array:
-    """Return the mean over the samples, ``(..., 1, d)``."""
-    return xp.mean(shifted, axis=-2, keepdims=True)
 
 
 def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
@@ -39,19 +51,15 @@ def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
     return [-mean, *(owned.subtract(xp, array, mean) for array in from_first)]
 
 
+def squared_deviations(xp: Namespace, views: Sequence[Array]) -> Array:
+    """Return the sum of the squares of every element of the deviations, 0-d."""
+    squares = [owned.multiply(xp, array, array) for array in deviations(xp, views)]
+    return functools.reduce(operator.add, [xp.sum(array) for array in squares])
+
+
 def sum_of_squares(xp: Namespace, array: Array) -> Array:
     """Return the sum of the squares of every element, 0-d."""
     return xp.sum(array * array)
-
-
-def sum_of_owned_squares(xp: Namespace, array: Array) -> Array:
-    """Return the sum of the squares of an array that is not needed any more."""
-    return xp.sum(owned.multiply(xp, array, array))
-
-
-def energies(xp: Namespace, zc: Array) -> Array:
-    """Return the sum of the squares of each feature, ``(..., d)``."""
-    return xp.sum(zc * zc, axis=-2)
 
 
 def hinge(xp: Namespace, variance: Array, objective: Objective) -> Array:

@@ -84,9 +84,7 @@ def evaluate(
     residuals: Residuals = ()
 
     if coefficient.invariance is not None:
-        deviations = statistics.deviations(xp, laid)
-        squares = [statistics.sum_of_owned_squares(xp, array) for array in deviations]
-        invariance_term = coefficient.invariance * _total(squares)
+        invariance_term = coefficient.invariance * statistics.squared_deviations(xp, laid)
     if coefficient.of_spread:
         left = iter(laid)
         groups = ([next(left) for _ in range(size)] for size in group_sizes(shape))
@@ -107,15 +105,13 @@ def _spread(
     """Return what is computed of one group: residuals, summed hinge, covariance term."""
     n, d = z.shape[-2:]
     variance = hinge = value = factors = None
-    shifted = statistics.shifted(z)
-    mean = statistics.mean(xp, shifted)
-    zc = owned.subtract(xp, shifted, mean)
-    energies = xp.sum(zc * zc, axis=-2)
+    mean, energies = statistics.mean_and_energies(xp, z)
     if coefficient.variance is not None:
         variance = energies / (n - objective.convention.variance_correction)
         hinge = xp.sum(statistics.hinge(xp, variance, objective))
     if coefficient.covariance is not None:
         scale = coefficient.covariance
+        zc = statistics.centred(xp, z, mean)
         if objective.uses_gram(n, d):
             value, factors = covariance.gram_route(xp, zc, energies, scale)
         else:
@@ -256,16 +252,21 @@ def _gradients(
             for place, view in enumerate(views):
                 gradients[view] = spread[place, ...]
     if multipliers.invariance is not None:
-        # Gradients of one group are slices of one array: each is to have its own in the end.
-        add = functools.partial(owned.add, xp) if len(residuals) == k else operator.add
         deviations = [
             owned.multiply(xp, array, multipliers.invariance)
             for array in statistics.deviations(xp, laid)
         ]
+        # Gradients of one group are slices of one array: each is to have its own in the end.
+        in_place = len(residuals) == k
+        add = functools.partial(owned.add, xp) if in_place else operator.add
+        subtract = functools.partial(owned.subtract, xp) if in_place else operator.sub
         for view in (view for view in range(k) if wanted[view]):
-            # Those of two views are z_0 - z_1 alone.
-            change = deviations[view] if view < len(deviations) else -deviations[0]
-            gradients[view] = _sum(gradients[view], change, add)
+            gradient = gradients[view]
+            if view < len(deviations):
+                gradients[view] = _sum(gradient, deviations[view], add)
+            else:  # those of two views are one, z_0 - z_1
+                (change,) = deviations
+                gradients[view] = -change if gradient is None else subtract(gradient, change)
     return gradients
 
 
@@ -306,7 +307,7 @@ def _spread_gradient(
     row = product = None
     if multipliers.variance is None and multipliers.covariance is None:
         return None
-    zc = owned.subtract(xp, statistics.shifted(z), mean)
+    zc = statistics.centred(xp, z, mean)
     if multipliers.variance is not None:
         m = z.shape[-2] - objective.convention.variance_correction
         row = multipliers.variance * statistics.hinge_slope(xp, variance, m, objective)
