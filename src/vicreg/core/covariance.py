@@ -29,6 +29,7 @@ difference.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core import owned
@@ -62,7 +63,7 @@ Factors = CovarianceFactors | GramFactors
 
 def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
     """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = owned.multiply(xp, symmetric_product(xp, xp.matrix_transpose(zc)), scale)
+    c = owned.multiply(xp, feature_matrix(xp, zc), scale)
     feature = indices(xp, zc.shape[-1], like=zc)
     # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
     o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
@@ -85,7 +86,7 @@ def gram_route(
     rows = xp.where(apart, xp.zeros_like(products), products)
 
     b = owned.multiply(xp, zc, rest[..., None, :])
-    kernel = owned.multiply(xp, symmetric_product(xp, b), scale)
+    kernel = owned.multiply(xp, gram_matrix(xp, b), scale)
     diagonal = scale * energies * rest
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
@@ -104,28 +105,41 @@ _STRIPS = 4
 _STRIP_ROWS = 128
 
 
-def symmetric_product(xp: Namespace, a: Array) -> Array:
-    """Return a aᵀ as a new array.
+def gram_matrix(xp: Namespace, a: Array) -> Array:
+    """Return a aᵀ as a new array."""
 
-    A large one is computed in strips of rows, each from its diagonal block on; what is below
-    them is their mirror image.
+    def strip(start: int, end: int) -> Array:
+        return xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
+
+    return _symmetric(xp, strip, a.shape[-2])
+
+
+def feature_matrix(xp: Namespace, a: Array) -> Array:
+    """Return aᵀ a as a new array."""
+
+    def strip(start: int, end: int) -> Array:
+        return xp.matmul(xp.matrix_transpose(a[..., start:end]), a[..., start:])
+
+    return _symmetric(xp, strip, a.shape[-1])
+
+
+def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
+    """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
+
+    A large one is computed in strips: what is below their diagonal blocks is a mirror image.
     """
-    n = a.shape[-2]
-    count = min(_STRIPS, n // _STRIP_ROWS)
+    count = min(_STRIPS, size // _STRIP_ROWS)
     if count < 2:
-        return xp.matmul(a, xp.matrix_transpose(a))
-    edges = [n * i // count for i in range(count + 1)]
-    strips = [
-        xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
-        for start, end in itertools.pairwise(edges)
-    ]
+        return strip(0, size)
+    edges = [size * i // count for i in range(count + 1)]
+    strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
 
     def mirrored(above: int, start: int, end: int) -> Array:
         return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
 
     rows = [
-        xp.concat([*(mirrored(above, *edges[i : i + 2]) for above in range(i)), strip], axis=-1)
-        for i, strip in enumerate(strips)
+        xp.concat([*(mirrored(above, *edges[i : i + 2]) for above in range(i)), right], axis=-1)
+        for i, right in enumerate(strips)
     ]
     return xp.concat(rows, axis=-2)
 
@@ -136,7 +150,8 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     Of those equal to the smallest of them the first are taken. Where a value is NaN there is no
     order, and nothing need be found.
     """
-    threshold = xp.sort(values, axis=-1)[..., -count:][..., :1]
+    candidates = _candidates(xp, values, count)
+    threshold = xp.sort(candidates, axis=-1, stable=False)[..., -count:][..., :1]
     above = xp.astype(values > threshold, values.dtype)
     equal = xp.astype(values == threshold, values.dtype)
     # Places from 1: those above first, wherever they stand, then the equal ones.
@@ -145,6 +160,25 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     place = above * place_above + equal * place_equal
     wanted = xp.astype(indices(xp, count, like=values), values.dtype) + 1.0
     return place[..., None, :] == wanted[:, None]
+
+
+#: Of how many features each `_candidates` takes the largest.
+_RUN = 64
+
+
+def _candidates(xp: Namespace, values: Array, count: int) -> Array:
+    """Return some of `values` with the `count` largest among them.
+
+    Sorting many short runs and then what is left of them costs less than sorting one long one.
+    """
+    *sets, d = values.shape
+    runs = d // _RUN
+    if runs < 2:
+        return values
+    in_runs = xp.reshape(values[..., : runs * _RUN], (*sets, runs, _RUN))
+    largest_of_runs = xp.sort(in_runs, axis=-1, stable=False)[..., -count:]
+    kept = xp.reshape(largest_of_runs, (*sets, runs * count))
+    return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
 
 
 def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:

@@ -1,7 +1,8 @@
 """The views as arrays of one layout, and gradients back in the shape and dtype of each view.
 
-The core works on groups of views, ``(size, ..., n, d)``: views, positions, samples, features.
-Views and positions are both batches of independent sample sets, so no formula mentions either.
+The core works on groups of views, ``(..., n, d)``: the views of the group if it has several,
+positions, samples, features. Views and positions are both batches of independent sample sets, so
+no formula mentions either.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def group_sizes(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def together(xp: Namespace, views: Sequence[Array]) -> Array:
-    """Return `views` as one array ``(size, ..., n, d)``, for reading: it may be a view's memory."""
-    return views[0][None, ...] if len(views) == 1 else xp.stack(views)
+    """Return a group as one array, for reading: a view by itself has no axis of views."""
+    return views[0] if len(views) == 1 else xp.stack(views)
 
 
 def in_computing_dtype(xp: Namespace, array: Array) -> Array:

@@ -31,8 +31,8 @@ class Spread(NamedTuple):
     Rows and small matrices alone: to centre a view anew costs less than to keep it.
     """
 
-    mean: Array  # of the views less their first sample, (size, ..., 1, d)
-    variance: Array | None  # (size, ..., d)
+    mean: Array  # of the views less their first sample, (..., 1, d)
+    variance: Array | None  # (..., d)
     factors: Any  # covariance.Factors or None
 
 
@@ -250,7 +250,7 @@ def _gradients(
         spread = _spread_gradient(xp, z, part, multipliers, objective)
         if spread is not None:
             for place, view in enumerate(views):
-                gradients[view] = spread[place, ...]
+                gradients[view] = spread if len(views) == 1 else spread[place, ...]
     if multipliers.invariance is not None:
         deviations = [
             owned.multiply(xp, array, multipliers.invariance)
@@ -275,9 +275,8 @@ def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[S
 
     Of a group of which not every view's gradient is wanted, the wanted ones are taken one by one.
     """
-    start = 0
+    start, size = 0, len(wanted) // max(len(groups), 1)
     for group in groups:
-        size = group.mean.shape[0]
         views = [view for view in range(start, start + size) if wanted[view]]
         if len(views) == size:
             yield group, views
@@ -288,10 +287,10 @@ def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[S
 
 
 def _of_view(group: Spread, view: int) -> Spread:
-    """Return what one view of a group has, its axis kept."""
+    """Return what one view of a group of several has."""
 
     def one(array: Array | None) -> Array | None:
-        return None if array is None else array[view : view + 1, ...]
+        return None if array is None else array[view, ...]
 
     factors = group.factors
     if factors is not None:
