@@ -51,7 +51,7 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outpu
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
     outputs, residuals = terms.evaluate(jnp, views, objective)
-    return outputs, terms.pushforward(jnp, residuals, moving, objective)
+    return outputs, terms.pushforward(jnp, views, residuals, moving, objective)
 
 
 _outputs.defjvp(_jvp, symbolic_zeros=True)

@@ -35,7 +35,7 @@ def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
         views = _as_tuple(primals)
         _, residuals = terms.evaluate(mx, views, objective)
-        changes = terms.pushforward(mx, residuals, _as_tuple(tangents), objective)
+        changes = terms.pushforward(mx, views, residuals, _as_tuple(tangents), objective)
         return (*changes, *(mx.zeros_like(array) for array in terms.flatten(residuals)))
 
     return tuple(_as_tuple(function(*views))[:count])

@@ -27,9 +27,26 @@ def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
     return torch.cumsum(x, dim=axis)
 
 
-#: The standard's namespace. The one function replaced looks its namespace up behind a cache, of
-#: which Dynamo warns.
-xp = SimpleNamespace(**vars(array_api_compat.torch) | {"cumulative_sum": _cumulative_sum})
+#: The standard's namespace. One function is replaced because it looks its namespace up behind a
+#: cache, of which Dynamo warns; the others, which are PyTorch's own where it does what the standard
+#: says, because those of array-api-compat see to promotion first, which costs more than they do.
+xp = SimpleNamespace(
+    **vars(array_api_compat.torch)
+    | {"cumulative_sum": _cumulative_sum, "matmul": torch.matmul, "maximum": torch.maximum}
+    | {"where": torch.where, "logical_and": torch.logical_and}
+)
+#: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
+immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
+
+
+def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:
+    """Return the namespace for what runs now, where no derivative of it is recorded."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return immutable_xp
+    # `torch.autograd.grad` with `is_grads_batched` has batches of an older kind.
+    is_batch = torch._C._functorch.is_legacy_batchedtensor
+    batched = any(cotangent is not None and is_batch(cotangent) for cotangent in cotangents)
+    return immutable_xp if batched else xp
 
 
 def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
@@ -40,6 +57,8 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
 
 def _function(views: tuple[Tensor, ...]) -> Any:
     """Return what takes an objective and `views` to the outputs and the residuals."""
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        return _TransformedOutputs.apply
     if not torch.compiler.is_compiling():
         return _Outputs.apply
     if any(view.requires_grad for view in views):
@@ -52,7 +71,7 @@ def value_and_grad(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the loss and the gradient of each view."""
     with torch.no_grad(), _no_autocast(views[0]):
-        return terms.value_and_grad(xp, views, objective)
+        return terms.value_and_grad(_namespace(), views, objective)
 
 
 def without_gradient(array: Tensor) -> Tensor:
@@ -113,18 +132,12 @@ class _Outputs(torch.autograd.Function):
     But for forward mode nested in forward mode, where PyTorch gives any Function a zero.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
-        return _everything(objective, *views)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        objective, *views = inputs
-        _save(ctx, objective, views, output)
-        # The same tensors as for backward: functorch keeps one list of batch axes for both.
-        ctx.save_for_forward(*views, *output[objective.outputs :])
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+        everything = _everything(objective, *views)
+        _save(ctx, objective, views, everything)
+        _save_for_forward(ctx, objective, views, everything)
+        return everything
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -145,14 +158,30 @@ class _Outputs(torch.autograd.Function):
         # From the views, not from saved residuals: those carry no derivative of an outer level.
         views = ctx.saved_tensors[: ctx.views]
         with _no_autocast(views[0]):
-            residuals = terms.evaluate(xp, views, ctx.objective)[1]
-            changes = terms.pushforward(xp, residuals, tangents, ctx.objective)
+            residuals = terms.evaluate(immutable_xp, views, ctx.objective)[1]
+            changes = terms.pushforward(immutable_xp, views, residuals, tangents, ctx.objective)
         return (*changes, *(None for _ in terms.flatten(residuals)))
+
+
+class _TransformedOutputs(_Outputs):
+    """The same for ``torch.func``: PyTorch takes longer over a Function with a `setup_context`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return _everything(objective, *views)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        objective, *views = inputs
+        _save(ctx, objective, views, output)
+        _save_for_forward(ctx, objective, views, output)
 
 
 def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = terms.evaluate(xp, views, objective)
+    outputs, residuals = terms.evaluate(_namespace(), views, objective)
     return (*outputs, *terms.flatten(residuals))
 
 
@@ -167,6 +196,13 @@ def _save(
     ctx.save_for_backward(*views, *residuals)
 
 
+def _save_for_forward(
+    ctx: Any, objective: Objective, views: Sequence[Tensor], everything: Sequence[Tensor]
+) -> None:
+    # The same tensors as for backward: functorch keeps one list of batch axes for both.
+    ctx.save_for_forward(*views, *everything[objective.outputs :])
+
+
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the gradients that `ctx` needs, from what `_save` kept."""
     saved = ctx.saved_tensors  # read once: checkpointing unpacks at each reading
@@ -175,6 +211,7 @@ def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | 
     of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
     with _no_autocast(views[0]):
+        xp = _namespace(of_outputs)
         return terms.pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
 
 
@@ -198,6 +235,7 @@ class _Request:
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the wanted gradients; residuals not among `tensors` are computed anew."""
         cotangents, views, arrays = self.separated(tensors)
+        xp = _namespace(cotangents)
         if arrays:
             residuals = terms.unflatten(arrays, views, self.objective)
         else:

@@ -28,8 +28,11 @@ difference.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from vicreg.core import owned
 from vicreg.core.layout import indices
 from vicreg.core.statistics import sum_of_squares
 
@@ -60,7 +63,7 @@ Factors = CovarianceFactors | GramFactors
 
 def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
     """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = scale * xp.matmul(xp.matrix_transpose(zc), zc)
+    c = owned.multiply(xp, feature_matrix(xp, zc), scale)
     feature = indices(xp, zc.shape[-1], like=zc)
     # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
     o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
@@ -70,20 +73,21 @@ def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, Cov
 def gram_route(
     xp: Namespace, zc: Array, energies: Array, scale: float
 ) -> tuple[Array, GramFactors]:
-    """Return (value, factors) from the n × n Gram matrix.
+    """Return (value, factors) from the n × n Gram matrix. `zc` is used up.
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    own = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
-    rest = xp.astype(xp.logical_not(xp.any(own, axis=-2)), zc.dtype)
+    apart = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
+    rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
     # The product with one-hot rows, not a gather: some devices have no integers to index with.
-    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(own, zc.dtype)))
+    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
 
-    b = zc * rest[..., None, :]
-    kernel = scale * xp.matmul(b, xp.matrix_transpose(b))
+    products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
+    rows = xp.where(apart, xp.zeros_like(products), products)
+
+    b = owned.multiply(xp, zc, rest[..., None, :])
+    kernel = owned.multiply(xp, gram_matrix(xp, b), scale)
     diagonal = scale * energies * rest
-    products = scale * xp.matmul(xp.matrix_transpose(columns), zc)
-    rows = xp.where(own, xp.zeros_like(products), products)
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
     pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
@@ -95,13 +99,59 @@ def gram_route(
     return value, GramFactors(kernel, diagonal, columns, rows)
 
 
+#: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
+#: Four leave 10 of 16 blocks to compute; narrower ones make the products slower than they save.
+_STRIPS = 4
+_STRIP_ROWS = 128
+
+
+def gram_matrix(xp: Namespace, a: Array) -> Array:
+    """Return a aᵀ as a new array."""
+
+    def strip(start: int, end: int) -> Array:
+        return xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
+
+    return _symmetric(xp, strip, a.shape[-2])
+
+
+def feature_matrix(xp: Namespace, a: Array) -> Array:
+    """Return aᵀ a as a new array."""
+
+    def strip(start: int, end: int) -> Array:
+        return xp.matmul(xp.matrix_transpose(a[..., start:end]), a[..., start:])
+
+    return _symmetric(xp, strip, a.shape[-1])
+
+
+def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
+    """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
+
+    A large one is computed in strips: what is below their diagonal blocks is a mirror image.
+    """
+    count = min(_STRIPS, size // _STRIP_ROWS)
+    if count < 2:
+        return strip(0, size)
+    edges = [size * i // count for i in range(count + 1)]
+    strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
+
+    def mirrored(above: int, start: int, end: int) -> Array:
+        return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
+
+    rows = [
+        xp.concat([*(mirrored(above, *edges[i : i + 2]) for above in range(i)), right], axis=-1)
+        for i, right in enumerate(strips)
+    ]
+    return xp.concat(rows, axis=-2)
+
+
 def largest(xp: Namespace, values: Array, count: int) -> Array:
     """Return where the `count` largest of `values`, ``(..., d)``, are: one-hot, (..., count, d).
 
     Of those equal to the smallest of them the first are taken. Where a value is NaN there is no
     order, and nothing need be found.
     """
-    threshold = xp.sort(values, axis=-1)[..., -count:][..., :1]
+    candidates = _candidates(xp, values, count)
+    threshold = xp.sort(candidates, axis=-1, stable=False)[..., -count:][..., :1]
     above = xp.astype(values > threshold, values.dtype)
     equal = xp.astype(values == threshold, values.dtype)
     # Places from 1: those above first, wherever they stand, then the equal ones.
@@ -112,6 +162,25 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     return place[..., None, :] == wanted[:, None]
 
 
+#: Of how many features each `_candidates` takes the largest.
+_RUN = 64
+
+
+def _candidates(xp: Namespace, values: Array, count: int) -> Array:
+    """Return some of `values` with the `count` largest among them.
+
+    Sorting many short runs and then what is left of them costs less than sorting one long one.
+    """
+    *sets, d = values.shape
+    runs = d // _RUN
+    if runs < 2:
+        return values
+    in_runs = xp.reshape(values[..., : runs * _RUN], (*sets, runs, _RUN))
+    largest_of_runs = xp.sort(in_runs, axis=-1, stable=False)[..., -count:]
+    kept = xp.reshape(largest_of_runs, (*sets, runs * count))
+    return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
+
+
 def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
     """Return `alpha` times (zc O) or (K zc + A M).
 
@@ -119,7 +188,8 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
     """
     if isinstance(factors, CovarianceFactors):
         return xp.matmul(zc, alpha * factors.offdiagonal)
-    return xp.matmul(alpha * factors.kernel, zc) + xp.matmul(factors.columns, alpha * factors.rows)
+    product = xp.matmul(alpha * factors.kernel, zc)
+    return owned.add(xp, product, xp.matmul(factors.columns, alpha * factors.rows))
 
 
 def diagonal_row(factors: Factors, alpha: Any) -> Array | None:

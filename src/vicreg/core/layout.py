@@ -1,11 +1,13 @@
-"""The views as one array, and gradients back in the shape and dtype of each view.
+"""The views as arrays of one layout, and gradients back in the shape and dtype of each view.
 
-The core works on ``(k, ..., n, d)``: views, positions, samples, features. Views and positions are
-both batches of independent sample sets, so no formula mentions either.
+The core works on groups of views, ``(..., n, d)``: the views of the group if it has several,
+positions, samples, features. Views and positions are both batches of independent sample sets, so
+no formula mentions either.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +15,29 @@ Array = Any
 Namespace = Any
 
 
-def stacked(xp: Namespace, views: Sequence[Array], feature_axis: int) -> Array:
-    """Return `views` as one new array ``(k, ..., n, d)`` in the dtype of the computation."""
-    order = core_order(views[0].ndim, feature_axis)
-    whole = xp.stack([transposed(xp, view, order) for view in views])
-    return in_computing_dtype(xp, whole)
+#: The elements of a view above which each view is a group of its own.
+_LARGE = 2**16
+
+
+def laid_out(xp: Namespace, view: Array, feature_axis: int) -> Array:
+    """Return `view` as ``(..., n, d)`` in the dtype of the computation."""
+    return in_computing_dtype(xp, transposed(xp, view, core_order(view.ndim, feature_axis)))
+
+
+def group_sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return how many views each group has, for views laid out as `shape`, ``(k, ..., n, d)``.
+
+    Small views are stacked to one group, since there each call of a library costs more than its
+    work. A large one is a group by itself: nothing is copied, and what is computed of one view
+    leaves its memory to the next.
+    """
+    k = shape[0]
+    return (k,) if math.prod(shape[1:]) <= _LARGE else (1,) * k
+
+
+def together(xp: Namespace, views: Sequence[Array]) -> Array:
+    """Return a group as one array, for reading: a view by itself has no axis of views."""
+    return views[0] if len(views) == 1 else xp.stack(views)
 
 
 def in_computing_dtype(xp: Namespace, array: Array) -> Array:

@@ -17,6 +17,11 @@ class Coefficients(NamedTuple):
     variance: float | None  # of the sum of the hinge
     covariance: float | None  # of zcᵀ zc: with it, the sum of squared entries is the term
 
+    @property
+    def of_spread(self) -> bool:
+        """Whether a term of each view alone is computed, which the centred view is for."""
+        return self.variance is not None or self.covariance is not None
+
 
 @dataclass(frozen=True)
 class Objective:

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Sequence
 from typing import Any
 
+from vicreg.core import owned
 from vicreg.core.objective import Objective
 
 Array = Any
 Namespace = Any
 
 
-def centred(xp: Namespace, z: Array) -> Array:
-    """Return `z`, ``(..., n, d)``, with each feature's mean over the samples removed.
+def mean_and_energies(xp: Namespace, z: Array) -> tuple[Array, Array]:
+    """Return what `centred` takes, and the sum of the squares of each centred feature.
 
-    The first sample is subtracted before the mean is taken. So the mean is rounded on the scale
-    of the spread, not of a common offset, and a constant feature gives exact zeros.
+    The shapes are ``(..., 1, d)`` and ``(..., d)``. The centred array is squared in place and
+    made anew where it is needed: to allocate another costs more.
     """
-    shifted = z - z[..., :1, :]
-    return shifted - xp.mean(shifted, axis=-2, keepdims=True)
+    shifted = _shifted(z)
+    mean = xp.mean(shifted, axis=-2, keepdims=True)
+    zc = owned.subtract(xp, shifted, mean)
+    return mean, xp.sum(owned.multiply(xp, zc, zc), axis=-2)
 
 
-def deviations(xp: Namespace, z: Array) -> Array:
-    """Return z_0 − z_1 of two views ``(2, ...)``; of more, ``(k, ...)``, each minus their mean."""
-    if z.shape[0] == 2:
-        return z[0, ...] - z[1, ...]
+def centred(xp: Namespace, z: Array, mean: Array) -> Array:
+    """Return `z`, ``(..., n, d)``, with each feature's mean removed, as a new array."""
+    return owned.subtract(xp, _shifted(z), mean)
+
+
+def _shifted(z: Array) -> Array:
+    """Return `z` with its first sample subtracted, as a new array.
+
+    So its mean is rounded on the scale of the spread and not of a common offset, and a constant
+    feature gives exact zeros.
+    """
+    return z - z[..., :1, :]
+
+
+def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
+    """Return ``[z_0 − z_1]`` of two views; of more, each minus their mean: new arrays."""
+    first, *others = views
+    if len(others) == 1:
+        return [first - others[0]]
     # From the first view, so that the mean is rounded on the scale of the differences.
-    shifted = z - z[:1, ...]
-    return shifted - xp.mean(shifted, axis=0, keepdims=True)
+    from_first = [view - first for view in others]
+    mean = functools.reduce(operator.add, from_first) / len(views)
+    return [-mean, *(owned.subtract(xp, array, mean) for array in from_first)]
+
+
+def squared_deviations(xp: Namespace, views: Sequence[Array]) -> Array:
+    """Return the sum of the squares of every element of the deviations, 0-d."""
+    squares = [owned.multiply(xp, array, array) for array in deviations(xp, views)]
+    return functools.reduce(operator.add, [xp.sum(array) for array in squares])
 
 
 def sum_of_squares(xp: Namespace, array: Array) -> Array:

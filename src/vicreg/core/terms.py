@@ -10,11 +10,13 @@ and any weighting of them. A view's whole gradient is one product, one row and o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vicreg.core import covariance, statistics
-from vicreg.core.layout import core_shape, like_view, stacked
+from vicreg.core import covariance, owned, statistics
+from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
 
 Array = Any
@@ -23,38 +25,48 @@ Outputs = tuple[Array, ...]  # (loss,), or (loss, invariance, variance, covarian
 Cotangents = Sequence[Any]  # of the outputs, each a number or a 0-d array, or None for zero
 
 
-class Residuals(NamedTuple):
-    """What the derivative is formed from; None for what the objective has no use for.
+class Spread(NamedTuple):
+    """What the gradient of one group's variance and covariance is formed from, besides the views.
 
-    The axis of the views, k, comes first in each, but for the difference of two views.
+    Rows and small matrices alone: to centre a view anew costs less than to keep it.
     """
 
-    deviations: Array  # z - z' of two views; of more, of each from their mean
-    centred: Array  # (k, ..., n, d)
-    variance: Array  # (k, ..., d)
-    factors: Any  # covariance.Factors
+    mean: Array  # of the views less their first sample, (..., 1, d)
+    variance: Array | None  # (..., d)
+    factors: Any  # covariance.Factors or None
+
+
+Residuals = tuple[Spread, ...]
 
 
 def flatten(residuals: Residuals) -> tuple[Array, ...]:
     """Return the residuals that are there, in order: for frameworks that save arrays alone."""
-    *plain, factors = residuals
-    return tuple(array for array in (*plain, *(factors or ())) if array is not None)
+    return tuple(
+        array
+        for mean, variance, factors in residuals
+        for array in (mean, variance, *(factors or ()))
+        if array is not None
+    )
 
 
 def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Objective) -> Residuals:
     """Return the residuals of `views` that `flatten` made `arrays` of."""
     shape = core_shape(views, objective.feature_axis)
     coefficient = objective.coefficients(shape)
-    left = iter(arrays)
-    deviations = None if coefficient.invariance is None else next(left)
-    spread = coefficient.variance is not None or coefficient.covariance is not None
-    zc = next(left) if spread else None
-    variance = None if coefficient.variance is None else next(left)
-    if coefficient.covariance is None:
-        return Residuals(deviations, zc, variance, None)
+    if not coefficient.of_spread:
+        return ()
     gram = objective.uses_gram(*shape[-2:])
-    kind = covariance.GramFactors if gram else covariance.CovarianceFactors
-    return Residuals(deviations, zc, variance, kind(*left))
+    kind: Any = covariance.GramFactors if gram else covariance.CovarianceFactors
+    left = iter(arrays)
+
+    def group() -> Spread:
+        mean = next(left)
+        variance = None if coefficient.variance is None else next(left)
+        if coefficient.covariance is None:
+            return Spread(mean, variance, None)
+        return Spread(mean, variance, kind(*(next(left) for _ in kind._fields)))
+
+    return tuple(group() for _ in group_sizes(shape))
 
 
 def evaluate(
@@ -65,36 +77,50 @@ def evaluate(
     The outputs are ``(loss,)``, or ``(loss, invariance, variance, covariance)`` where the
     objective asks for each term.
     """
-    z = stacked(xp, views, objective.feature_axis)
-    n, d = z.shape[-2:]
-    coefficient = objective.coefficients(z.shape)
+    shape = core_shape(views, objective.feature_axis)
+    coefficient = objective.coefficients(shape)
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
     invariance_term = variance_term = covariance_term = None
-    deviations: Array = None
-    zc: Array = None
-    energies: Array = None
-    variance: Array = None
-    factors: Any = None
+    residuals: Residuals = ()
 
     if coefficient.invariance is not None:
-        deviations = statistics.deviations(xp, z)
-        invariance_term = coefficient.invariance * statistics.sum_of_squares(xp, deviations)
-    if coefficient.variance is not None or coefficient.covariance is not None:
-        zc = statistics.centred(xp, z)
-        energies = xp.sum(zc * zc, axis=-2)
-    if coefficient.variance is not None:
-        variance = energies / (n - objective.convention.variance_correction)
-        variance_term = coefficient.variance * xp.sum(statistics.hinge(xp, variance, objective))
-    if coefficient.covariance is not None:
-        if objective.uses_gram(n, d):
-            covariance_term, factors = covariance.gram_route(
-                xp, zc, energies, coefficient.covariance
-            )
-        else:
-            covariance_term, factors = covariance.covariance_route(xp, zc, coefficient.covariance)
+        invariance_term = coefficient.invariance * statistics.squared_deviations(xp, laid)
+    if coefficient.of_spread:
+        left = iter(laid)
+        groups = ([next(left) for _ in range(size)] for size in group_sizes(shape))
+        found = [_spread(xp, together(xp, group), objective, coefficient) for group in groups]
+        residuals, hinges, covariances = zip(*found, strict=True)
+        if coefficient.variance is not None:
+            variance_term = coefficient.variance * _total(hinges)
+        if coefficient.covariance is not None:
+            covariance_term = _total(covariances)
 
     terms = (invariance_term, variance_term, covariance_term)
-    residuals = Residuals(deviations, zc, variance, factors)
     return _outputs(xp, terms, objective), residuals
+
+
+def _spread(
+    xp: Namespace, z: Array, objective: Objective, coefficient: Coefficients
+) -> tuple[Spread, Array | None, Array | None]:
+    """Return what is computed of one group: residuals, summed hinge, covariance term."""
+    n, d = z.shape[-2:]
+    variance = hinge = value = factors = None
+    mean, energies = statistics.mean_and_energies(xp, z)
+    if coefficient.variance is not None:
+        variance = energies / (n - objective.convention.variance_correction)
+        hinge = xp.sum(statistics.hinge(xp, variance, objective))
+    if coefficient.covariance is not None:
+        scale = coefficient.covariance
+        zc = statistics.centred(xp, z, mean)
+        if objective.uses_gram(n, d):
+            value, factors = covariance.gram_route(xp, zc, energies, scale)
+        else:
+            value, factors = covariance.covariance_route(xp, zc, scale)
+    return Spread(mean, variance, factors), hinge, value
+
+
+def _total(values: Sequence[Any]) -> Any:
+    return functools.reduce(operator.add, values)
 
 
 def _outputs(xp: Namespace, terms: Sequence[Array | None], objective: Objective) -> Outputs:
@@ -120,7 +146,8 @@ def pullback(
 
     It is the gradient of the sum of the outputs, each times its cotangent.
     """
-    gradients = _gradients(xp, residuals, cotangents, objective, wanted)
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    gradients = _gradients(xp, laid, residuals, cotangents, objective, wanted)
 
     def finished(gradient: Array | None, view: Array) -> Array:
         if gradient is None:  # nothing with a cotangent depends on the views
@@ -143,6 +170,7 @@ def value_and_grad(
 
 def pushforward(
     xp: Namespace,
+    views: Sequence[Array],
     residuals: Residuals,
     tangents: Sequence[Array | None],
     objective: Objective,
@@ -152,18 +180,20 @@ def pushforward(
     Linear in the tangents, which is what reverse mode transposes.
     """
     moving = [tangent is not None for tangent in tangents]
-    along = stacked(xp, [t for t in tangents if t is not None], objective.feature_axis)
-    place = iter(range(along.shape[0]))
-    directions = [along[next(place), ...] if moves else None for moves in moving]
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    directions = [
+        None if tangent is None else laid_out(xp, tangent, objective.feature_axis)
+        for tangent in tangents
+    ]
 
     def change(*cotangents: Any) -> Array | None:
-        gradients = _gradients(xp, residuals, cotangents, objective, moving)
+        gradients = _gradients(xp, laid, residuals, cotangents, objective, moving)
         changes = [
             xp.sum(gradient * direction)
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None
         ]
-        return sum(changes[1:], changes[0]) if changes else None
+        return _total(changes) if changes else None
 
     if not objective.each_term:
         return (change(1.0),)
@@ -204,82 +234,92 @@ def _multipliers(
 
 def _gradients(
     xp: Namespace,
+    laid: Sequence[Array],
     residuals: Residuals,
     cotangents: Cotangents,
     objective: Objective,
     wanted: Sequence[bool],
 ) -> list[Array | None]:
     """Return the gradient of each wanted view, laid out ``(..., n, d)``; None for the others."""
-    k = len(wanted)
-    coefficient = objective.coefficients(_shape(residuals, k))
+    k = len(laid)
+    coefficient = objective.coefficients((k, *laid[0].shape))
     multipliers = _multipliers(cotangents, objective, coefficient)
-    # All views in one product, or only those of the views that are asked for.
-    groups = [range(k)] if all(wanted) else [range(a, a + 1) for a in range(k) if wanted[a]]
     gradients: list[Array | None] = [None] * k
-    for group in groups:
-        part = residuals if len(group) == k else _of_view(residuals, group.start)
-        spread = _spread_gradient(xp, part, multipliers, objective)
-        for place, view in enumerate(group):
-            of_spread = None if spread is None else spread[place, ...]
-            of_deviations = _deviations_gradient(residuals, view, k, multipliers)
-            gradients[view] = _sum(of_spread, of_deviations)
+    for part, views in _parts(residuals, wanted):
+        z = together(xp, [laid[view] for view in views])
+        spread = _spread_gradient(xp, z, part, multipliers, objective)
+        if spread is not None:
+            for place, view in enumerate(views):
+                gradients[view] = spread if len(views) == 1 else spread[place, ...]
+    if multipliers.invariance is not None:
+        deviations = [
+            owned.multiply(xp, array, multipliers.invariance)
+            for array in statistics.deviations(xp, laid)
+        ]
+        # Gradients of one group are slices of one array: each is to have its own in the end.
+        in_place = len(residuals) == k
+        add = functools.partial(owned.add, xp) if in_place else operator.add
+        subtract = functools.partial(owned.subtract, xp) if in_place else operator.sub
+        for view in (view for view in range(k) if wanted[view]):
+            gradient = gradients[view]
+            if view < len(deviations):
+                gradients[view] = _sum(gradient, deviations[view], add)
+            else:  # those of two views are one, z_0 - z_1
+                (change,) = deviations
+                gradients[view] = -change if gradient is None else subtract(gradient, change)
     return gradients
 
 
-def _deviations_gradient(
-    residuals: Residuals, view: int, k: int, multipliers: _Multipliers
-) -> Array | None:
-    """Return the invariance term's gradient of one view."""
-    if multipliers.invariance is None:
-        return None
-    if k == 2:  # the deviations are z_0 - z_1
-        sign = 1.0 if view == 0 else -1.0
-        return (sign * multipliers.invariance) * residuals.deviations
-    return multipliers.invariance * residuals.deviations[view, ...]
+def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[Spread, list[int]]]:
+    """Yield what to work on at once, with the places of its views: whole groups, or single views.
+
+    Of a group of which not every view's gradient is wanted, the wanted ones are taken one by one.
+    """
+    start, size = 0, len(wanted) // max(len(groups), 1)
+    for group in groups:
+        views = [view for view in range(start, start + size) if wanted[view]]
+        if len(views) == size:
+            yield group, views
+        else:
+            for view in views:
+                yield _of_view(group, view - start), [view]
+        start += size
+
+
+def _of_view(group: Spread, view: int) -> Spread:
+    """Return what one view of a group of several has."""
+
+    def one(array: Array | None) -> Array | None:
+        return None if array is None else array[view, ...]
+
+    factors = group.factors
+    if factors is not None:
+        factors = type(factors)(*map(one, factors))
+    return Spread(one(group.mean), one(group.variance), factors)
 
 
 def _spread_gradient(
-    xp: Namespace,
-    residuals: Residuals,
-    multipliers: _Multipliers,
-    objective: Objective,
+    xp: Namespace, z: Array, group: Spread, multipliers: _Multipliers, objective: Objective
 ) -> Array | None:
-    """Return the gradient of the variance and covariance terms, of all the residuals' views."""
+    """Return the gradient of the variance and covariance terms of a group, as a new array."""
+    mean, variance, factors = group
     row = product = None
+    if multipliers.variance is None and multipliers.covariance is None:
+        return None
+    zc = statistics.centred(xp, z, mean)
     if multipliers.variance is not None:
-        m = residuals.centred.shape[-2] - objective.convention.variance_correction
-        slope = statistics.hinge_slope(xp, residuals.variance, m, objective)
-        row = multipliers.variance * slope
+        m = z.shape[-2] - objective.convention.variance_correction
+        row = multipliers.variance * statistics.hinge_slope(xp, variance, m, objective)
     if multipliers.covariance is not None:
         alpha = multipliers.covariance
-        product = covariance.product(xp, residuals.centred, residuals.factors, alpha)
-        row = _sum(row, covariance.diagonal_row(residuals.factors, alpha))
-    along_row = None if row is None else residuals.centred * row[..., None, :]
-    return _sum(product, along_row)
+        product = covariance.product(xp, zc, factors, alpha)
+        row = _sum(row, covariance.diagonal_row(factors, alpha))
+    along_row = None if row is None else owned.multiply(xp, zc, row[..., None, :])
+    return _sum(product, along_row, functools.partial(owned.add, xp))
 
 
-def _sum(a: Any, b: Any) -> Any:
+def _sum(a: Any, b: Any, add: Callable[[Any, Any], Any] = operator.add) -> Any:
     """Return a + b, where None is zero."""
     if a is None or b is None:
         return b if a is None else a
-    return a + b
-
-
-def _of_view(residuals: Residuals, view: int) -> Residuals:
-    """Return the residuals of one view, its axis kept."""
-
-    def one(array: Array | None) -> Array | None:
-        return None if array is None else array[view : view + 1, ...]
-
-    factors = residuals.factors
-    if factors is not None:
-        factors = type(factors)(*map(one, factors))
-    return Residuals(None, one(residuals.centred), one(residuals.variance), factors)
-
-
-def _shape(residuals: Residuals, k: int) -> tuple[int, ...]:
-    """Return ``(k, ..., n, d)``."""
-    if residuals.centred is not None:
-        return tuple(residuals.centred.shape)
-    shape = tuple(residuals.deviations.shape)
-    return (k, *shape) if k == 2 else shape
+    return add(a, b)

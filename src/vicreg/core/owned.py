@@ -1,0 +1,34 @@
+"""Updates of arrays that the core has made and that nothing else refers to.
+
+A new array of n × d costs several times what an update in place does: its memory has to be found
+and, where the system hands it out, filled with zeros first. So what the core owns it updates in
+place. Immutable libraries give a new array for ``a += b``; a namespace that is marked
+``immutable``, because what it computes is being differentiated or batched, gets ``a + b``.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+Array = Any
+Namespace = Any
+
+
+def add(xp: Namespace, owned: Array, other: Any) -> Array:
+    """Return `owned` + `other`. Nothing may refer to `owned` any more."""
+    return (operator.add if _immutable(xp) else operator.iadd)(owned, other)
+
+
+def subtract(xp: Namespace, owned: Array, other: Any) -> Array:
+    """Return `owned` - `other`. Nothing may refer to `owned` any more."""
+    return (operator.sub if _immutable(xp) else operator.isub)(owned, other)
+
+
+def multiply(xp: Namespace, owned: Array, other: Any) -> Array:
+    """Return `owned` * `other`. Nothing may refer to `owned` any more."""
+    return (operator.mul if _immutable(xp) else operator.imul)(owned, other)
+
+
+def _immutable(xp: Namespace) -> bool:
+    return getattr(xp, "immutable", False)
