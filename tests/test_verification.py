@@ -174,9 +174,12 @@ class TestBounds:
 FAULTS = {
     "the hinge off by 1e-9 of itself": ("hinge", lambda f: lambda *a: f(*a) * (1 + 1e-9)),
     "a slope half as large": ("hinge_slope", lambda f: lambda *a: f(*a) / 2),
-    "no centring": ("centred", lambda f: lambda xp, z: z + 0.0),
-    "the mean of the squares": ("sum_of_squares", lambda f: lambda xp, a: f(xp, a) / a.shape[-1]),
-    "one deviation left out": ("deviations", lambda f: lambda xp, z: f(xp, z)[:-1, :]),
+    "no centring": ("centred", lambda f: lambda xp, z, mean: z + 0.0),
+    "the mean of the squares": (
+        "squared_deviations",
+        lambda f: lambda xp, views: f(xp, views) / views[0].shape[-1],
+    ),
+    "half the deviations": ("deviations", lambda f: lambda xp, views: [f(xp, views)[0] * 0.5]),
     "a NaN": ("hinge", lambda f: lambda *a: f(*a) * math.nan),
 }
 

@@ -28,8 +28,8 @@ def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
 
 
 #: The standard's namespace. One function is replaced because it looks its namespace up behind a
-#: cache, of which Dynamo warns; the others, which are PyTorch's own where it does what the standard
-#: says, because those of array-api-compat see to promotion first, which costs more than they do.
+#: cache, of which Dynamo warns; the others are PyTorch's own, which do as the standard says here:
+#: those of array-api-compat see to promotion first, which costs more than they do.
 xp = SimpleNamespace(
     **vars(array_api_compat.torch)
     | {"cumulative_sum": _cumulative_sum, "matmul": torch.matmul, "maximum": torch.maximum}

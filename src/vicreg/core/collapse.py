@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core.layout import core_order, in_computing_dtype, indices, transposed
-from vicreg.core.statistics import centred
+from vicreg.core.statistics import centred, mean_and_energies
 
 Array = Any
 Namespace = Any
@@ -88,7 +88,9 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     reach = xp.where(dead, xp.zeros_like(reach), reach)
     size = xp.where(dead, xp.zeros_like(size), size)
     shifted = xp.where(dead, xp.zeros_like(shifted), shifted)
-    scaled = centred(xp, shifted / _or_one(xp, reach))
+    relative = shifted / _or_one(xp, reach)
+    mean, _ = mean_and_energies(xp, relative)
+    scaled = centred(xp, relative, mean)
     return _Deviations(scaled, reach, size, xp.astype(xp.logical_not(dead), z.dtype))
 
 

@@ -151,7 +151,7 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     order, and nothing need be found.
     """
     candidates = _candidates(xp, values, count)
-    threshold = xp.sort(candidates, axis=-1, stable=False)[..., -count:][..., :1]
+    threshold = xp.sort(candidates, axis=-1)[..., -count:][..., :1]
     above = xp.astype(values > threshold, values.dtype)
     equal = xp.astype(values == threshold, values.dtype)
     # Places from 1: those above first, wherever they stand, then the equal ones.
@@ -176,7 +176,7 @@ def _candidates(xp: Namespace, values: Array, count: int) -> Array:
     if runs < 2:
         return values
     in_runs = xp.reshape(values[..., : runs * _RUN], (*sets, runs, _RUN))
-    largest_of_runs = xp.sort(in_runs, axis=-1, stable=False)[..., -count:]
+    largest_of_runs = xp.sort(in_runs, axis=-1)[..., -count:]
     kept = xp.reshape(largest_of_runs, (*sets, runs * count))
     return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
 
