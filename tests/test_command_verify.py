@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,15 @@ def raises(x, y):
 
 def nothing(x, y):
     return None
+
+def exits(x, y):
+    raise SystemExit(0)
+
+def single(x, y):
+    if x.dtype != np.float32:
+        raise TypeError("float32 alone")
+    print("called")
+    return loss(x, y)
 """
     )
     monkeypatch.chdir(tmp_path)
@@ -137,6 +149,34 @@ def test_ones_own_function_agrees(own_code: str) -> None:
     result = run("verify", "--target", f"{own_code}:loss")
     assert result.exit_code == 0, result.output
     assert f"{own_code}:loss against official" in result.stdout
+
+
+def test_a_function_of_one_dtype_that_prints(own_code: str) -> None:
+    result = run("verify", "--target", f"{own_code}:single", "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    assert "called" not in result.stdout
+
+
+def test_a_namespace_in_the_current_directory(own_code: str) -> None:
+    Path("own_arrays_to_verify.py").write_text("from array_api_strict import *\n")
+    pytest.importorskip("array_api_strict")
+    arguments = ("--convention", "paper", "--dtype", "float32")
+    assert run("verify", "--namespace", "own_arrays_to_verify", *arguments).exit_code == 0
+
+
+def test_a_terminal_of_few_letters(own_code: str) -> None:
+    """The command itself, since what encodes is the stream it was started with."""
+    command = Path(sys.executable).with_name("vicreg")
+    for target, status in (("loss", 0), ("doubled", 1)):
+        ran = subprocess.run(
+            [command, "verify", "--target", f"{own_code}:{target}", "--dtype", "float64"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"},
+            check=False,
+        )
+        assert ran.returncode == status, ran.stderr
+        assert "Traceback" not in ran.stderr
 
 
 def test_ones_own_function_departs_and_how(own_code: str) -> None:
@@ -172,6 +212,14 @@ def test_bad_usage_is_one_line(own_code: str, tmp_path: Path) -> None:
     refused(run("verify", "--namespace", "nowhere_arrays"), "nowhere_arrays is not installed")
     refused(run("verify", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
     refused(run("verify", "--markdown", str(tmp_path)), "is a directory")
+    twice = str(tmp_path / "report")
+    refused(run("verify", "--json", twice, "--markdown", twice), "must be two files")
+    refused(run("verify", "--json", "/dev/null"), "is no plain file")
+    half = ("--dtype", "float16")
+    refused(
+        run("verify", "--target", f"{own_code}:loss", *half), "must be one of float64, float32"
+    )
+    refused(run("verify", "--target", f"{own_code}:exits"), "raised SystemExit")
 
 
 def test_help_teaches() -> None:

@@ -16,7 +16,14 @@ import pytest
 from backends import why_not
 
 from vicreg import conventions
-from vicreg.backends import NAMES, RequirementError, backend_named, backends_of, find_backends
+from vicreg.backends import (
+    NAMES,
+    Backend,
+    RequirementError,
+    backend_named,
+    backends_of,
+    find_backends,
+)
 from vicreg.backends.numpy import NumpyBackend
 from vicreg.core import statistics
 from vicreg.functions import FunctionError, LossFunction, load_function
@@ -24,7 +31,7 @@ from vicreg.testing import check_conformance, conformance_problems
 from vicreg.verification import definition as exact
 from vicreg.verification.bounds import Rounding, rounding_bounds
 from vicreg.verification.cases import CASES, rounded_to
-from vicreg.verification.suite import DTYPES, check_backend, measured, problem, run_suite
+from vicreg.verification.suite import DTYPES, Measurement, Problem, measured, problem, run_suite
 from vicreg.verification.target import explanations, run_target
 
 NUMPY = NumpyBackend("numpy", "cpu", ("float64", "float32", "float16"))
@@ -171,6 +178,10 @@ class TestBounds:
             assert np.abs(rounded - values).max() <= 2.0**-8 * np.abs(values).max()
 
 
+def check_backend(backend: Backend, given: Problem) -> Measurement:
+    return measured(backend, given)[0]
+
+
 FAULTS = {
     "the hinge off by 1e-9 of itself": ("hinge", lambda f: lambda *a: f(*a) * (1 + 1e-9)),
     "a slope half as large": ("hinge_slope", lambda f: lambda *a: f(*a) / 2),
@@ -290,7 +301,7 @@ class TestBackends:
         pytest.importorskip("array_api_strict")
         found, left_out = find_backends(["array_api_strict"], ["device1"])
         assert [backend.device for backend in found] == ["device1"]
-        assert left_out["array_api_strict"] == "its device was not asked for"
+        assert left_out["array_api_strict"] == "it is on cpu, not on device1"
 
     def test_what_is_not_there_is_said(self) -> None:
         with pytest.raises(RequirementError, match="nowhere_arrays is not installed"):
@@ -437,11 +448,103 @@ def test_a_wrong_derivative_of_a_right_value() -> None:
     assert torch.is_tensor(vicreg(torch.ones(4, 2), torch.zeros(4, 2)))
 
 
-def test_a_value_without_a_graph_is_differenced() -> None:
+@pytest.mark.parametrize("way", ["item", "detach", "in place", "raising"])
+def test_a_loss_that_the_library_cannot_differentiate_fails(way: str) -> None:
+    torch = pytest.importorskip("torch")
     right = in_torch()
-    results, _ = verdict(lambda x, y: right(x, y).item(), "torch", dtypes=("float64",))
-    assert results.passed
-    assert all("finite difference" in one.errors for one in results.measurements)
+
+    class Raising(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            raise RuntimeError("no derivative")
+
+    def in_place(x, y):
+        x -= 0.0
+        return right(x, y)
+
+    function = {
+        "item": lambda x, y: right(x, y).item(),
+        "detach": lambda x, y: right(x, y).detach(),
+        "in place": in_place,
+        "raising": lambda x, y: Raising.apply(right(x, y)),
+    }[way]
+    results, _ = verdict(function, "torch", dtypes=("float64",))
+    assert not results.passed
+    assert all("it has no gradient" in one.complaint for one in results.measurements)
+
+
+def test_a_function_that_changes_its_arrays_fails() -> None:
+    right = own()
+
+    def vicreg(x, y):
+        value = right(x, y)
+        y *= 0.0
+        return value
+
+    results, _ = verdict(vicreg, "numpy", dtypes=("float64",))
+    assert all("changes the arrays" in one.complaint for one in results.measurements)
+
+
+def test_variances_that_are_updated_sample_by_sample_pass() -> None:
+    """PyTorch's var is: with an offset it is wrong by far more than two passes are."""
+    torch = pytest.importorskip("torch")
+
+    def vicreg(x, y):
+        n, d = x.shape
+        hinges = [torch.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() for z in (x, y)]
+        invariance = ((x - y) ** 2).mean()
+        squares = 0.0
+        for z in (x, y):
+            zc = z - z.mean(dim=0)
+            c = zc.T @ zc / (n - 1)
+            squares = squares + (c[~torch.eye(d, dtype=torch.bool)] ** 2).sum() / d
+        return 25 * invariance + 25 * sum(hinges) / 2 + squares
+
+    loss = LossFunction(vicreg, backend_named("torch"))
+    for seed in (0, 2, 4, 11, 54):
+        results = run_target([loss], ["float64"], "official", seed)
+        errors = [one.errors["loss"] for one in results.measurements]
+        assert max(errors) < 0.1, seed
+
+
+@pytest.mark.parametrize("relative", [1e-6, 1e-9])
+@pytest.mark.parametrize("term", ["variance", "covariance"])
+def test_a_small_factor_is_said_as_it_is(term: str, relative: float) -> None:
+    results, lines = verdict(own(**{term: 1 + relative}), "numpy", dtypes=("float64",))
+    assert not results.passed
+    assert lines == [f"the {term} term is 1 + {relative:.3g} times that of official"]
+
+
+def test_a_nan_in_one_case_is_said_beside_the_factors() -> None:
+    right = own(variance=2.0)
+
+    def vicreg(x, y):
+        return right(x, y) if (np.ptp(x, axis=0) > 0).all() else float("nan")
+
+    results, lines = verdict(vicreg, "numpy", dtypes=("float64",))
+    assert not results.passed
+    assert lines == [
+        "the value is no finite number in 2 of the cases",
+        "the variance term is 2 times that of official",
+    ]
+
+
+def test_only_the_library_that_fails_is_explained() -> None:
+    torch = pytest.importorskip("torch")
+    in_numpy, doubled = own(), in_torch(variance=2.0)
+
+    def vicreg(x, y):
+        return doubled(x, y) if torch.is_tensor(x) else in_numpy(x, y)
+
+    losses = [LossFunction(vicreg, backend_named(name)) for name in ("numpy", "torch")]
+    results = run_target(losses, ["float64"], "official")
+    said = [explanations(loss, "official", results) for loss in losses]
+    assert said[0] == []
+    assert "the variance term is 2 times that of official" in said[1]
 
 
 def test_a_finite_difference_finds_what_the_value_hides() -> None:
@@ -484,11 +587,16 @@ class TestLossFunction:
     def test_an_import_that_fails_is_said(self, monkeypatch, tmp_path: Path) -> None:
         (tmp_path / "broken_losses.py").write_text("import nowhere_at_all\n")
         (tmp_path / "torn_losses.py").write_text("1 / 0\n")
+        (tmp_path / "exiting_losses.py").write_text("import sys; sys.exit(0)\n")
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(FunctionError, match="ModuleNotFoundError: No module named 'nowhere"):
             load_function("broken_losses:f")
         with pytest.raises(FunctionError, match="ZeroDivisionError"):
             load_function("torn_losses:f")
+        with pytest.raises(FunctionError, match="SystemExit"):
+            load_function("exiting_losses:f")
+        with pytest.raises(RequirementError, match="SystemExit"):
+            backends_of("exiting_losses")
 
     @pytest.mark.parametrize(
         ("function", "said"),
@@ -502,6 +610,8 @@ class TestLossFunction:
                 r"raised ZeroDivisionError: .* \(for two numpy arrays of float64",
             ),
             (lambda a: a, "raised TypeError"),
+            (lambda a, b: sys.exit(0), "raised SystemExit"),
+            (lambda a, b: 10**400, "must return a real number"),
         ],
     )
     def test_what_returns_no_number_is_refused_in_one_line(self, function, said: str) -> None:

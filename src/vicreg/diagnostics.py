@@ -23,6 +23,8 @@ _CONSTANTS = ("n", "d", "rank_limit", "convention")
 #: below the second it has collapsed. White noise of n = d samples has half by the participation
 #: ratio, and more for any other n.
 _FILLED, _COLLAPSED = 1 / 3, 1 / 10
+#: Below this rank nearly all is in one direction, however few there are.
+_ONE_DIRECTION = 1.5
 #: The mean |correlation| up to which features are said to be independent, where chance alone
 #: does not give half as much already, and from which on they repeat each other.
 _INDEPENDENT, _REDUNDANT = 0.1, 0.5
@@ -296,6 +298,8 @@ def _on_rank(rank: float, limit: int, d: int) -> str:
         return "collapsed: nothing varies"
     if limit == 1 < d:
         return "too few samples to tell"
+    if rank < _ONE_DIRECTION and limit > 2:
+        return "collapsed to few directions"
     if rank >= _FILLED * limit:
         return "good"
     return "low" if rank >= _COLLAPSED * limit else "collapsed to few directions"

@@ -28,10 +28,15 @@ def check_file(file: Path) -> None:
     RequirementError
         Its directory is not there or cannot be written, or `file` is a directory.
     """
-    if not file.parent.is_dir():
-        raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is no directory")
-    if file.is_dir():
-        raise RequirementError(f"cannot write {str(file)!r}: it is a directory")
+    try:
+        if not file.parent.is_dir():
+            raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is no directory")
+        if file.is_dir():
+            raise RequirementError(f"cannot write {str(file)!r}: it is a directory")
+        if file.exists() and not file.is_file():
+            raise RequirementError(f"cannot write {str(file)!r}: it is no plain file")
+    except OSError as error:
+        raise RequirementError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
     if not os.access(file.parent, os.W_OK):
         raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is not writable")
 
@@ -79,6 +84,7 @@ def replacing(file: Path) -> Iterator[Path]:
     ToolError
         The file cannot be written, or not put in its place.
     """
+    file = file.resolve()  # a link stays one
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
     try:
         yield unfinished

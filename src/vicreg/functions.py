@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from vicreg.backends import Array, Backend, Floats
+from vicreg.backends import Array, Backend, Floats, importing_from_here
 from vicreg.requirements import RequirementError
 
 __all__ = ["FunctionError", "LossFunction", "load_function"]
@@ -52,9 +50,12 @@ def load_function(path: str) -> Callable[..., Any]:
         raise FunctionError(f"{path!r} must be MODULE:FUNCTION")
     found: Any = _imported(module_name)
     for part in name.split("."):
-        if not hasattr(found, part):
-            raise FunctionError(f"module {module_name!r} has no {name!r}")
-        found = getattr(found, part)
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise FunctionError(f"module {module_name!r} has no {name!r}") from None
+        except Exception as error:  # a module's own __getattr__ runs anything
+            raise FunctionError(f"{path!r} cannot be had: {_line(error)}") from error
     if isinstance(found, type):
         found = _made(found, path)
     if not callable(found):
@@ -64,26 +65,25 @@ def load_function(path: str) -> Callable[..., Any]:
 
 
 def _imported(name: str) -> Any:
-    sys.path.insert(0, "")
     try:
-        return importlib.import_module(name)
+        with importing_from_here():
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise FunctionError(f"there is no module {name!r}") from error
         raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
-    except Exception as error:  # an import runs anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an import runs anything, sys.exit() too
         raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
-    finally:
-        sys.path.remove("")
-        # What the function imports when it is called is found too, but shadows nothing.
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
 
 
 def _made(kind: type, path: str) -> Any:
     try:
         return kind()
-    except Exception as error:  # a constructor raises anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a constructor raises anything
         raise FunctionError(
             f"{path} is a class that cannot be made without arguments: {_line(error)}"
         ) from error
@@ -130,7 +130,9 @@ class LossFunction:
         try:
             views, named = ((z1,), {"ref_emb": z2}) if self._by_name else ((z1, z2), {})
             output = self._function(*views, **named)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit() too: it is no verdict
             raise FunctionError(
                 f"{self.name} raised {_line(error)} (for two {self.backend.name} arrays of "
                 f"{z1.dtype} and shape {tuple(z1.shape)})"
@@ -171,8 +173,6 @@ class LossFunction:
         dtype = dtype or backend.dtypes[0]
         with backend.active():
             output = self.on_arrays(backend.asarray(z1, dtype), backend.asarray(z2, dtype))
-            if isinstance(output, (int, float)):
-                return float(output)
             try:
                 return float(backend.to_numpy(output).reshape(()))
             except Exception:
@@ -197,5 +197,8 @@ def _takes_ref_emb(function: Callable[..., Any]) -> bool:
 
 def _line(error: BaseException) -> str:
     """Return an error's kind and the first line of its message."""
-    lines = str(error).strip().splitlines()
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # a message that cannot be had
+        lines = []
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

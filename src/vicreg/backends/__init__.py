@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from vicreg.backends.base import Array, Backend, Floats
 from vicreg.requirements import RequirementError
@@ -22,6 +25,7 @@ __all__ = [
     "backend_named",
     "backends_of",
     "find_backends",
+    "importing_from_here",
 ]
 
 #: Every library that the tools know, and the package it comes in.
@@ -60,16 +64,25 @@ def backends_of(name: str) -> list[Backend]:
     RequirementError
         The library is not installed, its import fails, or it has no device to run on here.
     """
-    package = _PACKAGES.get(name, name)
-    if not _is_installed(package):
+    if name in _PACKAGES:
+        return _found(name)
+    with importing_from_here():
+        return _found(name)
+
+
+def _found(name: str) -> list[Backend]:
+    if not _is_installed(_PACKAGES.get(name, name)):
         raise RequirementError(f"{name} is not installed")
     module = f"vicreg.backends.{name}" if name in _WITH_A_MODULE else "vicreg.backends.standard"
     try:
         found: list[Backend] = importlib.import_module(module).backends(name)
     except RequirementError:
         raise
-    except Exception as error:  # an import may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an import may raise anything, or exit
+        lines = str(error).strip().splitlines()
+        reason = ": ".join([type(error).__name__, *lines[:1]])
         raise RequirementError(f"{name} cannot be imported: {reason}") from error
     return found
 
@@ -123,8 +136,23 @@ def find_backends(
             if not devices or any(_matches(backend.device, device) for device in devices):
                 found.append(backend)
             else:
-                left_out[str(backend)] = "its device was not asked for"
+                wanted = " or ".join(devices)
+                left_out[str(backend)] = f"it is on {backend.device}, not on {wanted}"
     return found, left_out
+
+
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Find modules of the current directory too, first in the block and last after it."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        with suppress(ValueError, OSError):  # what was imported may have changed the path
+            sys.path.remove("")
+            # What a function imports when it is called is found too, but shadows nothing.
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())
 
 
 def _matches(device: str, wanted: str) -> bool:

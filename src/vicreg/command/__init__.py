@@ -3,6 +3,7 @@
 # Annotations are evaluated here: typer reads them, and is imported only when it is needed.
 
 import importlib
+import io
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,9 @@ vicreg conventions --json      the same as data
 
 def main() -> None:
     """Run the command, or say in one line what it lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks is a ?
+            stream.reconfigure(errors="replace")
     try:
         for package in ("typer", "rich"):
             importlib.import_module(package)

@@ -1,6 +1,8 @@
 """``vicreg identify``: which published convention a function is."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -54,9 +56,9 @@ def add_to(app: typer.Typer) -> None:
 def _identify(path: str, backend: str, as_json: bool) -> bool:
     import vicreg
 
-    function = load_function(path)
     try:
-        found = vicreg.identify(function, backend=backend)
+        with redirect_stdout(sys.stderr):  # what the function prints is no part of the answer
+            found = vicreg.identify(load_function(path), backend=backend)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:

@@ -1,7 +1,9 @@
 """``vicreg verify``: does this code compute the same thing there as here?"""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +80,8 @@ def add_to(app: typer.Typer) -> None:
             for file in files.values():
                 if file is not None:
                     check_file(file)
+            if json_file and markdown_file and json_file.resolve() == markdown_file.resolve():
+                raise RequirementError("--json and --markdown must be two files")
             if target is not None:
                 if namespace:
                     raise RequirementError("--target takes its library by --backend")
@@ -91,6 +95,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 _Files = dict[str, Path | None]
+
+#: What a target is given: in half precision the squares of plain code overflow, or are so coarse
+#: that nothing can be told.
+_FULL_PRECISION = ("float64", "float32")
 
 
 def _verify_libraries(
@@ -134,22 +142,24 @@ def _verify_target(
     from vicreg.functions import FunctionError, LossFunction, load_function
     from vicreg.verification import report
     from vicreg.verification.definition import DEFINITIONS
-    from vicreg.verification.suite import DTYPES
     from vicreg.verification.target import TARGET_CASES, explanations, run_target
 
     (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
     if more:
         raise RequirementError("--convention may be given once with --target")
-    chosen_dtypes = _chosen("--dtype", dtypes or ["float64", "float32"], DTYPES)
-    function = load_function(path)
+    chosen_dtypes = _chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
+    with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
+        function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
     functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
     total = len(TARGET_CASES) * sum(len(set(chosen_dtypes) & set(b.dtypes)) for b in backends)
     try:
         for one in functions:  # what cannot be called at all is said before anything is shown
-            one(*TARGET_CASES[0].views(seed))
-        with report.suite_progress(_stderr(), total) as on_case:
+            first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
+            with redirect_stdout(sys.stderr):
+                one(*TARGET_CASES[0].views(seed), dtype=first)
+        with report.suite_progress(_stderr(), total) as on_case, redirect_stdout(sys.stderr):
             results = run_target(functions, chosen_dtypes, convention, seed, on_case)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
@@ -161,8 +171,9 @@ def _verify_target(
         for one in functions:
             for line in explanations(one, convention, results, seed):
                 _print(f"On {one.backend}: {line}.")
-        if any(one.errors.get("loss", 0.0) > 1.0 for one in results.measurements):
-            _print(f"\nWhat it is, by vicreg identify:\n{_identified(function, given)}")
+        failed = [one for one in results.measurements if one.errors.get("loss", 0.0) > 1.0]
+        for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
+            _print(f"\nWhat it is on {name}, by vicreg identify:\n{_identified(function, name)}")
     return results.passed
 
 
@@ -170,7 +181,8 @@ def _identified(function: Callable[..., Any], backend: str) -> str:
     from vicreg.identification import identify
 
     try:
-        return str(identify(function, backend))
+        with redirect_stdout(sys.stderr):
+            return str(identify(function, backend))
     except RequirementError as error:  # a function that takes what it was verified on alone
         return str(error)
 
@@ -225,15 +237,16 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
         console.print("\nDid not run:")
         for name, why in results.left_out.items():
             console.print(f"  {name}: {why}", markup=False, soft_wrap=True)
-    made_with = description(backends)
-    _write(files, results, made_with, f"vicreg verify: {title}")
+    if any("finite difference" in one.errors for one in results.measurements):
+        console.print("\nGradients are by finite differences where there is no autodiff.")
     console.print()
     if results.passed:
         console.print("[green]All agree[/green] with the truth, to the rounding of each dtype.")
-        return
-    console.print("[bold red]Not all agree.[/bold red]")
+    else:
+        console.print("[bold red]Not all agree.[/bold red]")
     for line in report.failures(results):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    _write(files, results, description(backends), f"vicreg verify: {title}")
 
 
 def _write(files: _Files, results: Any, made_with: dict[str, str], title: str) -> None:

@@ -46,7 +46,7 @@ import numpy.typing as npt
 
 from vicreg.verification.definition import TERMS, Definition
 
-__all__ = ["UNDERFLOW", "UNIT_ROUNDOFF", "Rounding", "problem_size", "rounding_bounds"]
+__all__ = ["UNDERFLOW", "UNIT_ROUNDOFF", "Rounding", "rounding_bounds"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -92,11 +92,6 @@ class Rounding:
     def u(self) -> float:
         """The unit roundoff of the computation."""
         return UNIT_ROUNDOFF[self.computed_in]
-
-
-def problem_size(shape: Sequence[int]) -> int:
-    """Return N = n + d + 16 for views of `shape`."""
-    return shape[0] + shape[-1] + _ROUNDINGS_OF_ONE
 
 
 # A bound of a value, and of its gradient by each view.
@@ -213,10 +208,8 @@ def _variance(sets: Sequence[_SampleSet], definition: Definition, gamma: float) 
     for one in sets:
         m = one.n - definition.n_variance
         c, error = one.covariance(m)
-        variance, of_variance = (
-            np.diag(c) + definition.eps,
-            np.diag(error) + definition.eps * (2 * one.u),
-        )
+        variance = np.diag(c) + definition.eps
+        of_variance = np.diag(error) + one.of_update / m + 2 * one.u * definition.eps
         spread, of_spread = (
             _root_and_error(variance, of_variance, one.u)
             if definition.std
@@ -265,10 +258,12 @@ def _covariance(sets: Sequence[_SampleSet], definition: Definition) -> _Bound:
     for one in sets:
         m = one.n - definition.n_covariance
         whole = one.summed * len(sets) * max(one.n, d) ** 2
-        by_covariance, of_product = _by_covariance(one, m, whole)
-        by_gram, of_gram_product = _by_gram(one, m, whole) if one.n <= d else (0.0, 0.0)
-        value += scale * (by_covariance + by_gram)
-        gradients.append(scale * 4 / m * (of_product + of_gram_product))
+        of_squares, of_product = _by_covariance(one, m, whole)
+        if one.n <= d:
+            of_kernel, of_kernel_product = _by_gram(one, m, whole)
+            of_squares, of_product = of_squares + of_kernel, of_product + of_kernel_product
+        value += scale * of_squares
+        gradients.append(scale * 4 / m * of_product)
     return value, gradients
 
 

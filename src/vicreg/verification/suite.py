@@ -30,12 +30,10 @@ __all__ = [
     "Measurement",
     "Problem",
     "Results",
-    "check_backend",
     "error_in_bounds",
     "measured",
     "problem",
     "run_suite",
-    "steps",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -203,7 +201,9 @@ def measured(backend: Backend, given: Problem) -> tuple[Measurement, _Returned]:
             returned = _computed(backend, given)
     except _ComplaintError as error:
         return Measurement(*where, {}, str(error)), {}
-    except Exception as error:  # a library under test raises anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a library under test raises anything
         lines = str(error).strip().splitlines() or [""]
         return Measurement(*where, {}, f"raised {type(error).__name__}: {lines[0]}"), {}
     errors = {name: given.value_error(name, returned[name]) for name in VALUES}
@@ -296,24 +296,6 @@ class Results:
         return bool(self.measurements) and all(one.passed for one in self.measurements)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One library in one dtype."""
-
-    backend: Backend
-    dtype: str
-
-
-def steps(backends: Sequence[Backend], dtypes: Sequence[str]) -> list[_Step]:
-    """Return each library with each of `dtypes` it has, in the order they are run."""
-    return [
-        _Step(backend, dtype)
-        for dtype in dtypes
-        for backend in backends
-        if dtype in backend.dtypes
-    ]
-
-
 def run_suite(
     backends: Sequence[Backend],
     dtypes: Sequence[str] = DTYPES,
@@ -354,11 +336,6 @@ def run_suite(
                 before = results.distances.get((*pair, dtype), (0.0, 0.0))
                 results.distances[*pair, dtype] = tuple(map(max, before, distance))  # type: ignore[assignment]
     return results
-
-
-def check_backend(backend: Backend, given: Problem) -> Measurement:
-    """Return how far `backend` is from the truth of one problem."""
-    return measured(backend, given)[0]
 
 
 def _distances(

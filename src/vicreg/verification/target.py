@@ -12,7 +12,7 @@ from vicreg.backends import Array
 from vicreg.functions import LossFunction
 from vicreg.verification.cases import CASES
 from vicreg.verification.definition import TERMS
-from vicreg.verification.suite import Measurement, Problem, Results, problem
+from vicreg.verification.suite import DTYPES, Measurement, Problem, Results, problem
 
 __all__ = ["TARGET_CASES", "explanations", "run_target"]
 
@@ -25,8 +25,10 @@ TARGET_CASES = tuple(case for case in CASES if len(case.shape) == 2)
 _DIRECTIONS = 4
 #: The length of a finite difference beside the size of a feature.
 _STEP = 2.0**-10
-#: A term's factor this near to 1 is 1: far above rounding, far below any planted factor.
-_FACTOR_TOLERANCE = 1e-6
+#: Up to this residual, beside the largest of the terms, factors explain a function.
+_FITTED = 1e-6
+#: A factor's difference from 1 that is seen at least: that of a float64's own rounding.
+_SEEN = 1e-13
 
 
 def run_target(
@@ -55,7 +57,7 @@ def run_target(
     -------
     Results
         The gradient is "autodiff gradient", or "finite difference" where the library has no
-        automatic differentiation.
+        automatic differentiation. Where it has, a function that it cannot differentiate fails.
 
     Raises
     ------
@@ -78,19 +80,35 @@ def _measured(function: LossFunction, given: Problem) -> Measurement:
     where = (str(function.backend), given.dtype, given.case.name, given.convention)
     value = function(*given.views, dtype=given.dtype)
     errors = {"loss": given.value_error("loss", value)}
-    gradients = _gradients(function, given)
-    if gradients is None:
+    if not function.backend.differentiates:
         errors["finite difference"] = _finite_difference_error(function, given)
-    else:
-        errors["autodiff gradient"] = given.gradient_error(gradients)
-    return Measurement(*where, errors)
+        return Measurement(*where, errors, _changed(function, given))
+    try:
+        gradients = _gradients(function, given)
+    except _NoGradientError as error:
+        return Measurement(*where, errors, str(error))
+    errors["autodiff gradient"] = given.gradient_error(gradients)
+    return Measurement(*where, errors, _changed(function, given))
 
 
-def _gradients(function: LossFunction, given: Problem) -> tuple[Floats, ...] | None:
-    """Return the gradients by automatic differentiation; None where that has none."""
+def _changed(function: LossFunction, given: Problem) -> str:
+    """Return the complaint that the function changes its arrays; empty where it does not."""
     backend = function.backend
-    if not backend.differentiates:
-        return None
+    with backend.active():
+        arrays = [backend.asarray(view, given.dtype) for view in given.views]
+        function.on_arrays(*arrays)
+        kept = [backend.to_numpy(array) for array in arrays]
+    same = all(np.array_equal(a, b) for a, b in zip(kept, given.views, strict=True))
+    return "" if same else "it changes the arrays that it is given"
+
+
+class _NoGradientError(Exception):
+    """The library differentiates, and not this function."""
+
+
+def _gradients(function: LossFunction, given: Problem) -> tuple[Floats, ...]:
+    """Return the gradients by automatic differentiation."""
+    backend = function.backend
 
     def scalar(*views: Array) -> Array:
         value = function.on_arrays(*views)
@@ -100,8 +118,9 @@ def _gradients(function: LossFunction, given: Problem) -> tuple[Floats, ...] | N
         arrays = [backend.asarray(view, given.dtype) for view in given.views]
         try:
             _, gradients = backend.differentiate(scalar, arrays)
-        except Exception:  # a value without its graph, an operation without a derivative
-            return None
+        except Exception as error:  # a value without its graph, an operation without derivative
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise _NoGradientError(f"it has no gradient: {lines[0]}") from error
         return tuple(backend.to_numpy(gradient) for gradient in gradients)
 
 
@@ -142,6 +161,7 @@ class _Fit:
 
     factors: dict[str, float]
     residual: float
+    missing: int  # cases in which there is no number
 
 
 def explanations(
@@ -164,22 +184,27 @@ def explanations(
     -------
     list of str
     """
-    lines = []
-    dtype = function.backend.dtypes[0]
+    here = [one for one in results.measurements if one.backend == str(function.backend)]
+    dtype = next(dtype for dtype in DTYPES if any(one.dtype == dtype for one in here))
     problems = [problem(case, dtype, convention, seed, own_code=True) for case in TARGET_CASES]
-    if _failed(results, "loss"):
+    lines = []
+    if _failed(here, "loss"):
         values = [function(*given.views, dtype=dtype) for given in problems]
-        lines += _told(_fit_values(problems, values), convention, "term", "value")
-    if _failed(results, "autodiff gradient"):
-        gradients = [_gradients(function, given) for given in problems]
-        if all(gradient is not None for gradient in gradients):
-            fit = _fit_gradients(problems, gradients)  # type: ignore[arg-type]
-            lines += _told(fit, convention, "term's gradient", "gradient")
+        fit = _fit_values(problems, values)
+        lines += _told(fit, convention, "term", "value")
+    if _failed(here, "autodiff gradient"):
+        try:
+            gradients = [_gradients(function, given) for given in problems]
+        except _NoGradientError:  # it is among the complaints
+            return lines
+        lines += _told(
+            _fit_gradients(problems, gradients), convention, "term's gradient", "gradient"
+        )
     return lines
 
 
-def _failed(results: Results, quantity: str) -> bool:
-    return any(one.errors.get(quantity, 0.0) > 1.0 for one in results.measurements)
+def _failed(measurements: Sequence[Measurement], quantity: str) -> bool:
+    return any(one.errors.get(quantity, 0.0) > 1.0 for one in measurements)
 
 
 def _fit_values(problems: Sequence[Problem], values: Sequence[float]) -> _Fit:
@@ -213,13 +238,19 @@ def _fit_gradients(problems: Sequence[Problem], gradients: Sequence[tuple[Floats
 
 def _fit(rows: Sequence[Floats], columns: Sequence[Floats], names: Sequence[str]) -> _Fit:
     sizes = [max(float(np.max(np.abs(row))), np.finfo(float).tiny) for row in rows]
-    matrix = np.concatenate([row / size for row, size in zip(rows, sizes, strict=True)])
-    wanted = np.concatenate([column / size for column, size in zip(columns, sizes, strict=True)])
-    if not np.all(np.isfinite(wanted)):
-        return _Fit({}, float("inf"))
+    parts = [
+        (row / size, column / size)
+        for row, column, size in zip(rows, columns, sizes, strict=True)
+        if np.all(np.isfinite(column))
+    ]
+    # A case without a number is a failure of its own, and no part of a sum.
+    missing = len(rows) - len(parts)
+    if not parts:
+        return _Fit({}, float("inf"), missing)
+    matrix, wanted = (np.concatenate(each) for each in zip(*parts, strict=True))
     factors, *_ = np.linalg.lstsq(matrix, wanted)
     residual = float(np.max(np.abs(matrix @ factors - wanted)))
-    return _Fit(dict(zip(names, map(float, factors), strict=True)), residual)
+    return _Fit(dict(zip(names, map(float, factors), strict=True)), residual, missing)
 
 
 def _weighted_terms(given: Problem) -> list[tuple[str, float]]:
@@ -232,12 +263,27 @@ def _names(given: Problem) -> list[str]:
 
 
 def _told(fit: _Fit, convention: str, subject: str, whole: str) -> list[str]:
-    if not fit.residual <= _FACTOR_TOLERANCE:
-        return [f"no factors of the three terms of {convention} make up the {whole}"]
     lines = []
+    if fit.missing:
+        lines.append(f"the {whole} is no finite number in {fit.missing} of the cases")
+    if not fit.residual <= _FITTED:
+        return [*lines, f"no factors of the three terms of {convention} make up the {whole}"]
+    seen = max(_SEEN, 8 * fit.residual)
+    off = []
     for term, factor in fit.factors.items():
-        if abs(factor) <= _FACTOR_TOLERANCE:
-            lines.append(f"the {term} {subject} of {convention} is missing")
-        elif abs(factor - 1) > _FACTOR_TOLERANCE:
-            lines.append(f"the {term} {subject} is {factor:.6g} times that of {convention}")
-    return lines or [f"each term is that of {convention} but for rounding beyond the bound"]
+        if abs(factor) <= seen:
+            off.append(f"the {term} {subject} of {convention} is missing")
+        elif abs(factor - 1) > seen:
+            off.append(f"the {term} {subject} is {_factor(factor)} that of {convention}")
+    if off or fit.missing:
+        return lines + off
+    return [
+        f"each {subject} is that of {convention}, but the {whole} is rounded by more than its "
+        "bound: a difference that cancels?"
+    ]
+
+
+def _factor(factor: float) -> str:
+    if abs(factor - 1) < 1e-4:
+        return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.3g} times"
+    return f"{factor:.6g} times"
