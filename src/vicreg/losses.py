@@ -67,7 +67,8 @@ def vicreg_loss(
         on the variance there is no root, and none may be given.
     method : {"auto", "gram", "covariance"}, optional
         Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
-        the plain definition: the same number but for rounding. "auto" takes the smaller. The
+        the plain definition: the same number but for rounding. "auto" takes the smaller, and
+        of 128 features or fewer always the covariance. The
         Gram route's error is about the unit roundoff times the sum of the squared variances, of
         all but the eight largest features: choose "covariance" where many uncorrelated features
         are far larger than the rest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from vicreg.core import terms
 from vicreg.core.objective import Objective
 
 Array = Any
+
+#: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
+xp = SimpleNamespace(**vars(jnp), strips=True)
 
 
 def committed_devices(array: Array) -> frozenset[Any] | None:
@@ -39,7 +43,7 @@ def _in_input_precision(function: Any) -> Any:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_in_input_precision
 def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    outputs, _ = terms.evaluate(jnp, views, objective)
+    outputs, _ = terms.evaluate(xp, views, objective)
     return outputs
 
 
@@ -49,8 +53,8 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outpu
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
-    outputs, residuals = terms.evaluate(jnp, views, objective)
-    return outputs, terms.pushforward(jnp, views, residuals, moving, objective)
+    outputs, residuals = terms.evaluate(xp, views, objective)
+    return outputs, terms.pushforward(xp, views, residuals, moving, objective)
 
 
 _outputs.defjvp(_jvp, symbolic_zeros=True)
@@ -69,4 +73,4 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    return terms.value_and_grad(jnp, views, objective)
+    return terms.value_and_grad(xp, views, objective)

@@ -126,10 +126,12 @@ def feature_matrix(xp: Namespace, a: Array) -> Array:
 def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
     """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
 
-    A large one is computed in strips: what is below their diagonal blocks is a mirror image.
+    Where the namespace is marked ``strips``, since its library multiplies any two matrices, a
+    large one is computed in strips: what is below their diagonal blocks is a mirror image. NumPy
+    does half the work by itself.
     """
     count = min(_STRIPS, size // _STRIP_ROWS)
-    if count < 2:
+    if count < 2 or not getattr(xp, "strips", False):
         return strip(0, size)
     edges = [size * i // count for i in range(count + 1)]
     strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
@@ -151,7 +153,7 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     order, and nothing need be found.
     """
     candidates = _candidates(xp, values, count)
-    threshold = xp.sort(candidates, axis=-1, stable=False)[..., -count:][..., :1]
+    threshold = xp.sort(candidates, axis=-1)[..., -count:][..., :1]
     above = xp.astype(values > threshold, values.dtype)
     equal = xp.astype(values == threshold, values.dtype)
     # Places from 1: those above first, wherever they stand, then the equal ones.
@@ -176,7 +178,7 @@ def _candidates(xp: Namespace, values: Array, count: int) -> Array:
     if runs < 2:
         return values
     in_runs = xp.reshape(values[..., : runs * _RUN], (*sets, runs, _RUN))
-    largest_of_runs = xp.sort(in_runs, axis=-1, stable=False)[..., -count:]
+    largest_of_runs = xp.sort(in_runs, axis=-1)[..., -count:]
     kept = xp.reshape(largest_of_runs, (*sets, runs * count))
     return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
 

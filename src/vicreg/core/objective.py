@@ -10,6 +10,11 @@ from vicreg.conventions import Convention, Weights, term_scales
 Method = Literal["auto", "gram", "covariance"]
 
 
+#: Up to so many features the covariance is formed whatever n is: where the work is little, what
+#: counts is how many calls of the library it takes, and the Gram route takes twice as many.
+FEW_FEATURES = 128
+
+
 class Coefficients(NamedTuple):
     """What multiplies each term's plain sum; None for a term that is not computed."""
 
@@ -64,4 +69,4 @@ class Objective:
 
     def uses_gram(self, n: int, d: int) -> bool:
         """Whether the covariance term goes by the n × n Gram matrix: a choice of shape alone."""
-        return self.method == "gram" or (self.method == "auto" and n <= d)
+        return self.method == "gram" or (self.method == "auto" and n <= d and d > FEW_FEATURES)

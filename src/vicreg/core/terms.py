@@ -104,7 +104,8 @@ def _spread(
 ) -> tuple[Spread, Array | None, Array | None]:
     """Return what is computed of one group: residuals, summed hinge, covariance term."""
     n, d = z.shape[-2:]
-    variance = hinge = value = factors = None
+    variance = hinge = value = None
+    factors: covariance.Factors | None = None
     mean, energies = statistics.mean_and_energies(xp, z)
     if coefficient.variance is not None:
         variance = energies / (n - objective.convention.variance_correction)
