@@ -109,11 +109,13 @@ def _checked_axis(feature_axis: Any) -> int:
 
 def checked_library(views: Sequence[Array], names: Sequence[str], objective: Objective) -> str:
     """Return the library of `views`, called `names` in messages, or raise what is wrong."""
+    first, library = views[0], _checked_array(views[0], names[0], objective)
+    # All arrays before any comparison: what is wrong with one alone is said first.
     libraries = [
-        _checked_array(view, name, objective) for view, name in zip(views, names, strict=True)
+        library if _is_like(view, first, library) else _checked_array(view, name, objective)
+        for view, name in zip(views[1:], names[1:], strict=True)
     ]
-    first, library = views[0], libraries[0]
-    for view, name, its_library in zip(views[1:], names[1:], libraries[1:], strict=True):
+    for view, name, its_library in zip(views[1:], names[1:], libraries, strict=True):
         if its_library != library:
             _raise_differs(TypeError, "library", names[0], library, name, its_library)
         if tuple(view.shape) != tuple(first.shape):
@@ -126,6 +128,14 @@ def checked_library(views: Sequence[Array], names: Sequence[str], objective: Obj
         if here is not None and there is not None and here != there:
             _raise_differs(ValueError, "device", names[0], here, name, there)
     return library
+
+
+def _is_like(view: Array, first: Array, library: str) -> bool:
+    """Whether the checks of `first` are those of `view` too: they cost more than to see that."""
+    # PyTorch has one type for tensors of every layout.
+    return library != "torch" and (
+        type(view) is type(first) and view.shape == first.shape and view.dtype == first.dtype
+    )
 
 
 def _raise_differs(

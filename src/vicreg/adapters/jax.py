@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +14,9 @@ from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
 
 Array = Any
+
+#: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
+xp = SimpleNamespace(**vars(jnp), strips=True)
 
 
 def committed_devices(array: Array) -> frozenset[Any] | None:
@@ -40,7 +44,7 @@ def _in_input_precision(function: Any) -> Any:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_in_input_precision
 def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    outputs, _ = terms.evaluate(jnp, views, objective)
+    outputs, _ = terms.evaluate(xp, views, objective)
     return outputs
 
 
@@ -50,8 +54,8 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outpu
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
-    outputs, residuals = terms.evaluate(jnp, views, objective)
-    return outputs, terms.pushforward(jnp, views, residuals, moving, objective)
+    outputs, residuals = terms.evaluate(xp, views, objective)
+    return outputs, terms.pushforward(xp, views, residuals, moving, objective)
 
 
 _outputs.defjvp(_jvp, symbolic_zeros=True)
@@ -70,7 +74,7 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    return terms.value_and_grad(jnp, views, objective)
+    return terms.value_and_grad(xp, views, objective)
 
 
 def without_gradient(array: Array) -> Array:
@@ -82,7 +86,7 @@ def without_gradient(array: Array) -> Array:
 @_in_input_precision
 def measure(array: Array, feature_axis: int) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
-    return collapse.measure(jnp, array, feature_axis, jnp.linalg.svdvals)
+    return collapse.measure(xp, array, feature_axis, jnp.linalg.svdvals)
 
 
 @functools.cache

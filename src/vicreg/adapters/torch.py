@@ -1,9 +1,9 @@
 """PyTorch: an ``autograd.Function`` whose backward pass starts from the forward's residuals.
 
-``_Outputs`` returns the objective's outputs and, after them, the residuals: a Function that works
-under ``torch.func`` may save only its inputs and outputs. ``_Gradients`` is its backward pass as a
-Function of its own, so that a second derivative is possible: its value comes from the residuals,
-its derivative from differentiating the core's closed form.
+``_TransformedOutputs`` returns the objective's outputs and, after them, the residuals: a Function
+that works under ``torch.func`` may save only its inputs and outputs. ``_Gradients`` is the
+backward pass as a Function of its own, so that a second derivative is possible: its value comes
+from the residuals, its derivative from differentiating the core's closed form.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
 xp = SimpleNamespace(
     **vars(array_api_compat.torch)
     | {"cumulative_sum": _cumulative_sum, "matmul": torch.matmul, "maximum": torch.maximum}
-    | {"where": torch.where, "logical_and": torch.logical_and}
+    | {"where": torch.where, "logical_and": torch.logical_and, "strips": True}
 )
 #: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
@@ -57,10 +57,9 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
 
 def _function(views: tuple[Tensor, ...]) -> Any:
     """Return what takes an objective and `views` to the outputs and the residuals."""
-    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
-        return _TransformedOutputs.apply
     if not torch.compiler.is_compiling():
-        return _Outputs.apply
+        transformed = torch._C._are_functorch_transforms_active()
+        return (_TransformedOutputs if transformed else _Outputs).apply
     if any(view.requires_grad for view in views):
         return _compiled_outputs
     return _everything
@@ -127,17 +126,19 @@ class _CompiledOutputs(torch.autograd.Function):
 
 
 class _Outputs(torch.autograd.Function):
-    """Outputs, then residuals, with derivatives of every order, forwards and backwards.
+    """The outputs, with derivatives of every order, forwards and backwards.
 
     But for forward mode nested in forward mode, where PyTorch gives any Function a zero.
     """
 
     @staticmethod
-    def forward(ctx: Any, objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
-        everything = _everything(objective, *views)
-        _save(ctx, objective, views, everything)
-        _save_for_forward(ctx, objective, views, everything)
-        return everything
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
+        outputs, residuals = terms.evaluate(_namespace(), views, objective)
+        ctx.objective, ctx.views = objective, len(views)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*views, *terms.flatten(residuals))
+        ctx.save_for_forward(*views)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -155,16 +156,14 @@ class _Outputs(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        # From the views, not from saved residuals: those carry no derivative of an outer level.
-        views = ctx.saved_tensors[: ctx.views]
-        with _no_autocast(views[0]):
-            residuals = terms.evaluate(immutable_xp, views, ctx.objective)[1]
-            changes = terms.pushforward(immutable_xp, views, residuals, tangents, ctx.objective)
-        return (*changes, *(None for _ in terms.flatten(residuals)))
+        return _changes(ctx, tangents)[0]
 
 
 class _TransformedOutputs(_Outputs):
-    """The same for ``torch.func``: PyTorch takes longer over a Function with a `setup_context`."""
+    """Outputs, then residuals: under ``torch.func`` a Function may save only what it returns.
+
+    It is for that alone, since PyTorch takes longer over a Function with a `setup_context`.
+    """
 
     generate_vmap_rule = True
 
@@ -176,7 +175,23 @@ class _TransformedOutputs(_Outputs):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         objective, *views = inputs
         _save(ctx, objective, views, output)
-        _save_for_forward(ctx, objective, views, output)
+        # The same tensors as for backward: functorch keeps one list of batch axes for both.
+        ctx.save_for_forward(*views, *output[objective.outputs :])
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        changes, residuals = _changes(ctx, tangents)
+        return (*changes, *(None for _ in terms.flatten(residuals)))
+
+
+def _changes(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple[terms.Outputs, terms.Residuals]:
+    """Return the change of each output along `tangents`, and the residuals."""
+    # From the views, not from saved residuals: those carry no derivative of an outer level.
+    views = ctx.saved_tensors[: ctx.views]
+    with _no_autocast(views[0]):
+        residuals = terms.evaluate(immutable_xp, views, ctx.objective)[1]
+        changes = terms.pushforward(immutable_xp, views, residuals, tangents, ctx.objective)
+    return changes, residuals
 
 
 def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
@@ -194,13 +209,6 @@ def _save(
     ctx.mark_non_differentiable(*residuals)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*views, *residuals)
-
-
-def _save_for_forward(
-    ctx: Any, objective: Objective, views: Sequence[Tensor], everything: Sequence[Tensor]
-) -> None:
-    # The same tensors as for backward: functorch keeps one list of batch axes for both.
-    ctx.save_for_forward(*views, *everything[objective.outputs :])
 
 
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:

@@ -126,10 +126,12 @@ def feature_matrix(xp: Namespace, a: Array) -> Array:
 def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
     """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
 
-    A large one is computed in strips: what is below their diagonal blocks is a mirror image.
+    Where the namespace is marked ``strips``, since its library multiplies any two matrices, a
+    large one is computed in strips: what is below their diagonal blocks is a mirror image. NumPy
+    does half the work by itself.
     """
     count = min(_STRIPS, size // _STRIP_ROWS)
-    if count < 2:
+    if count < 2 or not getattr(xp, "strips", False):
         return strip(0, size)
     edges = [size * i // count for i in range(count + 1)]
     strips = [strip(start, end) for start, end in itertools.pairwise(edges)]

@@ -70,6 +70,8 @@ def core_order(ndim: int, feature_axis: int) -> tuple[int, ...]:
     The features are on `feature_axis`; of the axes left, the first is the samples.
     """
     feature = feature_axis % ndim
+    if ndim == 2:  # the common case, asked for several times a call
+        return (0, 1) if feature else (1, 0)
     sample, *positions = (axis for axis in range(ndim) if axis != feature)
     return (*positions, sample, feature)
 

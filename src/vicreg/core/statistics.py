@@ -81,7 +81,8 @@ def hinge_slope(xp: Namespace, variance: Array, m: int, objective: Objective) ->
     if objective.convention.hinge_on == "variance":
         return (-2.0 / m) * xp.astype(variance < objective.gamma, variance.dtype)
     shifted = variance + objective.eps
-    active = xp.logical_and(xp.sqrt(shifted) < objective.gamma, shifted > 0)
+    alive = shifted > 0
     # The inner where keeps 1/0 out of the derivative of this slope as well.
-    root = xp.sqrt(xp.where(active, shifted, xp.ones_like(shifted)))
-    return xp.where(active, -1.0 / (m * root), xp.zeros_like(shifted))
+    root = xp.sqrt(xp.where(alive, shifted, xp.ones_like(shifted)))
+    active = xp.logical_and(root < objective.gamma, alive)
+    return xp.where(active, (-1.0 / m) / root, xp.zeros_like(shifted))
