@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from array_api_compat import array_namespace, is_dask_array
@@ -14,7 +15,7 @@ Array = Any
 
 def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs."""
-    xp = array_namespace(*views)
+    xp = _namespace(views)
     outputs, _ = terms.evaluate(xp, views, objective)
     # NumPy's sums are scalars of its own, which are not arrays.
     return tuple(xp.asarray(output) for output in outputs)
@@ -24,9 +25,15 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    xp = array_namespace(*views)
+    xp = _namespace(views)
     loss, gradients = terms.value_and_grad(xp, views, objective)
     return xp.asarray(loss), gradients
+
+
+def _namespace(views: tuple[Array, ...]) -> Any:
+    xp = array_namespace(*views)
+    # Each call makes tasks of every chunk, however large: views are worked on together.
+    return SimpleNamespace(**vars(xp), stacks=True) if is_dask_array(views[0]) else xp
 
 
 def without_gradient(array: Array) -> Array:

@@ -24,15 +24,15 @@ def laid_out(xp: Namespace, view: Array, feature_axis: int) -> Array:
     return in_computing_dtype(xp, transposed(xp, view, core_order(view.ndim, feature_axis)))
 
 
-def group_sizes(shape: Sequence[int]) -> tuple[int, ...]:
+def group_sizes(shape: Sequence[int], stacks: bool = False) -> tuple[int, ...]:
     """Return how many views each group has, for views laid out as `shape`, ``(k, ..., n, d)``.
 
     Small views are stacked to one group, since there each call of a library costs more than its
     work. A large one is a group by itself: nothing is copied, and what is computed of one view
-    leaves its memory to the next.
+    leaves its memory to the next; unless the library `stacks`, that is, each call costs it much.
     """
     k = shape[0]
-    return (k,) if math.prod(shape[1:]) <= _LARGE else (1,) * k
+    return (k,) if stacks or math.prod(shape[1:]) <= _LARGE else (1,) * k
 
 
 def together(xp: Namespace, views: Sequence[Array]) -> Array:

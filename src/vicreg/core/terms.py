@@ -87,7 +87,8 @@ def evaluate(
         invariance_term = coefficient.invariance * statistics.squared_deviations(xp, laid)
     if coefficient.of_spread:
         left = iter(laid)
-        groups = ([next(left) for _ in range(size)] for size in group_sizes(shape))
+        sizes = group_sizes(shape, getattr(xp, "stacks", False))
+        groups = ([next(left) for _ in range(size)] for size in sizes)
         found = [_spread(xp, together(xp, group), objective, coefficient) for group in groups]
         residuals, hinges, covariances = zip(*found, strict=True)
         if coefficient.variance is not None:
