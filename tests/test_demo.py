@@ -208,7 +208,7 @@ class TestFeatures:
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_a_constant_batch(self, dtype: type) -> None:
         z = np.full((9, 4), 0.3, dtype)
-        assert np.isnan(features.correlations(z)).all()
+        assert np.isnan(features.correlations(z, np.ones(z.shape[1], dtype=bool))).all()
         labels = np.arange(9) % 3
         assert 0 <= features.probe_accuracy(z, labels, z, labels) <= 1
 
@@ -216,7 +216,9 @@ class TestFeatures:
         z = self.rng.standard_normal((50, 3))
         z[:, 2] = -2 * z[:, 0] + 1
         np.testing.assert_allclose(
-            features.correlations(z), np.corrcoef(z, rowvar=False), atol=1e-12
+            features.correlations(z, np.zeros(z.shape[1], dtype=bool)),
+            np.corrcoef(z, rowvar=False),
+            atol=1e-12,
         )
 
     def test_probe(self) -> None:

@@ -352,7 +352,7 @@ class TestNamespaceNeverHeardOf:
 # Somebody's own code, written plainly.
 
 
-def own(variance=1.0, covariance=1.0, eps=1e-4, correction=1):
+def own(variance=1.0, covariance=1.0, eps=1e-4, correction=1, eye=np.eye):
     """The official formula as people write it, with what may be wrong about it."""
 
     def vicreg(x, y):
@@ -366,7 +366,7 @@ def own(variance=1.0, covariance=1.0, eps=1e-4, correction=1):
         squares = 0.0
         for z in (x, y):
             c = z.T @ z / (n - 1)
-            off = c - c * np.eye(d, dtype=z.dtype)
+            off = c - c * eye(d, dtype=z.dtype)
             squares = squares + (off**2).sum() / d
         return 25 * invariance + variance * 25 * sum(hinges) / 2 + covariance * squares
 
@@ -374,18 +374,8 @@ def own(variance=1.0, covariance=1.0, eps=1e-4, correction=1):
 
 
 def in_torch(**wrong):
-    torch = pytest.importorskip("torch")
-    inner = own(**wrong)
-    np_eye = np.eye
-
-    def vicreg(x, y):
-        np.eye = lambda d, dtype=None: torch.eye(d, dtype=x.dtype)
-        try:
-            return inner(x, y)
-        finally:
-            np.eye = np_eye
-
-    return vicreg
+    """The same on tensors."""
+    return own(**wrong, eye=pytest.importorskip("torch").eye)
 
 
 def verdict(function, library: str, convention: str = "official", dtypes=("float64", "float32")):
@@ -509,6 +499,40 @@ def test_variances_that_are_updated_sample_by_sample_pass() -> None:
         results = run_target([loss], ["float64"], "official", seed)
         errors = [one.errors["loss"] for one in results.measurements]
         assert max(errors) < 0.1, seed
+
+
+def test_a_difference_that_cancels_is_said_to() -> None:
+    """Σ C² − Σ C_jj²: the same on paper, and not where one feature is far larger."""
+
+    def vicreg(x, y):
+        n, d = x.shape
+        value = own(covariance=0.0)(x, y)
+        for z in (x, y):
+            zc = z - z.mean(axis=0)
+            c = zc.T @ zc / (n - 1)
+            value = value + ((c**2).sum() - (np.diag(c) ** 2).sum()) / d
+        return value
+
+    results, lines = verdict(vicreg, "numpy", dtypes=("float64",))
+    failed = {one.case for one in results.measurements if not one.passed}
+    assert "one ×1000" in failed
+    assert failed <= {"one ×1000", "scales"}
+    assert lines == [
+        "each term is that of official, but the value is rounded by more than its bound: "
+        "a difference that cancels?"
+    ]
+
+
+def test_the_nan_of_a_root_at_zero_fails_where_a_feature_is_dead() -> None:
+    right = in_torch(eps=0.0)
+
+    def vicreg(x, y):
+        return right(x - x[:1], y - y[:1])  # a constant feature is exactly zero then
+
+    results = run_target([LossFunction(vicreg, backend_named("torch"))], ["float64"], "jolibrain")
+    for one in results.measurements:
+        is_nan = np.isinf(one.errors["autodiff gradient"])
+        assert is_nan == one.case.startswith("dead")
 
 
 @pytest.mark.parametrize("relative", [1e-6, 1e-9])

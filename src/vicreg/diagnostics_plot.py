@@ -68,9 +68,9 @@ def draw(diagnosis: Diagnosis, name: str) -> Figure:
         features beside the hinge; the numbers in the headline.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.12)  # type: ignore[union-attr,call-arg]
+    figure = Figure(figsize=(11, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.12))
     spectrum, spread = figure.subplots(1, 2)
     _draw_spectrum(spectrum, diagnosis)
     _draw_spread(spread, diagnosis)

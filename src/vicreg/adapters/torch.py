@@ -125,20 +125,11 @@ class _CompiledOutputs(torch.autograd.Function):
         return (None, *_gradients(ctx, cotangents))
 
 
-class _Outputs(torch.autograd.Function):
-    """The outputs, with derivatives of every order, forwards and backwards.
+class _Differentiable(torch.autograd.Function):
+    """A backward pass with derivatives of every order, forwards and backwards.
 
     But for forward mode nested in forward mode, where PyTorch gives any Function a zero.
     """
-
-    @staticmethod
-    def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
-        outputs, residuals = terms.evaluate(_namespace(), views, objective)
-        ctx.objective, ctx.views = objective, len(views)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*views, *terms.flatten(residuals))
-        ctx.save_for_forward(*views)
-        return outputs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -154,12 +145,25 @@ class _Outputs(torch.autograd.Function):
             gradients = iter(differentiable(request, *present, *saved))
         return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
 
+
+class _Outputs(_Differentiable):
+    """The outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
+        outputs, residuals = terms.evaluate(_namespace(), views, objective)
+        ctx.objective, ctx.views = objective, len(views)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*views, *terms.flatten(residuals))
+        ctx.save_for_forward(*views)
+        return outputs
+
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         return _changes(ctx, tangents)[0]
 
 
-class _TransformedOutputs(_Outputs):
+class _TransformedOutputs(_Differentiable):
     """Outputs, then residuals: under ``torch.func`` a Function may save only what it returns.
 
     It is for that alone, since PyTorch takes longer over a Function with a `setup_context`.
@@ -168,7 +172,7 @@ class _TransformedOutputs(_Outputs):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
         return _everything(objective, *views)
 
     @staticmethod

@@ -42,6 +42,7 @@ class _Deviations(NamedTuple):
     """The centred batch as ``scaled * reach``; both are zero at dead features."""
 
     scaled: Array  # (n, d), of order 1
+    energies: Array  # (d,), the sums of the squares of `scaled`
     reach: Array  # (d,), the largest distance from the first sample
     size: Array  # (d,), the largest magnitude of the batch itself
     alive: Array  # (d,), 1 or 0
@@ -58,7 +59,7 @@ def measure(
     epsilon = float(xp.finfo(z.dtype).eps)
     n, d = z.shape
     deviations = _deviations(xp, in_computing_dtype(xp, z), epsilon)
-    norms = xp.sqrt(xp.sum(deviations.scaled * deviations.scaled, axis=0))
+    norms = xp.sqrt(deviations.energies)
     std = deviations.reach * norms / math.sqrt(n - 1)
     living = xp.sum(deviations.alive)
 
@@ -89,9 +90,10 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     size = xp.where(dead, xp.zeros_like(size), size)
     shifted = xp.where(dead, xp.zeros_like(shifted), shifted)
     relative = shifted / _or_one(xp, reach)
-    mean, _ = mean_and_energies(xp, relative)
+    mean, energies = mean_and_energies(xp, relative)
     scaled = centred(xp, relative, mean)
-    return _Deviations(scaled, reach, size, xp.astype(xp.logical_not(dead), z.dtype))
+    alive = xp.astype(xp.logical_not(dead), z.dtype)
+    return _Deviations(scaled, energies, reach, size, alive)
 
 
 def _spectrum(
@@ -106,7 +108,7 @@ def _spectrum(
     reach singular values of that times √n + √d. What is not above it, nor above the rounding of
     the decomposition, is 0.
     """
-    scaled, reach, size, _ = deviations
+    scaled, _, reach, size, _ = deviations
     n, d = scaled.shape
     unit = _or_one(xp, xp.max(reach))
     batch = scaled * (reach / unit)

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vicreg.diagnostics import diagnose
-
 __all__ = ["correlations", "probe_accuracy"]
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
 
-def correlations(z: Floats) -> Floats:
+def correlations(z: Floats, dead: npt.NDArray[np.bool_]) -> Floats:
     """Return the correlation matrix of the features.
 
     Parameters
     ----------
     z : array, shape (n, d)
         A row a sample.
+    dead : array of bool, shape (d,)
+        Which features are constant.
 
     Returns
     -------
@@ -29,9 +29,8 @@ def correlations(z: Floats) -> Floats:
         In [-1, 1]; NaN in the rows and columns of constant features, which have no correlation.
     """
     wide = z.astype(np.float64)
-    constant = _constant(z)
-    deviations = np.where(constant, np.nan, wide - wide.mean(axis=0))
-    unit = deviations / np.where(constant, 1.0, np.linalg.norm(deviations, axis=0))
+    deviations = np.where(dead, np.nan, wide - wide.mean(axis=0))
+    unit = deviations / np.where(dead, 1.0, np.linalg.norm(deviations, axis=0))
     matrix: Floats = np.clip(unit.T @ unit, -1.0, 1.0)
     return matrix
 
@@ -58,15 +57,10 @@ def probe_accuracy(
         In [0, 1].
     """
     from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    wide = train.astype(np.float64)
-    mean, std = wide.mean(axis=0), wide.std(axis=0)
-    scale = np.where(_constant(train), np.inf, std)
-    probe = RidgeClassifier(alpha=1.0).fit((wide - mean) / scale, train_labels)
-    return float(probe.score((test.astype(np.float64) - mean) / scale, test_labels))
-
-
-def _constant(z: Floats) -> npt.NDArray[np.bool_]:
-    """Which features do not vary beyond the rounding of the dtype; shape (d,)."""
-    constant: npt.NDArray[np.bool_] = diagnose(z).std == 0
-    return constant
+    # In float64: there what is constant but for rounding stays as small as it is.
+    probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1.0))
+    probe.fit(train.astype(np.float64), train_labels)
+    return float(probe.score(test.astype(np.float64), test_labels))

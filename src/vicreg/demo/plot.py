@@ -64,9 +64,9 @@ def draw(study: Study) -> Figure:
         correlations of the embeddings' features, one matrix a variant.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(15, 9.2), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr,call-arg]
+    figure = Figure(figsize=(15, 9.2), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     axes = figure.subplots(2, 4, height_ratios=(1, 1.08))
     for axis, (term, title) in zip(axes[0], _TERMS.items(), strict=False):
         _draw_term(axis, study, term, title)

@@ -190,5 +190,5 @@ def _measured(name: str, trainer: Trainer, digits: Digits, history: list[TermVal
             train.representation, digits.train_labels, test.representation, digits.test_labels
         ),
         singular_values=diagnosis.singular_values,
-        correlations=correlations(test.embedding),
+        correlations=correlations(test.embedding, diagnosis.std == 0),
     )

@@ -104,7 +104,7 @@ def results_table(results: Results, title: str) -> Table:
     -------
     rich.table.Table
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _empty_table(title)
     table.add_column("Library", overflow="fold")
     table.add_column("dtype", no_wrap=True)
     for heading in ("Value", "Gradient"):
@@ -126,6 +126,10 @@ def results_table(results: Results, title: str) -> Table:
     return table
 
 
+def _empty_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def pairs_table(results: Results) -> Table | None:
     """Return the table of the pairs of libraries; None where fewer than two ran.
 
@@ -144,7 +148,7 @@ def pairs_table(results: Results) -> Table | None:
     dtypes = {dtype for _, _, dtype in results.distances}
     shown = dtypes & set(_FULL) or dtypes
     title = f"Each pair of libraries, in {' and '.join(sorted(shown, reverse=True))}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = _empty_table(title)
     table.add_column("Library", overflow="fold", min_width=18)
     for number in range(1, len(names) + 1):
         table.add_column(str(number), justify="right", no_wrap=True)

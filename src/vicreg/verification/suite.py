@@ -27,6 +27,7 @@ from vicreg.verification.definition import (
 
 __all__ = [
     "DTYPES",
+    "VALUES",
     "Measurement",
     "Problem",
     "Results",
@@ -333,8 +334,9 @@ def run_suite(
                 results.measurements += [measurement for measurement, _ in outcomes]
                 returned[str(backend)] = [values for _, values in outcomes]
             for pair, distance in _distances(problems, returned):
-                before = results.distances.get((*pair, dtype), (0.0, 0.0))
-                results.distances[*pair, dtype] = tuple(map(max, before, distance))  # type: ignore[assignment]
+                value, gradient = results.distances.get((*pair, dtype), (0.0, 0.0))
+                further = max(value, distance[0]), max(gradient, distance[1])
+                results.distances[*pair, dtype] = further
     return results
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import cupy
 
+from vicreg.backends import backends_of
 from vicreg.demo.encoder import Layer, TermWeights
 from vicreg.demo.trainers.standard import StandardTrainer
-from vicreg.requirements import RequirementError
 
 __all__ = ["make_trainer"]
 
@@ -16,13 +16,4 @@ def make_trainer(layers: list[Layer], weights: TermWeights) -> StandardTrainer:
     return StandardTrainer(layers, weights, cupy)
 
 
-def _check_device() -> None:
-    try:
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise RequirementError(f"CuPy finds no CUDA device: {error}") from error
-    if not devices:
-        raise RequirementError("CuPy finds no CUDA device")
-
-
-_check_device()
+backends_of("cupy")  # or it says why there is no device to run on
