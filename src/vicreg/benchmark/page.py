@@ -103,7 +103,7 @@ def _paragraph(text: str) -> str:
 
 def _figure(panel: Panel) -> str:
     if panel.draw is None:
-        said = f"{panel.title}: not measured ({panel.lacking})."
+        said = f"{panel.title}: not measured, for want of {panel.lacking}."
         return f'<p class="note">{html.escape(said)}</p>'
     title = html.escape(panel.title)
     return (

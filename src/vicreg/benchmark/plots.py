@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Panel:
     draw : callable or None
         Draws it on axes; None where it was not measured.
     lacking : str
-        What has to be measured for it.
+        What it would take, read after "for want of".
     """
 
     title: str
@@ -109,10 +110,22 @@ def draw(study: Study) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 15), layout="constrained")
+    every = panels(study)
+    drawn = [panel for panel in every if panel.draw is not None]
+    rows = max(1, math.ceil(len(drawn) / 2))
+    figure = Figure(figsize=(15, 1.2 + 4.8 * rows), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.12)  # type: ignore[union-attr,call-arg]
-    for axis, panel in zip(figure.subplots(3, 2).flat, panels(study), strict=True):
+    axes = list(figure.subplots(rows, 2).flat)
+    for axis, panel in zip(axes, drawn, strict=False):
         _draw_on(axis, panel)
+    for axis in axes[len(drawn) :]:
+        axis.set_axis_off()
+    lacking = [f"{one.title}: not measured, for want of {one.lacking}" for one in every]
+    figure.supxlabel(
+        "\n".join(line for line, one in zip(lacking, every, strict=True) if one.draw is None),
+        fontsize=10,
+        color="0.35",
+    )
     problem = study.results[0].problem
     figure.suptitle(
         f"vicreg {study.made_with['vicreg']}, {problem.mode}, {problem.dtype}, "
@@ -144,12 +157,8 @@ def draw_panel(panel: Panel) -> Figure:
 
 def _draw_on(axis: Axes, panel: Panel) -> None:
     axis.set_title(panel.title, fontsize=11)
-    if panel.draw is None:
-        axis.set_axis_off()
-        said = f"not measured:\n{panel.lacking}"
-        axis.text(0.5, 0.5, said, ha="center", va="center", color="0.35", fontsize=11)
-        return
-    panel.draw(axis)
+    if panel.draw is not None:
+        panel.draw(axis)
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -167,7 +176,7 @@ def _colours(results: Sequence[Result]) -> dict[str, str]:
 def _faster(results: Sequence[Result], colours: dict[str, str]) -> Panel:
     measured = [one for one in results if one.faster is not None]
 
-    def draw_bars(axis: Axes) -> None:
+    def draw_marks(axis: Axes) -> None:
         bars = {
             place: {
                 str(one.problem): one.faster.median
@@ -176,17 +185,14 @@ def _faster(results: Sequence[Result], colours: dict[str, str]) -> Panel:
             }
             for place in dict.fromkeys(_place(one) for one in measured)
         }
-        _bars(axis, bars, [colours[place] for place in bars], "x")
+        _compare(axis, bars, [colours[place] for place in bars], "times faster (log)", base=1)
         axis.axhline(1, color="0.3", lw=1)
-        axis.set(ylabel="times faster (log)")
-        axis.set_yscale("log")
-        axis.margins(y=0.15)
 
     return Panel(
         "How many times faster than the published formula",
         "Above 1 the loss is faster than the published formula in the same library on the same "
         "device; sizes are samples x features.",
-        draw_bars if measured else None,
+        draw_marks if measured else None,
         "the published formula beside the loss",
     )
 
@@ -194,7 +200,7 @@ def _faster(results: Sequence[Result], colours: dict[str, str]) -> Panel:
 def _memory(results: Sequence[Result], colours: dict[str, str]) -> Panel:
     measured = [one for one in results if one.peaks.get(VICREG)]
 
-    def draw_bars(axis: Axes) -> None:
+    def draw_marks(axis: Axes) -> None:
         bars: dict[str, dict[str, float]] = {}
         shades = []
         for place in dict.fromkeys(_place(one) for one in measured):
@@ -207,15 +213,12 @@ def _memory(results: Sequence[Result], colours: dict[str, str]) -> Panel:
                 if found:
                     bars[f"{place}, {_SIDES[side]}"] = found
                     shades.append(colours[place] + ("" if side == VICREG else "66"))
-        _bars(axis, bars, shades, "")
-        axis.set(ylabel="MiB above the inputs (log)")
-        axis.set_yscale("log")
-        axis.margins(y=0.15)
+        _compare(axis, bars, shades, "MiB above the inputs (log)")
 
     return Panel(
         "Peak memory of a call above its inputs",
-        "Lower is better; pale bars are the published formula. Outputs are counted.",
-        draw_bars if measured else None,
+        "Lower is better; pale marks are the published formula. Outputs are counted.",
+        draw_marks if measured else None,
         "the memory of a call",
     )
 
@@ -264,7 +267,7 @@ def _draw_growth(
         if any(side in one.times for one in chosen):
             axis.plot([], [], color="0.3", label=_SIDES[side], **_STYLES[side])
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
+    _log_axis(axis)
     ticks = sorted({getattr(one.problem, by) for one in chosen})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set(xlabel=by, ylabel="ms a call (log)")
@@ -279,17 +282,15 @@ def _compilers(results: Sequence[Result]) -> Panel:
         if one.problem.compiled and (key := (_place(one), str(one.problem))) in eager
     ]
 
-    def draw_bars(axis: Axes) -> None:
-        _bars(axis, *_pair_bars(pairs, _place, ("eager", "compiled")), "")
-        axis.set(ylabel="ms a call (log)")
-        axis.set_yscale("log")
-        axis.margins(y=0.15)
+    def draw_marks(axis: Axes) -> None:
+        found, shades = _pair_marks(pairs, _place, ("eager", "compiled"))
+        _compare(axis, found, shades, "ms a call (log)")
 
     return Panel(
         "The loss eager and compiled",
-        "Pale bars are eager, full ones under the library's compiler. JAX is always compiled.",
-        draw_bars if pairs else None,
-        "--compile, with a library that has a compiler",
+        "Pale marks are eager, full ones under the library's compiler. JAX is always compiled.",
+        draw_marks if pairs else None,
+        "--compile, or of a library that has a compiler",
     )
 
 
@@ -301,27 +302,24 @@ def _devices(results: Sequence[Result]) -> Panel:
         if one.device != "cpu" and (key := (one.library, str(one.problem))) in on_cpu
     ]
 
-    def draw_bars(axis: Axes) -> None:
-        bars, shades = _pair_bars(pairs, lambda one: one.library, ("cpu", ""))
-        _bars(axis, bars, shades, "")
-        axis.set(ylabel="ms a call (log)")
-        axis.set_yscale("log")
-        axis.margins(y=0.15)
+    def draw_marks(axis: Axes) -> None:
+        found, shades = _pair_marks(pairs, lambda one: one.library, ("cpu", ""))
+        _compare(axis, found, shades, "ms a call (log)")
 
     return Panel(
         "The loss on the CPU and on the GPU",
-        "Pale bars are the CPU.",
-        draw_bars if pairs else None,
-        "no library here runs on a CPU and on a GPU",
+        "Pale marks are the CPU.",
+        draw_marks if pairs else None,
+        "a library on the CPU and on a GPU",
     )
 
 
-def _pair_bars(
+def _pair_marks(
     pairs: Sequence[tuple[Result, Result]],
     name: Callable[[Result], str],
     words: tuple[str, str],
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return two bars a size for each library, the first of them pale, and their colours."""
+    """Return two marks a size for each library, the first of them pale, and their colours."""
     bars: dict[str, dict[str, float]] = {}
     colours: dict[str, str] = {}
     libraries = list(dict.fromkeys(name(second) for _, second in pairs))
@@ -334,18 +332,45 @@ def _pair_bars(
     return bars, [colours[label] for label in bars]
 
 
-def _bars(
-    axis: Axes, bars: dict[str, dict[str, float]], colours: Sequence[str], unit: str
+def _compare(
+    axis: Axes,
+    marks: dict[str, dict[str, float]],
+    colours: Sequence[str],
+    heading: str,
+    base: float | None = None,
 ) -> None:
-    """Draw groups of bars: one group a size, one bar a label."""
-    sizes = list(dict.fromkeys(size for values in bars.values() for size in values))
-    width = 0.82 / max(1, len(bars))
-    for number, ((label, values), colour) in enumerate(zip(bars.items(), colours, strict=True)):
-        offset = (number - (len(bars) - 1) / 2) * width
+    """Draw one mark a label in each group of a size: bars from `base`, dots where there is none.
+
+    A logarithm has no zero that a bar could begin at.
+    """
+    sizes = list(dict.fromkeys(size for values in marks.values() for size in values))
+    width = 0.82 / max(1, len(marks))
+    for number, ((label, values), colour) in enumerate(zip(marks.items(), colours, strict=True)):
+        offset = (number - (len(marks) - 1) / 2) * width
         at = [sizes.index(size) + offset for size in values]
-        drawn = axis.bar(at, list(values.values()), width * 0.92, color=colour, label=label)
-        if len(bars) * len(sizes) <= 24:
-            texts = [f"{value:.3g}{unit}" for value in values.values()]
-            axis.bar_label(drawn, texts, fontsize=7, padding=2)
+        heights = list(values.values())
+        if base is None:
+            axis.plot(at, heights, "o", ms=8, color=colour, label=label)
+        else:
+            over = [height - base for height in heights]
+            axis.bar(at, over, width * 0.92, bottom=base, color=colour, label=label)
+        for x, height in zip(at, heights, strict=True):
+            axis.annotate(
+                f"{height:.3g}", (x, height), xytext=(0, 5), textcoords="offset points",
+                ha="center", fontsize=7,
+            )  # fmt: skip
     axis.set_xticks(range(len(sizes)), sizes)
-    axis.legend(frameon=False, fontsize=9, ncols=2 if len(bars) > 4 else 1)
+    axis.set_xlim(-0.5, len(sizes) - 0.5)
+    axis.set(ylabel=heading)
+    _log_axis(axis)
+    axis.margins(y=0.15)
+    axis.legend(frameon=False, fontsize=9, ncols=2 if len(marks) > 4 else 1)
+
+
+def _log_axis(axis: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())

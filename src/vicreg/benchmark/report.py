@@ -14,10 +14,10 @@ from vicreg.benchmark.timing import Spread, Times
 __all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "times_over"]
 
 CAPTION = (
-    "Medians (and quartiles) of a call. / products: the time over that of the bare matrix "
+    "Medians (and quartiles) of a call. over products: the time over that of the bare matrix "
     "products. GFLOP/s: the products' operations over the time. MiB: the peak above the inputs, "
-    "outputs counted. published: how many times faster than the published formula in the same "
-    "library and on the same device."
+    "outputs counted. faster: how many times as fast as the published formula in the same library "
+    "on the same device."
 )
 METHOD = (
     "Each side is called before it is timed, and the sides take turns, so that a machine that "
@@ -47,8 +47,8 @@ def results_table(study: Study, dtype: str, title: str) -> Table:
     rich.table.Table
     """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Library", overflow="fold")
-    for heading in ("n x d", "ms a call", "/ products", "GFLOP/s", "MiB", "published"):
+    table.add_column("Library", overflow="fold", min_width=9)
+    for heading in ("n x d", "ms a call", "over\nproducts", "GFLOP/s", "MiB", "faster"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = None
     for one in study.results:
