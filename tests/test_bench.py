@@ -324,6 +324,8 @@ def test_the_data_name_what_they_were_made_with(report: tuple[str, dict, Path]) 
     _, data, _ = report
     assert {"vicreg", "python", "processor", "numpy", "threads of numpy"} <= set(data["made_with"])
     reasons = {one["what"]: one["why"] for one in data["not_measured"]}
+    has_gpu = any(one["device"] != "cpu" for one in data["results"])
+    assert has_gpu or "none is found" in reasons["a GPU"]
     assert "autodiff" in reasons["numpy, published"]
     for one in data["results"]:
         assert set(one["peak_bytes_above_inputs"]) == (

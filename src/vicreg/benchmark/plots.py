@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vicreg.benchmark.report import short
 from vicreg.benchmark.sides import PRODUCTS, PUBLISHED, VICREG
 from vicreg.benchmark.study import Result, Study
 from vicreg.files import replacing
@@ -25,6 +26,8 @@ _STYLES: dict[str, dict[str, Any]] = {
     PUBLISHED: {"ls": "--", "lw": 1.4, "marker": "s", "ms": 4},
     PRODUCTS: {"ls": ":", "lw": 1.4, "marker": "", "ms": 0},
 }
+#: More marks than these are not told in numbers: the labels would lie on each other.
+_MOST_LABELS = 27
 _SIDES = {VICREG: "vicreg", PUBLISHED: "published formula", PRODUCTS: "bare products"}
 
 
@@ -354,12 +357,17 @@ def _compare(
         else:
             over = [height - base for height in heights]
             axis.bar(at, over, width * 0.92, bottom=base, color=colour, label=label)
+        if len(marks) * len(sizes) > _MOST_LABELS:
+            continue
         for x, height in zip(at, heights, strict=True):
+            shift = -11 if base is not None and height < base else 5
             axis.annotate(
-                f"{height:.3g}", (x, height), xytext=(0, 5), textcoords="offset points",
+                short(height), (x, height), xytext=(0, shift), textcoords="offset points",
                 ha="center", fontsize=7,
             )  # fmt: skip
-    axis.set_xticks(range(len(sizes)), sizes)
+    # Many sizes have no room beside each other in one line.
+    names = [size.replace(" x", "\nx") for size in sizes] if len(sizes) > 5 else sizes
+    axis.set_xticks(range(len(sizes)), names)
     axis.set_xlim(-0.5, len(sizes) - 0.5)
     axis.set(ylabel=heading)
     _log_axis(axis)

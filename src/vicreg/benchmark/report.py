@@ -11,7 +11,7 @@ from vicreg.benchmark.sides import PUBLISHED, VICREG
 from vicreg.benchmark.study import Result, Study
 from vicreg.benchmark.timing import Spread, Times
 
-__all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "times_over"]
+__all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "short", "times_over"]
 
 CAPTION = (
     "Medians (and quartiles) of a call. over products: the time over that of the bare matrix "
@@ -59,7 +59,7 @@ def results_table(study: Study, dtype: str, title: str) -> Table:
             str(one.problem),
             milliseconds(one.times[VICREG]),
             times_over(one.over_products),
-            _short(one.gflops),
+            short(one.gflops),
             _mebibytes(one, VICREG),
             times_over(one.faster, "x"),
         )
@@ -71,22 +71,32 @@ def milliseconds(times: Times) -> str:
     """Return the median of `times` in milliseconds, with its quartiles where there are any."""
     spread = times.spread
     if len(times.taken) == 1:
-        return f"{_short(1e3 * spread.median)} (once)"
-    low, high = _short(1e3 * spread.low), _short(1e3 * spread.high)
-    return f"{_short(1e3 * spread.median)} ({low}-{high})"
+        return f"{short(1e3 * spread.median)} (once)"
+    low, high = short(1e3 * spread.low), short(1e3 * spread.high)
+    return f"{short(1e3 * spread.median)} ({low}-{high})"
 
 
 def times_over(spread: Spread | None, unit: str = "") -> str:
     """Return the median of a ratio, "-" where there is none."""
-    return "-" if spread is None else f"{_short(spread.median)}{unit}"
+    return "-" if spread is None else f"{short(spread.median)}{unit}"
 
 
 def _mebibytes(one: Result, side: str) -> str:
-    return _short(one.peaks[side] / 2**20) if side in one.peaks else "-"
+    return short(one.peaks[side] / 2**20) if side in one.peaks else "-"
 
 
-def _short(number: float) -> str:
-    """Return about three digits, without an exponent."""
+def short(number: float) -> str:
+    """Return `number` in about three digits, without an exponent.
+
+    Parameters
+    ----------
+    number : float
+        Not negative.
+
+    Returns
+    -------
+    str
+    """
     for least, digits in ((100, 0), (10, 1), (0.1, 2), (0.01, 3)):
         if number >= least:
             return f"{number:.{digits}f}"

@@ -163,12 +163,18 @@ def _measure(
             lambda line: steps[0](line),
         )
     study.not_measured[:0] = left_out.items()
+    if not devices and all(one.device == "cpu" for one in found):
+        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(found)}"))
     if quick:
         study.not_measured.append(("memory of other sizes and sides", "--quick"))
     if not study.results:
         _, why = study.not_measured[-1]
         raise RequirementError(f"nothing could be measured: {why}")
     return study
+
+
+def _listed(backends: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(one.name for one in backends))
 
 
 def _show(study: Any) -> None:
