@@ -75,7 +75,7 @@ def add_to(app: typer.Typer) -> None:
             sizes = _sizes(size, quick, bool(html_file or png_file))
             study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
             _show(study)
-            _write(study, files)
+            _write(study, files, quick)
 
 
 _Files = dict[str, Path | None]
@@ -197,7 +197,7 @@ def _show(study: Any) -> None:
     console.print(f"  {versions}", markup=False)
 
 
-def _write(study: Any, files: _Files) -> None:
+def _write(study: Any, files: _Files, quick: bool) -> None:
     from rich.console import Console
 
     from vicreg.benchmark.report import as_json
@@ -209,7 +209,7 @@ def _write(study: Any, files: _Files) -> None:
     if files["--html"]:
         from vicreg.benchmark.page import as_html
 
-        texts["--html"] = as_html(study, _repeats(study))
+        texts["--html"] = as_html(study, _repeats(study, quick))
     for option, text in texts.items():
         with replacing(_given(files, option)) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
@@ -228,7 +228,7 @@ def _given(files: _Files, option: str) -> Path:
     return file
 
 
-def _repeats(study: Any) -> str:
+def _repeats(study: Any, quick: bool) -> str:
     """Return the command that measures the same problems on the same libraries."""
     asked: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
     for one in study.results:
@@ -242,6 +242,8 @@ def _repeats(study: Any) -> str:
     words.append(f"--mode {study.results[0].problem.mode}")
     if any(one.problem.compiled and not one.always_compiled for one in study.results):
         words.append("--compile")
+    if quick:
+        words.append("--quick")
     return " ".join(words)
 
 
