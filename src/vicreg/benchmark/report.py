@@ -86,7 +86,7 @@ def _mebibytes(one: Result, side: str) -> str:
 
 
 def short(number: float) -> str:
-    """Return `number` in about three digits, without an exponent.
+    """Return `number` in about three digits, with an exponent only where it is tiny.
 
     Parameters
     ----------
