@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nox
 
 nox.options.default_venv_backend = "venv"
@@ -75,7 +77,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time the loss with its gradient against the published formula in eager PyTorch."""
+    """Time everything, and print what is wanted with what is measured beside it."""
     session.install(TORCH)
-    session.install(".[numpy]")
-    session.run("python", "benchmarks/published.py", *session.posargs)
+    session.install(".[cpu,cupy]", *group("bench"))
+    session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
+    if shutil.which("nvidia-smi"):  # JAX finds a GPU by a package of its own
+        session.install("jax[cuda12]>=0.6")
+    session.run("pytest", "benchmarks", "--benchmark-sort=name", *session.posargs)
+    session.run("python", "benchmarks/wanted.py")

@@ -32,6 +32,10 @@ class Backend(ABC):
 
     #: Whether `differentiate` works.
     differentiates = False
+    #: Whether `compiled` works.
+    compiles = False
+    #: Whether it is used under its compiler, so that a time without it would be nobody's.
+    always_compiled = False
 
     def __init__(self, name: str, device: str, dtypes: tuple[str, ...]) -> None:
         self.name = name
@@ -65,6 +69,55 @@ class Backend(ABC):
         begins with the scalar to differentiate.
         """
         raise NotImplementedError(f"{self.name} has no automatic differentiation")
+
+    def synchronise(self, output: Any) -> None:  # noqa: B027 - most libraries have no need
+        """Wait until `output`, an array or a nest of tuples of arrays, has been computed.
+
+        A library that returns before its work is done, or does none until it is asked, waits
+        here; nothing happens in one that returns what is done.
+        """
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` of arrays under the library's compiler."""
+        raise NotImplementedError(f"{self.name} has no compiler")
+
+    def compiled_gradient(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what `differentiate` returns for `function`, under the compiler."""
+        return self.compiled(lambda *arrays: self.differentiate(function, arrays))
+
+    def compiled_ahead(
+        self, function: Callable[..., Any], arrays: Sequence[Array]
+    ) -> Callable[..., Any]:
+        """Return a `compiled` function, compiled for `arrays` without having been run."""
+        return function
+
+    def forget_compiled(self) -> None:  # noqa: B027
+        """Drop what was compiled before, so that nothing meets a limit on recompilations."""
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """Return a context in which matrix products are in the precision of their inputs."""
+        return nullcontext()
+
+    def watch_memory(self) -> Callable[[], int] | None:
+        """Begin to watch the memory of the device.
+
+        Returns
+        -------
+        callable or None
+            Returns by how many bytes the memory held has risen at most since; None on a CPU,
+            whose memory is the process's.
+        """
+        return None
+
+    @property
+    def threads(self) -> int | None:
+        """How many threads a product is worked on by; None where the library does not say."""
+        return None
+
+    @property
+    def device_name(self) -> str | None:
+        """What the device calls itself; None on a CPU."""
+        return None
 
     @property
     def version(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,6 +31,21 @@ class CupyBackend(Backend):
 
     def to_numpy(self, array: Array) -> Floats:
         return np.asarray(array.get(), dtype=np.float64)
+
+    def synchronise(self, output: Any) -> None:
+        cupy.cuda.get_current_stream().synchronize()
+
+    def watch_memory(self) -> Callable[[], int] | None:
+        pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        # The pool keeps what it once took, so that its size is the most it ever held.
+        held = pool.total_bytes()
+        return lambda: int(pool.total_bytes() - held)
+
+    @property
+    def device_name(self) -> str | None:
+        name = cupy.cuda.runtime.getDeviceProperties(self._index)["name"]
+        return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def backends(name: str) -> list[Backend]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 from dask import array as da
 
 from vicreg.backends.base import Array, Backend, Floats
@@ -23,6 +24,9 @@ class DaskBackend(Backend):
     def to_numpy(self, array: Array) -> Floats:
         computed: Floats = array.compute()
         return computed.astype("float64")
+
+    def synchronise(self, output: Any) -> None:
+        dask.compute(output)  # type: ignore[no-untyped-call,attr-defined]
 
 
 def backends(name: str) -> list[Backend]:

@@ -19,6 +19,8 @@ class JaxBackend(Backend):
     """JAX on one device."""
 
     differentiates = True
+    compiles = True
+    always_compiled = True
 
     def __init__(self, name: str, device: Any) -> None:
         platform = "cuda" if device.platform == "gpu" else device.platform
@@ -51,6 +53,40 @@ class JaxBackend(Backend):
             *arrays
         )
         return output, gradients
+
+    def synchronise(self, output: Any) -> None:
+        jax.block_until_ready(output)  # type: ignore[no-untyped-call]
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = jax.jit(function)
+        return compiled
+
+    def compiled_ahead(
+        self, function: Callable[..., Any], arrays: Sequence[Array]
+    ) -> Callable[..., Any]:
+        ahead: Callable[..., Any] = jax.jit(function).lower(*arrays).compile()
+        return ahead
+
+    def forget_compiled(self) -> None:
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        # On some GPUs the default is fewer digits than the inputs have.
+        scope: AbstractContextManager[Any] = jax.default_matmul_precision("highest")
+        return scope
+
+    def watch_memory(self) -> Callable[[], int] | None:
+        before = self._device.memory_stats()
+        if not before:
+            return None
+        # Its highest is the process's: what comes before has to be small.
+        return lambda: int(
+            self._device.memory_stats()["peak_bytes_in_use"] - before["bytes_in_use"]
+        )
+
+    @property
+    def device_name(self) -> str | None:
+        return None if self._device.platform == "cpu" else str(self._device.device_kind)
 
 
 def backends(name: str) -> list[Backend]:

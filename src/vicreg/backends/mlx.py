@@ -18,6 +18,7 @@ class MlxBackend(Backend):
     """MLX on one device; it has float64 on the CPU alone."""
 
     differentiates = True
+    compiles = True
 
     def active(self) -> AbstractContextManager[Any]:
         return _default_device(mx.cpu if self.device == "cpu" else mx.gpu)
@@ -40,6 +41,20 @@ class MlxBackend(Backend):
             lambda *views: _as_tuple(function(*views)), argnums=every
         )(*arrays)
         return (output if len(output) > 1 else first(output)), tuple(gradients)
+
+    def synchronise(self, output: Any) -> None:
+        mx.eval(output)  # until now nothing is computed
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        compiled: Callable[..., Any] = mx.compile(function)
+        return compiled
+
+    def watch_memory(self) -> Callable[[], int] | None:
+        if self.device == "cpu":
+            return None
+        mx.reset_peak_memory()
+        held = mx.get_active_memory()
+        return lambda: int(mx.get_peak_memory() - held)
 
 
 def _as_tuple(output: Any) -> tuple[Any, ...]:

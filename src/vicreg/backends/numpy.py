@@ -18,6 +18,17 @@ class NumpyBackend(Backend):
     def to_numpy(self, array: Array) -> Floats:
         return np.asarray(array, dtype=np.float64)
 
+    @property
+    def threads(self) -> int | None:
+        try:
+            from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+        except ImportError:
+            return None
+        libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+        # PyTorch and others bring a library of their own: NumPy's lies in its own package.
+        own = [library for library in libraries if "numpy" in library["filepath"]]
+        return max((library["num_threads"] for library in own or libraries), default=None)
+
 
 def backends(name: str) -> list[Backend]:
     """Return NumPy."""

@@ -16,6 +16,7 @@ class TorchBackend(Backend):
     """PyTorch on one device."""
 
     differentiates = True
+    compiles = True
 
     def asarray(self, values: Floats, dtype: str) -> Array:
         # Converted on the CPU: some devices have no float64 to convert from.
@@ -32,6 +33,57 @@ class TorchBackend(Backend):
         output = function(*leaves)
         gradients = torch.autograd.grad(first(output), leaves, materialize_grads=True)
         return output, gradients
+
+    def synchronise(self, output: Any) -> None:
+        if self._kind != "cpu":
+            self._library.synchronize(*self._number)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        # Of fixed sizes: with other sizes seen before it would compile for any.
+        compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
+        return compiled
+
+    def compiled_gradient(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        loss = self.compiled(function)  # which has its gradient; autograd is outside of it
+        return lambda *arrays: self.differentiate(loss, arrays)
+
+    def forget_compiled(self) -> None:
+        torch.compiler.reset()
+
+    def watch_memory(self) -> Callable[[], int] | None:
+        if self._kind not in ("cuda", "xpu"):
+            return None
+        library, device = self._library, self.device
+        library.synchronize(device)
+        library.reset_peak_memory_stats(device)
+        held = library.memory_allocated(device)
+        return lambda: int(library.max_memory_allocated(device) - held)
+
+    @property
+    def threads(self) -> int | None:
+        return torch.get_num_threads() if self._kind == "cpu" else None
+
+    @property
+    def device_name(self) -> str | None:
+        if self._kind not in ("cuda", "xpu"):
+            return None
+        name: str = self._library.get_device_name(self.device)
+        return name
+
+    @property
+    def _kind(self) -> str:
+        return self.device.partition(":")[0]
+
+    @property
+    def _library(self) -> Any:
+        """The part of PyTorch that knows the device."""
+        return getattr(torch, self._kind)
+
+    @property
+    def _number(self) -> tuple[int, ...]:
+        """The number of the device among its kind, where it has one."""
+        number = self.device.partition(":")[2]
+        return (int(number),) if number else ()
 
 
 def backends(name: str) -> list[Backend]:

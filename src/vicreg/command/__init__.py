@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["application", "main"]
 
 #: The subcommands, in the order of the help; each is a module with ``add_to(app)``.
-_SUBCOMMANDS = ("demo", "diagnose", "verify", "identify", "conventions")
+_SUBCOMMANDS = ("demo", "diagnose", "verify", "identify", "bench", "conventions")
 
 # typer folds paragraphs itself, save those that begin with \b.
 _HELP = """The variance-invariance-covariance loss: see it work, and see which one you have.
@@ -28,6 +28,7 @@ vicreg demo --plot demo.png    and draw what happened
 vicreg diagnose FILE.npy       how far saved embeddings have collapsed
 vicreg verify                  do the libraries here compute the same?
 vicreg identify MODULE:NAME    which convention a function of yours is
+vicreg bench --quick           how fast each library is here
 vicreg conventions             compare the published implementations
 vicreg conventions --json      the same as data
 """

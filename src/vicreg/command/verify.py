@@ -110,7 +110,7 @@ def _verify_libraries(
     seed: int,
     files: _Files,
 ) -> bool:
-    from vicreg.verification import report
+    from vicreg.progress import steps_progress
     from vicreg.verification.cases import CASES
     from vicreg.verification.definition import DEFINITIONS
     from vicreg.verification.suite import DTYPES, run_suite
@@ -119,7 +119,7 @@ def _verify_libraries(
     chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
     backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
     total = len(CASES) * sum(len(set(chosen_dtypes) & set(one.dtypes)) for one in backends)
-    with report.suite_progress(_stderr(), total) as on_case:
+    with steps_progress(_stderr(), total) as on_case:
         results = run_suite(
             backends, chosen_dtypes, chosen_conventions, seed=seed, on_case=on_case
         )
@@ -140,7 +140,7 @@ def _verify_target(
     files: _Files,
 ) -> bool:
     from vicreg.functions import FunctionError, LossFunction, load_function
-    from vicreg.verification import report
+    from vicreg.progress import steps_progress
     from vicreg.verification.definition import DEFINITIONS
     from vicreg.verification.target import TARGET_CASES, explanations, run_target
 
@@ -159,7 +159,7 @@ def _verify_target(
             first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
             with redirect_stdout(sys.stderr):
                 one(*TARGET_CASES[0].views(seed), dtype=first)
-        with report.suite_progress(_stderr(), total) as on_case, redirect_stdout(sys.stderr):
+        with steps_progress(_stderr(), total) as on_case, redirect_stdout(sys.stderr):
             results = run_target(functions, chosen_dtypes, convention, seed, on_case)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error

@@ -1,0 +1,112 @@
+"""The formula of facebookresearch/vicreg as people write it, in each framework.
+
+It forms the d × d covariance of each view. Nothing here is made faster or slower than the
+original: the mean squared error, the hinge, and the elements off the diagonal taken by a flatten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["LIBRARIES", "published_formula"]
+
+Array = Any
+
+_INVARIANCE, _VARIANCE, _EPS = 25.0, 25.0, 1e-4
+
+
+def _torch() -> Callable[[Array, Array], Array]:
+    import torch
+    from torch.nn import functional
+
+    def published(x: Array, y: Array) -> Array:
+        n, d = x.shape
+        invariance = functional.mse_loss(x, y)
+        x = x - x.mean(dim=0)
+        y = y - y.mean(dim=0)
+        std_x = torch.sqrt(x.var(dim=0) + _EPS)
+        std_y = torch.sqrt(y.var(dim=0) + _EPS)
+        variance = torch.mean(functional.relu(1 - std_x)) / 2
+        variance = variance + torch.mean(functional.relu(1 - std_y)) / 2
+        covariance_x = (x.T @ x) / (n - 1)
+        covariance_y = (y.T @ y) / (n - 1)
+        covariance = off_diagonal(covariance_x).pow(2).sum() / d
+        covariance = covariance + off_diagonal(covariance_y).pow(2).sum() / d
+        return _INVARIANCE * invariance + _VARIANCE * variance + covariance
+
+    def off_diagonal(matrix: Array) -> Array:
+        d = matrix.shape[0]
+        return matrix.flatten()[:-1].view(d - 1, d + 1)[:, 1:].flatten()
+
+    return published
+
+
+def _like_numpy(xp: Any) -> Callable[[Array, Array], Array]:
+    """Return the formula for a library whose arrays have NumPy's methods."""
+
+    def published(x: Array, y: Array) -> Array:
+        n, d = x.shape
+        invariance = ((x - y) ** 2).mean()
+        x = x - x.mean(axis=0)
+        y = y - y.mean(axis=0)
+        std_x = xp.sqrt(x.var(axis=0, ddof=1) + _EPS)
+        std_y = xp.sqrt(y.var(axis=0, ddof=1) + _EPS)
+        variance = xp.maximum(1 - std_x, 0).mean() / 2 + xp.maximum(1 - std_y, 0).mean() / 2
+        covariance_x = (x.T @ x) / (n - 1)
+        covariance_y = (y.T @ y) / (n - 1)
+        covariance = (off_diagonal(covariance_x) ** 2).sum() / d
+        covariance = covariance + (off_diagonal(covariance_y) ** 2).sum() / d
+        return _INVARIANCE * invariance + _VARIANCE * variance + covariance
+
+    def off_diagonal(matrix: Array) -> Array:
+        d = matrix.shape[0]
+        return matrix.reshape(-1)[:-1].reshape(d - 1, d + 1)[:, 1:].reshape(-1)
+
+    return published
+
+
+def _numpy() -> Callable[[Array, Array], Array]:
+    import numpy as np
+
+    return _like_numpy(np)
+
+
+def _cupy() -> Callable[[Array, Array], Array]:
+    import cupy
+
+    return _like_numpy(cupy)
+
+
+def _jax() -> Callable[[Array, Array], Array]:
+    import jax.numpy as jnp
+
+    return _like_numpy(jnp)
+
+
+def _mlx() -> Callable[[Array, Array], Array]:
+    import mlx.core as mx
+
+    return _like_numpy(mx)
+
+
+_FORMULAS = {"torch": _torch, "jax": _jax, "mlx": _mlx, "numpy": _numpy, "cupy": _cupy}
+
+#: Where the formula is written down here.
+LIBRARIES = tuple(_FORMULAS)
+
+
+def published_formula(library: str) -> Callable[[Array, Array], Array]:
+    """Return the published formula of two views (n, d) in `library`.
+
+    Parameters
+    ----------
+    library : str
+        One of `LIBRARIES`.
+
+    Returns
+    -------
+    callable
+        Of two arrays; returns the loss. It needs d ≥ 2.
+    """
+    return _FORMULAS[library]()
