@@ -124,8 +124,8 @@ def test_a_gradient_has_two_products_a_view(views) -> None:
         return sum("dot_general" in line for line in closed.splitlines())
 
     gram, covariance = ({"method": method} for method in ("gram", "covariance"))
-    assert products(lambda x, y: vicreg_loss(x, y, **gram)) == 1 + 2
-    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **gram))) == 2 + 3
+    assert products(lambda x, y: vicreg_loss(x, y, **gram)) == 1 + 1
+    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **gram))) == 2 + 2
     assert products(lambda x, y: vicreg_loss(x, y, **covariance)) == 1
     assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **covariance))) == 2
     assert products(jax.grad(lambda x, y: vicreg_loss(x, y, covariance_weight=0))) == 0

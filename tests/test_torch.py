@@ -265,15 +265,47 @@ def test_a_gradient_costs_one_product_more_than_the_value(n: int, d: int) -> Non
     a, b = views(n, d, torch.float32)
     product = 2 * n * d * min(n, d)  # of the two views
     thin = 2 * n * d * KEPT if n <= d else 0  # one of those that keep the largest apart
-    forwards, backwards = product + 2 * thin, product + thin
-    assert products(lambda: vicreg_loss(a, b)) == forwards
+    forwards, backwards = product + thin, product + thin
+    detached = a.detach(), b.detach()
+    assert products(lambda: vicreg_loss(*detached)) == forwards
     assert products(lambda: vicreg_loss(a, b).backward()) == forwards + backwards
+    assert products(lambda: vicreg_loss(a, detached[1]).backward()) == forwards + backwards // 2
     assert products(lambda: vicreg_value_and_grad(a, b)) == forwards + backwards
     both = torch.func.grad(vicreg_loss, argnums=(0, 1))
-    detached = a.detach(), b.detach()
     assert products(lambda: both(*detached)) == forwards + backwards
     one = torch.func.grad(vicreg_loss)
     assert products(lambda: one(*detached)) == forwards + backwards // 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_each_backward_pass_of_a_retained_graph_has_its_own_gradient(dtype: torch.dtype) -> None:
+    a, b = views(dtype=dtype)
+    loss = vicreg_loss(a, b)
+    pair = (a, b)
+    first = torch.autograd.grad(loss, pair, retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    tripled = torch.autograd.grad(3 * loss, pair, retain_graph=True)
+    again = torch.autograd.grad(loss, pair, create_graph=True)
+    last = torch.autograd.grad(loss, pair)
+    for one, *others in zip(kept, first, again, last, strict=True):
+        assert all(torch.equal(one, other) for other in others)
+    rounded = 3 * torch.finfo(dtype).eps  # of each side, and of the product here
+    for one, other in zip(kept, tripled, strict=True):
+        torch.testing.assert_close(other, 3 * one, rtol=rounded, atol=rounded)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, pair)
+
+
+def test_a_scaled_loss_keeps_what_half_precision_would_lose() -> None:
+    """Loss scaling is for gradients below the smallest number of float16."""
+    a, b = (view.detach().half().requires_grad_() for view in views(64, 512, torch.float32))
+    wide = a.detach().float().requires_grad_()
+    tiny = 2.0**-30
+    lost = torch.autograd.grad(tiny * vicreg_loss(a, b), a)[0]
+    assert torch.count_nonzero(lost) == 0
+    scaled = torch.autograd.grad(2.0**40 * (tiny * vicreg_loss(a, b)), a)[0]
+    right = torch.autograd.grad(2.0**10 * vicreg_loss(wide, b.float()), wide)[0]
+    torch.testing.assert_close(scaled, right.half(), rtol=2.0**-10, atol=0)
 
 
 def test_no_product_where_its_term_has_no_weight_or_cotangent() -> None:

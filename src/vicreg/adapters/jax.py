@@ -15,8 +15,13 @@ from vicreg.core.objective import Objective
 
 Array = Any
 
+
+def _top_k_indices(values: Array, k: int) -> Array:
+    return jax.lax.top_k(values, k)[1]
+
+
 #: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
-xp = SimpleNamespace(**vars(jnp), strips=True)
+xp = SimpleNamespace(**vars(jnp), strips=True, top_k_indices=_top_k_indices)
 
 
 def committed_devices(array: Array) -> frozenset[Any] | None:

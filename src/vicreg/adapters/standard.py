@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
-from array_api_compat import array_namespace, is_dask_array
+from array_api_compat import array_namespace, is_dask_array, is_numpy_array
 
 from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
@@ -31,9 +32,31 @@ def value_and_grad(
 
 
 def _namespace(views: tuple[Array, ...]) -> Any:
+    first = views[0]
+    if is_numpy_array(first):
+        return _numpy_namespace()
     xp = array_namespace(*views)
     # Each call makes tasks of every chunk, however large: views are worked on together.
-    return SimpleNamespace(**vars(xp), stacks=True) if is_dask_array(views[0]) else xp
+    return SimpleNamespace(**vars(xp), stacks=True) if is_dask_array(first) else xp
+
+
+@functools.cache
+def _numpy_namespace() -> SimpleNamespace:
+    """Return NumPy's namespace with what it has beyond the standard that the core asks for."""
+    import array_api_compat.numpy as xp
+    import numpy as np
+
+    def energies(zc: Array) -> Array:
+        return np.einsum("...nd,...nd->...d", zc, zc)
+
+    def sum_of_squares(array: Array) -> Array:
+        return np.sum(np.vecdot(array, array))
+
+    def top_k_indices(values: Array, k: int) -> Array:
+        return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
+
+    beyond = {"energies": energies, "sum_of_squares": sum_of_squares}
+    return SimpleNamespace(**vars(xp) | beyond, top_k_indices=top_k_indices)
 
 
 def without_gradient(array: Array) -> Array:

@@ -9,7 +9,7 @@ from the residuals, its derivative from differentiating the core's closed form.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,26 +17,48 @@ from typing import Any
 import array_api_compat.torch
 import torch
 
-from vicreg.core import collapse, terms
+from vicreg.core import collapse, owned, terms
 from vicreg.core.objective import Objective
 
 Tensor = torch.Tensor
 
 
-def _cumulative_sum(x: Tensor, /, *, axis: int) -> Tensor:
-    return torch.cumsum(x, dim=axis)
+def _take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int) -> Tensor:
+    return torch.gather(x, axis, indices.expand(*x.shape[:-1], indices.shape[-1]))
 
 
-#: The standard's namespace. One function is replaced because it looks its namespace up behind a
-#: cache, of which Dynamo warns; the others are PyTorch's own, which do as the standard says here:
-#: those of array-api-compat see to promotion first, which costs more than they do.
+def _top_k_indices(values: Tensor, k: int) -> Tensor:
+    return torch.topk(values, k, dim=-1, sorted=False)[1]
+
+
+def _add_product(array: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    if array.ndim == 2:
+        return torch.addmm(array, a, b, out=array)
+    return array.add_(torch.matmul(a, b))
+
+
+def _astype(x: Tensor, dtype: torch.dtype, /) -> Tensor:
+    return x.to(dtype)
+
+
+def _matrix_transpose(x: Tensor, /) -> Tensor:
+    return x.mT
+
+
+#: The standard's namespace. These functions are PyTorch's own, which take the standard's arguments
+#: and do as it says here: those of array-api-compat see to promotion first, which costs more than
+#: they do.
+_DIRECT = ("any", "logical_and", "logical_not", "matmul", "maximum", "stack", "sum", "where")
 xp = SimpleNamespace(
     **vars(array_api_compat.torch)
-    | {"cumulative_sum": _cumulative_sum, "matmul": torch.matmul, "maximum": torch.maximum}
-    | {"where": torch.where, "logical_and": torch.logical_and, "strips": True}
+    | {name: getattr(torch, name) for name in _DIRECT}
+    | {"astype": _astype, "matrix_transpose": _matrix_transpose}
+    | {"take_along_axis": _take_along_axis, "top_k_indices": _top_k_indices}
+    | {"strips": True}
 )
 #: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
+xp.add_product = _add_product
 
 
 def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:
@@ -52,14 +74,15 @@ def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:
 def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
     with _no_autocast(views[0]):
-        return tuple(_function(views)(objective, *views)[: objective.outputs])
+        return tuple(_function(views, objective)(objective, *views)[: objective.outputs])
 
 
-def _function(views: tuple[Tensor, ...]) -> Any:
+def _function(views: tuple[Tensor, ...], objective: Objective) -> Any:
     """Return what takes an objective and `views` to the outputs and the residuals."""
     if not torch.compiler.is_compiling():
-        transformed = torch._C._are_functorch_transforms_active()
-        return (_TransformedOutputs if transformed else _Outputs).apply
+        if torch._C._are_functorch_transforms_active():
+            return _TransformedOutputs.apply
+        return (_Outputs if objective.each_term else _Loss).apply
     if any(view.requires_grad for view in views):
         return _compiled_outputs
     return _everything
@@ -90,7 +113,7 @@ def register(record: type, constants: tuple[str, ...]) -> None:
 
 def _no_autocast(tensor: Tensor) -> Any:
     kind = tensor.device.type
-    if not torch.amp.is_autocast_available(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
 
@@ -137,7 +160,7 @@ class _Differentiable(torch.autograd.Function):
             return (None, *_gradients(ctx, cotangents))
         of_outputs = cotangents[: ctx.objective.outputs]
         given = tuple(cotangent is not None for cotangent in of_outputs)
-        request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
+        request = _Request(ctx.objective, ctx.needs_input_grad[1:], given, ctx.form)
         present = (cotangent for cotangent in of_outputs if cotangent is not None)
         differentiable: Any = _Gradients.apply
         saved = ctx.saved_tensors
@@ -146,13 +169,56 @@ class _Differentiable(torch.autograd.Function):
         return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
 
 
+class _Loss(_Differentiable):
+    """The loss, with its gradient formed beside it: a backward pass but scales it.
+
+    So nothing is computed twice, or kept for later but the gradient itself. The first backward
+    pass gives away its memory; where the graph is retained, a second one forms it anew.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
+        ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
+        wanted = ctx.needs_input_grad[1:]
+        if any(wanted):
+            loss, ctx.formed = terms.value_and_gradients(_namespace(), views, objective, wanted)
+        else:
+            (loss,), _ = terms.evaluate(_namespace(), views, objective)
+        ctx.save_for_backward(*views)
+        ctx.save_for_forward(*views)
+        return (loss,)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return _Differentiable.backward(ctx, *cotangents)
+        views, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        with _no_autocast(views[0]):
+            formed, ctx.formed = ctx.formed, None
+            if formed is None:
+                _, formed = terms.value_and_gradients(xp, views, ctx.objective, wanted)
+            (cotangent,), here = cotangents, _namespace(cotangents)
+            return None, *(
+                terms.finished(
+                    here, owned.multiply(here, gradient, cotangent), view, ctx.objective
+                )
+                if is_wanted
+                else None
+                for gradient, view, is_wanted in zip(formed, views, wanted, strict=True)
+            )
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _changes(ctx, tangents)[0]
+
+
 class _Outputs(_Differentiable):
-    """The outputs."""
+    """The outputs of an objective that asks for each term."""
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
         outputs, residuals = terms.evaluate(_namespace(), views, objective)
-        ctx.objective, ctx.views = objective, len(views)
+        ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*views, *terms.flatten(residuals))
         ctx.save_for_forward(*views)
@@ -209,22 +275,35 @@ def _save(
 ) -> None:
     """Keep what the backward pass needs; the residuals are not differentiated."""
     residuals = everything[objective.outputs :]
-    ctx.objective, ctx.views = objective, len(views)
+    ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
     ctx.mark_non_differentiable(*residuals)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*views, *residuals)
 
 
 def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Return the gradients that `ctx` needs, from what `_save` kept."""
+    """Return the gradients that `ctx` needs, from what was saved in it."""
     saved = ctx.saved_tensors  # read once: checkpointing unpacks at each reading
     views, arrays = saved[: ctx.views], saved[ctx.views :]
-    residuals = terms.unflatten(arrays, views, ctx.objective)
     of_outputs = cotangents[: ctx.objective.outputs]
     wanted = ctx.needs_input_grad[1:]
     with _no_autocast(views[0]):
-        xp = _namespace(of_outputs)
-        return terms.pullback(xp, views, residuals, of_outputs, ctx.objective, wanted)
+        found: tuple[Tensor | None, ...] = ctx.form(
+            arrays, views, of_outputs, ctx.objective, wanted
+        )
+    return found
+
+
+def _from_residuals(
+    arrays: Sequence[Tensor],
+    views: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    objective: Objective,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """Return the wanted gradients, `arrays` being the residuals, flattened."""
+    residuals = terms.unflatten(arrays, views, objective)
+    return terms.pullback(_namespace(cotangents), views, residuals, cotangents, objective, wanted)
 
 
 @dataclass(frozen=True)
@@ -234,6 +313,7 @@ class _Request:
     objective: Objective
     wanted: tuple[bool, ...]  # of each view, whether its gradient is
     given: tuple[bool, ...]  # of each output, whether it has a cotangent
+    form: Callable[..., tuple[Tensor | None, ...]]  # forms them from what the forward pass saved
 
     def separated(
         self, tensors: Sequence[Tensor]
@@ -245,14 +325,13 @@ class _Request:
         return cotangents, views, tuple(left)
 
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the wanted gradients; residuals not among `tensors` are computed anew."""
+        """Return the wanted gradients; where nothing was saved for them, from the views alone."""
         cotangents, views, arrays = self.separated(tensors)
-        xp = _namespace(cotangents)
-        if arrays:
-            residuals = terms.unflatten(arrays, views, self.objective)
-        else:
-            _, residuals = terms.evaluate(xp, views, self.objective)
-        found = terms.pullback(xp, views, residuals, cotangents, self.objective, self.wanted)
+        form = self.form
+        if not arrays:
+            residuals = terms.evaluate(_namespace(cotangents), views, self.objective)[1]
+            form, arrays = _from_residuals, terms.flatten(residuals)
+        found = form(arrays, views, cotangents, self.objective, self.wanted)
         return tuple(gradient for gradient in found if gradient is not None)
 
 

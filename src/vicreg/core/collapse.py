@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core.layout import core_order, in_computing_dtype, indices, transposed
-from vicreg.core.statistics import centred, mean_and_energies
+from vicreg.core.statistics import centred_and_mean, energies
 
 Array = Any
 Namespace = Any
@@ -90,10 +90,9 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     size = xp.where(dead, xp.zeros_like(size), size)
     shifted = xp.where(dead, xp.zeros_like(shifted), shifted)
     relative = shifted / _or_one(xp, reach)
-    mean, energies = mean_and_energies(xp, relative)
-    scaled = centred(xp, relative, mean)
+    scaled, _ = centred_and_mean(xp, relative)
     alive = xp.astype(xp.logical_not(dead), z.dtype)
-    return _Deviations(scaled, energies, reach, size, alive)
+    return _Deviations(scaled, energies(xp, scaled), reach, size, alive)
 
 
 def _spectrum(

@@ -29,7 +29,6 @@ difference.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core import owned
@@ -63,7 +62,7 @@ Factors = CovarianceFactors | GramFactors
 
 def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
     """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = owned.multiply(xp, feature_matrix(xp, zc), scale)
+    c = owned.multiply(xp, gram_matrix(xp, xp.matrix_transpose(zc)), scale)
     feature = indices(xp, zc.shape[-1], like=zc)
     # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
     o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
@@ -73,30 +72,40 @@ def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, Cov
 def gram_route(
     xp: Namespace, zc: Array, energies: Array, scale: float
 ) -> tuple[Array, GramFactors]:
-    """Return (value, factors) from the n × n Gram matrix. `zc` is used up.
+    """Return (value, factors) from the n × n Gram matrix.
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    apart = largest(xp, energies, min(KEPT_APART, zc.shape[-1]))
+    apart, columns = kept_apart(xp, zc, energies)
     rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
-    # The product with one-hot rows, not a gather: some devices have no integers to index with.
-    columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
 
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
     rows = xp.where(apart, xp.zeros_like(products), products)
 
-    b = owned.multiply(xp, zc, rest[..., None, :])
-    kernel = owned.multiply(xp, gram_matrix(xp, b), scale)
+    kernel = owned.multiply(xp, gram_matrix(xp, zc * rest[..., None, :]), scale)
     diagonal = scale * energies * rest
 
     # A pair with both features kept apart stands twice in M, one with one of them once.
     pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
     whole = sum_of_squares(xp, kernel) + pairs
-    twice = sum_of_squares(xp, diagonal)
     # A sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
+    twice = sum_of_squares(xp, diagonal)
     value = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
     value = xp.maximum(value, xp.zeros_like(value))
     return value, GramFactors(kernel, diagonal, columns, rows)
+
+
+def kept_apart(xp: Namespace, zc: Array, energies: Array) -> tuple[Array, Array]:
+    """Return where the kept-apart features are, one-hot ``(..., r, d)``, and their columns."""
+    count = min(KEPT_APART, zc.shape[-1])
+    top_k = getattr(xp, "top_k_indices", None)
+    if top_k is not None:
+        places = top_k(energies, count)
+        apart = places[..., None] == indices(xp, zc.shape[-1], like=energies)
+        return apart, xp.take_along_axis(zc, places[..., None, :], axis=-1)
+    # The standard finds no largest values, and some devices have no integers to index with.
+    apart = largest(xp, energies, count)
+    return apart, xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
 
 
 #: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
@@ -106,35 +115,21 @@ _STRIP_ROWS = 128
 
 
 def gram_matrix(xp: Namespace, a: Array) -> Array:
-    """Return a aᵀ as a new array."""
-
-    def strip(start: int, end: int) -> Array:
-        return xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
-
-    return _symmetric(xp, strip, a.shape[-2])
-
-
-def feature_matrix(xp: Namespace, a: Array) -> Array:
-    """Return aᵀ a as a new array."""
-
-    def strip(start: int, end: int) -> Array:
-        return xp.matmul(xp.matrix_transpose(a[..., start:end]), a[..., start:])
-
-    return _symmetric(xp, strip, a.shape[-1])
-
-
-def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
-    """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
+    """Return a aᵀ as a new array.
 
     Where the namespace is marked ``strips``, since its library multiplies any two matrices, a
-    large one is computed in strips: what is below their diagonal blocks is a mirror image. NumPy
-    does half the work by itself.
+    large one is computed in strips of rows, each from the diagonal on: what is below their
+    diagonal blocks is a mirror image. NumPy does half the work by itself.
     """
+    size = a.shape[-2]
     count = min(_STRIPS, size // _STRIP_ROWS)
     if count < 2 or not getattr(xp, "strips", False):
-        return strip(0, size)
+        return xp.matmul(a, xp.matrix_transpose(a))
     edges = [size * i // count for i in range(count + 1)]
-    strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
+    strips = [
+        xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
+        for start, end in itertools.pairwise(edges)
+    ]
 
     def mirrored(above: int, start: int, end: int) -> Array:
         return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
@@ -191,9 +186,9 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
     if isinstance(factors, CovarianceFactors):
         return xp.matmul(zc, alpha * factors.offdiagonal)
     product = xp.matmul(alpha * factors.kernel, zc)
-    return owned.add(xp, product, xp.matmul(factors.columns, alpha * factors.rows))
+    return owned.add_product(xp, product, factors.columns, alpha * factors.rows)
 
 
 def diagonal_row(factors: Factors, alpha: Any) -> Array | None:
     """Return the row w that makes ``product + zc * w`` the gradient; None where there is none."""
-    return None if isinstance(factors, CovarianceFactors) else -(alpha * factors.diagonal)
+    return None if isinstance(factors, CovarianceFactors) else (-alpha) * factors.diagonal

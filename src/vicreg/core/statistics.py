@@ -14,20 +14,19 @@ Array = Any
 Namespace = Any
 
 
-def mean_and_energies(xp: Namespace, z: Array) -> tuple[Array, Array]:
-    """Return what `centred` takes, and the sum of the squares of each centred feature.
+def centred_and_mean(xp: Namespace, z: Array) -> tuple[Array, Array]:
+    """Return `z`, ``(..., n, d)``, with each feature's mean removed, and what `centred` takes.
 
-    The shapes are ``(..., 1, d)`` and ``(..., d)``. The centred array is squared in place and
-    made anew where it is needed: to allocate another costs more.
+    The first is a new array, the second, ``(..., 1, d)``, the mean of the views less their first
+    sample.
     """
     shifted = _shifted(z)
-    mean = xp.mean(shifted, axis=-2, keepdims=True)
-    zc = owned.subtract(xp, shifted, mean)
-    return mean, xp.sum(owned.multiply(xp, zc, zc), axis=-2)
+    mean = xp.sum(shifted, axis=-2, keepdims=True) / z.shape[-2]
+    return owned.subtract(xp, shifted, mean), mean
 
 
 def centred(xp: Namespace, z: Array, mean: Array) -> Array:
-    """Return `z`, ``(..., n, d)``, with each feature's mean removed, as a new array."""
+    """Return what `centred_and_mean` made of `z` and gave `mean` with, as a new array."""
     return owned.subtract(xp, _shifted(z), mean)
 
 
@@ -51,38 +50,76 @@ def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
     return [-mean, *(owned.subtract(xp, array, mean) for array in from_first)]
 
 
-def squared_deviations(xp: Namespace, views: Sequence[Array]) -> Array:
-    """Return the sum of the squares of every element of the deviations, 0-d."""
-    squares = [owned.multiply(xp, array, array) for array in deviations(xp, views)]
-    return functools.reduce(operator.add, [xp.sum(array) for array in squares])
+def squared_deviations(xp: Namespace, deviations: Sequence[Array]) -> Array:
+    """Return the sum of the squares of every element of the `deviations`, 0-d."""
+    return functools.reduce(operator.add, [sum_of_squares(xp, array) for array in deviations])
+
+
+def energies(xp: Namespace, zc: Array) -> Array:
+    """Return the sum of the squares of each feature of `zc`, ``(..., d)``.
+
+    Libraries that need no array of squares for it offer it as ``energies``.
+    """
+    offered = getattr(xp, "energies", None)
+    return xp.sum(zc * zc, axis=-2) if offered is None else offered(zc)
 
 
 def sum_of_squares(xp: Namespace, array: Array) -> Array:
-    """Return the sum of the squares of every element, 0-d."""
-    return xp.sum(array * array)
+    """Return the sum of the squares of every element, 0-d.
+
+    Libraries that need no array of squares for it offer it as ``sum_of_squares``.
+    """
+    offered = getattr(xp, "sum_of_squares", None)
+    return xp.sum(array * array) if offered is None else offered(array)
 
 
-def hinge(xp: Namespace, variance: Array, objective: Objective) -> Array:
-    """Return ``max(0, gamma - s)`` of each feature, s its std or its variance."""
-    if objective.convention.hinge_on == "variance":
-        spread = variance
-    else:
-        spread = xp.sqrt(variance + objective.eps)
-    short = objective.gamma - spread
+def hinge(xp: Namespace, hinged: Array, objective: Objective) -> Array:
+    """Return ``max(0, gamma - s)`` of each feature, s being `hinged`."""
+    short = objective.gamma - hinged
     return xp.maximum(short, xp.zeros_like(short))
 
 
-def hinge_slope(xp: Namespace, variance: Array, m: int, objective: Objective) -> Array:
+def hinged(xp: Namespace, energies: Array, n: int, objective: Objective) -> Array:
+    """Return what the hinge is on: the std or the variance of each feature."""
+    variance = energies / _degrees(n, objective)
+    if objective.convention.hinge_on == "variance":
+        return variance
+    shifted = variance + objective.eps
+    if not _may_be_zero(objective):
+        return xp.sqrt(shifted)
+    # The inner where keeps the root of 0 out of the derivative.
+    alive = shifted > 0
+    root = xp.sqrt(xp.where(alive, shifted, xp.ones_like(shifted)))
+    return xp.where(alive, root, xp.zeros_like(root))
+
+
+def hinge_slope(xp: Namespace, hinged: Array, n: int, objective: Objective) -> Array:
     """Return the row w such that the hinge's derivative by z is ``centred * w``.
 
-    `m` is n minus the variance's correction. Where the std is 0 (a dead feature, and no ε) its
-    centred values are 0 too, and w is 0 rather than their quotient's limit, which has none.
+    Where the std is 0 (a dead feature, and no ε) its centred values are 0 too, and w is 0 rather
+    than their quotient's limit, which has none.
     """
+    m = _degrees(n, objective)
+    active = hinged < objective.gamma
     if objective.convention.hinge_on == "variance":
-        return (-2.0 / m) * xp.astype(variance < objective.gamma, variance.dtype)
-    shifted = variance + objective.eps
-    alive = shifted > 0
-    # The inner where keeps 1/0 out of the derivative of this slope as well.
-    root = xp.sqrt(xp.where(alive, shifted, xp.ones_like(shifted)))
-    active = xp.logical_and(root < objective.gamma, alive)
-    return xp.where(active, (-1.0 / m) / root, xp.zeros_like(shifted))
+        return (-2.0 / m) * xp.astype(active, hinged.dtype)
+    std = hinged
+    if _may_be_zero(objective):
+        alive = hinged > 0
+        active = xp.logical_and(active, alive)
+        std = xp.where(alive, hinged, xp.ones_like(hinged))
+    return xp.where(active, (-1.0 / m) / std, xp.zeros_like(std))
+
+
+def _degrees(n: int, objective: Objective) -> int:
+    """Return what the variance divides the sum of `n` squares by."""
+    return n - objective.convention.variance_correction
+
+
+def _may_be_zero(objective: Objective) -> bool:
+    """Whether a variance with ε added may be 0 in some dtype of the computation."""
+    return objective.eps < _SMALLEST_NORMAL
+
+
+#: Of float32, the narrowest of them.
+_SMALLEST_NORMAL = 2.0**-126

@@ -32,19 +32,27 @@ class Spread(NamedTuple):
     """
 
     mean: Array  # of the views less their first sample, (..., 1, d)
-    variance: Array | None  # (..., d)
+    hinged: Array | None  # the std or the variance of each feature, (..., d)
     factors: Any  # covariance.Factors or None
 
 
 Residuals = tuple[Spread, ...]
 
 
+class _Sums(NamedTuple):
+    """The plain sums of the terms, before their coefficients; None for a term not computed."""
+
+    invariance: Array | None
+    variance: Array | None
+    covariance: Array | None  # the term itself, but for the weight
+
+
 def flatten(residuals: Residuals) -> tuple[Array, ...]:
     """Return the residuals that are there, in order: for frameworks that save arrays alone."""
     return tuple(
         array
-        for mean, variance, factors in residuals
-        for array in (mean, variance, *(factors or ()))
+        for mean, hinged, factors in residuals
+        for array in (mean, hinged, *(factors or ()))
         if array is not None
     )
 
@@ -61,10 +69,10 @@ def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Object
 
     def group() -> Spread:
         mean = next(left)
-        variance = None if coefficient.variance is None else next(left)
+        hinged = None if coefficient.variance is None else next(left)
         if coefficient.covariance is None:
-            return Spread(mean, variance, None)
-        return Spread(mean, variance, kind(*(next(left) for _ in kind._fields)))
+            return Spread(mean, hinged, None)
+        return Spread(mean, hinged, kind(*(next(left) for _ in kind._fields)))
 
     return tuple(group() for _ in group_sizes(shape))
 
@@ -77,63 +85,108 @@ def evaluate(
     The outputs are ``(loss,)``, or ``(loss, invariance, variance, covariance)`` where the
     objective asks for each term.
     """
-    shape = core_shape(views, objective.feature_axis)
-    coefficient = objective.coefficients(shape)
     laid = [laid_out(xp, view, objective.feature_axis) for view in views]
-    invariance_term = variance_term = covariance_term = None
-    residuals: Residuals = ()
-
+    coefficient = objective.coefficients((len(laid), *laid[0].shape))
+    found = [_spread(xp, z, objective, coefficient)[1:] for _, z in _groups(xp, laid, coefficient)]
+    invariance = None
     if coefficient.invariance is not None:
-        invariance_term = coefficient.invariance * statistics.squared_deviations(xp, laid)
-    if coefficient.of_spread:
-        left = iter(laid)
-        sizes = group_sizes(shape, getattr(xp, "stacks", False))
-        groups = ([next(left) for _ in range(size)] for size in sizes)
-        found = [_spread(xp, together(xp, group), objective, coefficient) for group in groups]
-        residuals, hinges, covariances = zip(*found, strict=True)
-        if coefficient.variance is not None:
-            variance_term = coefficient.variance * _total(hinges)
-        if coefficient.covariance is not None:
-            covariance_term = _total(covariances)
+        invariance = statistics.squared_deviations(xp, statistics.deviations(xp, laid))
+    sums = _Sums(invariance, *_totals([of_group for _, *of_group in found]))
+    return _outputs(xp, sums, coefficient, objective), tuple(spread for spread, *_ in found)
 
-    terms = (invariance_term, variance_term, covariance_term)
-    return _outputs(xp, terms, objective), residuals
+
+def value_and_gradients(
+    xp: Namespace, views: Sequence[Array], objective: Objective, wanted: Sequence[bool]
+) -> tuple[Array, list[Array | None]]:
+    """Return the loss and its gradient by each wanted view, as `finished` takes it.
+
+    It computes what `evaluate` and `pullback` do, and no part of it twice.
+    """
+    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    coefficient = objective.coefficients((len(laid), *laid[0].shape))
+    multipliers = _multipliers((1.0,), objective, coefficient)
+    gradients: list[Array | None] = [None] * len(laid)
+    of_groups = []
+    for places, z in _groups(xp, laid, coefficient):
+        zc, spread, *sums = _spread(xp, z, objective, coefficient)
+        of_groups.append(sums)
+        for part, chosen in _parts(spread, places, wanted):
+            of_part = zc if part is spread else zc[chosen[0] - places[0], ...]
+            gradient = _spread_gradient(xp, of_part, part, multipliers, objective)
+            _place(gradient, chosen, gradients)
+        del z, zc  # their memory is the next group's
+    invariance = None
+    if coefficient.invariance is not None:
+        deviations = statistics.deviations(xp, laid)
+        invariance = statistics.squared_deviations(xp, deviations)
+        in_place = len(of_groups) == len(laid)
+        _add_deviations(xp, deviations, multipliers.invariance, gradients, wanted, in_place)
+    totals = _Sums(invariance, *_totals(of_groups))
+    loss, *_ = _outputs(xp, totals, coefficient, objective)
+    return loss, gradients
+
+
+def _groups(
+    xp: Namespace, laid: Sequence[Array], coefficient: Coefficients
+) -> Iterator[tuple[range, Array]]:
+    """Yield the places of the views of each group, and the group as one array."""
+    if not coefficient.of_spread:
+        return
+    start = 0
+    for size in group_sizes((len(laid), *laid[0].shape), getattr(xp, "stacks", False)):
+        yield range(start, start + size), together(xp, laid[start : start + size])
+        start += size
 
 
 def _spread(
     xp: Namespace, z: Array, objective: Objective, coefficient: Coefficients
-) -> tuple[Spread, Array | None, Array | None]:
-    """Return what is computed of one group: residuals, summed hinge, covariance term."""
+) -> tuple[Array, Spread, Array | None, Array | None]:
+    """Return what is computed of one group: centred views, residuals, hinge, covariance term."""
     n, d = z.shape[-2:]
-    variance = hinge = value = None
+    hinged = hinge = value = None
     factors: covariance.Factors | None = None
-    mean, energies = statistics.mean_and_energies(xp, z)
+    zc, mean = statistics.centred_and_mean(xp, z)
+    energies = statistics.energies(xp, zc)
     if coefficient.variance is not None:
-        variance = energies / (n - objective.convention.variance_correction)
-        hinge = xp.sum(statistics.hinge(xp, variance, objective))
+        hinged = statistics.hinged(xp, energies, n, objective)
+        hinge = xp.sum(statistics.hinge(xp, hinged, objective))
     if coefficient.covariance is not None:
         scale = coefficient.covariance
-        zc = statistics.centred(xp, z, mean)
         if objective.uses_gram(n, d):
             value, factors = covariance.gram_route(xp, zc, energies, scale)
         else:
             value, factors = covariance.covariance_route(xp, zc, scale)
-    return Spread(mean, variance, factors), hinge, value
+    return zc, Spread(mean, hinged, factors), hinge, value
+
+
+def _totals(of_groups: Sequence[Sequence[Array | None]]) -> Iterator[Array | None]:
+    """Yield the sum over the groups of the hinge, and of the covariance term."""
+    if not of_groups:
+        yield from (None, None)
+    for of_term in zip(*of_groups, strict=True):
+        yield None if of_term[0] is None else _total(of_term)
 
 
 def _total(values: Sequence[Any]) -> Any:
     return functools.reduce(operator.add, values)
 
 
-def _outputs(xp: Namespace, terms: Sequence[Array | None], objective: Objective) -> Outputs:
+def _outputs(
+    xp: Namespace, sums: _Sums, coefficient: Coefficients, objective: Objective
+) -> Outputs:
+    # The covariance's coefficient is in its sum already.
+    scales = (coefficient.invariance or 0.0, coefficient.variance or 0.0, 1.0)
     loss = None
-    for weight, term in zip(objective.weights, terms, strict=True):
+    for weight, scale, plain in zip(objective.weights, scales, sums, strict=True):
         # Of weight 0 a term has no part in the loss, be it infinite.
-        if term is not None and (weight != 0 or not any(objective.weights)):
-            loss = weight * term if loss is None else loss + weight * term
+        if plain is not None and (weight != 0 or not any(objective.weights)):
+            loss = _sum(loss, (weight * scale) * plain)
     if not objective.each_term:
         return (loss,)
-    return (loss, *(xp.zeros_like(loss) if term is None else term for term in terms))
+    return loss, *(
+        xp.zeros_like(loss) if plain is None else scale * plain
+        for scale, plain in zip(scales, sums, strict=True)
+    )
 
 
 def pullback(
@@ -150,24 +203,28 @@ def pullback(
     """
     laid = [laid_out(xp, view, objective.feature_axis) for view in views]
     gradients = _gradients(xp, laid, residuals, cotangents, objective, wanted)
-
-    def finished(gradient: Array | None, view: Array) -> Array:
-        if gradient is None:  # nothing with a cotangent depends on the views
-            return xp.zeros_like(view)
-        return like_view(xp, gradient, view, objective.feature_axis)
-
     return tuple(
-        finished(gradient, view) if is_wanted else None
+        finished(xp, gradient, view, objective) if is_wanted else None
         for gradient, view, is_wanted in zip(gradients, views, wanted, strict=True)
     )
+
+
+def finished(xp: Namespace, gradient: Array | None, view: Array, objective: Objective) -> Array:
+    """Return `gradient`, laid out in the dtype of the computation, as one of `view`."""
+    if gradient is None:  # nothing with a cotangent depends on the view
+        return xp.zeros_like(view)
+    return like_view(xp, gradient, view, objective.feature_axis)
 
 
 def value_and_grad(
     xp: Namespace, views: Sequence[Array], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    (loss, *_), residuals = evaluate(xp, views, objective)
-    return loss, pullback(xp, views, residuals, (1.0,), objective, (True,) * len(views))
+    loss, gradients = value_and_gradients(xp, views, objective, (True,) * len(views))
+    return loss, tuple(
+        finished(xp, gradient, view, objective)
+        for gradient, view in zip(gradients, views, strict=True)
+    )
 
 
 def pushforward(
@@ -199,9 +256,10 @@ def pushforward(
 
     if not objective.each_term:
         return (change(1.0),)
-    invariance = change(None, 1.0, None, None)
-    variance = change(None, None, 1.0, None)
-    return _outputs(xp, (invariance, variance, change(None, None, None, 1.0)), objective)
+    changes = _Sums(
+        change(None, 1.0, None, None), change(None, None, 1.0, None), change(None, None, None, 1.0)
+    )
+    return _outputs(xp, changes, Coefficients(1.0, 1.0, 1.0), objective)
 
 
 class _Multipliers(NamedTuple):
@@ -247,45 +305,67 @@ def _gradients(
     coefficient = objective.coefficients((k, *laid[0].shape))
     multipliers = _multipliers(cotangents, objective, coefficient)
     gradients: list[Array | None] = [None] * k
-    for part, views in _parts(residuals, wanted):
-        z = together(xp, [laid[view] for view in views])
-        spread = _spread_gradient(xp, z, part, multipliers, objective)
-        if spread is not None:
-            for place, view in enumerate(views):
-                gradients[view] = spread if len(views) == 1 else spread[place, ...]
+    if multipliers.variance is not None or multipliers.covariance is not None:
+        size = k // len(residuals)
+        for number, group in enumerate(residuals):
+            places = range(number * size, (number + 1) * size)
+            for part, chosen in _parts(group, places, wanted):
+                z = together(xp, [laid[place] for place in chosen])
+                zc = statistics.centred(xp, z, part.mean)
+                gradient = _spread_gradient(xp, zc, part, multipliers, objective)
+                _place(gradient, chosen, gradients)
     if multipliers.invariance is not None:
-        deviations = [
-            owned.multiply(xp, array, multipliers.invariance)
-            for array in statistics.deviations(xp, laid)
-        ]
-        # Gradients of one group are slices of one array: each is to have its own in the end.
+        deviations = statistics.deviations(xp, laid)
         in_place = len(residuals) == k
-        add = functools.partial(owned.add, xp) if in_place else operator.add
-        subtract = functools.partial(owned.subtract, xp) if in_place else operator.sub
-        for view in (view for view in range(k) if wanted[view]):
-            gradient = gradients[view]
-            if view < len(deviations):
-                gradients[view] = _sum(gradient, deviations[view], add)
-            else:  # those of two views are one, z_0 - z_1
-                (change,) = deviations
-                gradients[view] = -change if gradient is None else subtract(gradient, change)
+        _add_deviations(xp, deviations, multipliers.invariance, gradients, wanted, in_place)
     return gradients
 
 
-def _parts(groups: Sequence[Spread], wanted: Sequence[bool]) -> Iterator[tuple[Spread, list[int]]]:
-    """Yield what to work on at once, with the places of its views: whole groups, or single views.
+def _place(gradient: Array, places: Sequence[int], gradients: list[Array | None]) -> None:
+    """Put the gradient of a group among those of the views, at the places of its own."""
+    for index, place in enumerate(places):
+        gradients[place] = gradient if len(places) == 1 else gradient[index, ...]
 
-    Of a group of which not every view's gradient is wanted, the wanted ones are taken one by one.
+
+def _add_deviations(
+    xp: Namespace,
+    deviations: Sequence[Array],
+    multiplier: Any,
+    gradients: list[Array | None],
+    wanted: Sequence[bool],
+    in_place: bool,
+) -> None:
+    """Add the gradient of the invariance to the wanted `gradients`; `deviations` are used up.
+
+    Gradients of one group are slices of one array, so they are not added to `in_place`: each is
+    to have memory of its own in the end.
     """
-    start, size = 0, len(wanted) // max(len(groups), 1)
-    for group in groups:
-        views = [view for view in range(start, start + size) if wanted[view]]
-        if len(views) == size:
-            yield group, views
-        else:
-            for view in views:
-                yield _of_view(group, view - start), [view]
-        start += size
+    parts = [owned.multiply(xp, array, multiplier) for array in deviations]
+    add = functools.partial(owned.add, xp) if in_place else operator.add
+    subtract = functools.partial(owned.subtract, xp) if in_place else operator.sub
+    for place in (place for place, is_wanted in enumerate(wanted) if is_wanted):
+        gradient = gradients[place]
+        if place < len(parts):
+            gradients[place] = _sum(gradient, parts[place], add)
+        else:  # those of two views are one, z_0 - z_1
+            (change,) = parts
+            gradients[place] = -change if gradient is None else subtract(gradient, change)
+
+
+def _parts(
+    group: Spread, places: Sequence[int], wanted: Sequence[bool]
+) -> Iterator[tuple[Spread, list[int]]]:
+    """Yield what of a group to work on at once, with the places of its views.
+
+    It is the whole group, or, where not every view's gradient is wanted, the wanted ones by
+    themselves.
+    """
+    chosen = [place for place in places if wanted[place]]
+    if len(chosen) == len(places):
+        yield group, chosen
+    else:
+        for place in chosen:
+            yield _of_view(group, place - places[0]), [place]
 
 
 def _of_view(group: Spread, view: int) -> Spread:
@@ -297,21 +377,21 @@ def _of_view(group: Spread, view: int) -> Spread:
     factors = group.factors
     if factors is not None:
         factors = type(factors)(*map(one, factors))
-    return Spread(one(group.mean), one(group.variance), factors)
+    return Spread(one(group.mean), one(group.hinged), factors)
 
 
 def _spread_gradient(
-    xp: Namespace, z: Array, group: Spread, multipliers: _Multipliers, objective: Objective
-) -> Array | None:
-    """Return the gradient of the variance and covariance terms of a group, as a new array."""
-    mean, variance, factors = group
+    xp: Namespace, zc: Array, group: Spread, multipliers: _Multipliers, objective: Objective
+) -> Array:
+    """Return the gradient of the variance and covariance terms of a group, as a new array.
+
+    `zc` is used up.
+    """
+    _, hinged, factors = group
     row = product = None
-    if multipliers.variance is None and multipliers.covariance is None:
-        return None
-    zc = statistics.centred(xp, z, mean)
     if multipliers.variance is not None:
-        m = z.shape[-2] - objective.convention.variance_correction
-        row = multipliers.variance * statistics.hinge_slope(xp, variance, m, objective)
+        slope = statistics.hinge_slope(xp, hinged, zc.shape[-2], objective)
+        row = multipliers.variance * slope
     if multipliers.covariance is not None:
         alpha = multipliers.covariance
         product = covariance.product(xp, zc, factors, alpha)
