@@ -9,6 +9,7 @@ from the residuals, its derivative from differentiating the core's closed form.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -62,7 +63,7 @@ def _function(views: tuple[Tensor, ...]) -> Any:
         return (_TransformedOutputs if transformed else _Outputs).apply
     if any(view.requires_grad for view in views):
         return _compiled_outputs
-    return _everything
+    return functools.partial(_everything, differentiated=False)
 
 
 def value_and_grad(
@@ -151,7 +152,8 @@ class _Outputs(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
-        outputs, residuals = terms.evaluate(_namespace(), views, objective)
+        differentiated = any(ctx.needs_input_grad)
+        outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
         ctx.objective, ctx.views = objective, len(views)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*views, *terms.flatten(residuals))
@@ -198,9 +200,11 @@ def _changes(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple[terms.Outputs
     return changes, residuals
 
 
-def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+def _everything(
+    objective: Objective, *views: Tensor, differentiated: bool = True
+) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = terms.evaluate(_namespace(), views, objective)
+    outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
     return (*outputs, *terms.flatten(residuals))
 
 

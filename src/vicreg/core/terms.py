@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vicreg.core import covariance, owned, statistics
+from vicreg.core import covariance, owned, smooth_l1, statistics
 from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
 
@@ -51,12 +51,11 @@ def flatten(residuals: Residuals) -> tuple[Array, ...]:
 
 def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Objective) -> Residuals:
     """Return the residuals of `views` that `flatten` made `arrays` of."""
-    shape = core_shape(views, objective.feature_axis)
+    shape = core_shape(views, objective.feature_axis, objective.pooled)
     coefficient = objective.coefficients(shape)
     if not coefficient.of_spread:
         return ()
-    gram = objective.uses_gram(*shape[-2:])
-    kind: Any = covariance.GramFactors if gram else covariance.CovarianceFactors
+    kind: Any = _kind_of_factors(objective, *shape[-2:])
     left = iter(arrays)
 
     def group() -> Spread:
@@ -69,17 +68,26 @@ def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Object
     return tuple(group() for _ in group_sizes(shape))
 
 
+def _kind_of_factors(objective: Objective, n: int, d: int) -> type:
+    if objective.uses_gram(n, d):
+        return covariance.GramFactors
+    if objective.penalty == "smooth_l1" and smooth_l1.in_blocks(n, d):
+        return covariance.ProductFactors
+    return covariance.CovarianceFactors
+
+
 def evaluate(
-    xp: Namespace, views: Sequence[Array], objective: Objective
+    xp: Namespace, views: Sequence[Array], objective: Objective, differentiated: bool = True
 ) -> tuple[Outputs, Residuals]:
     """Return the outputs, 0-d arrays, and the residuals that their derivative needs.
 
     The outputs are ``(loss,)``, or ``(loss, invariance, variance, covariance)`` where the
-    objective asks for each term.
+    objective asks for each term. Where nothing is `differentiated` the residuals may lack what
+    only they would be computed for.
     """
-    shape = core_shape(views, objective.feature_axis)
+    shape = core_shape(views, objective.feature_axis, objective.pooled)
     coefficient = objective.coefficients(shape)
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     invariance_term = variance_term = covariance_term = None
     residuals: Residuals = ()
 
@@ -89,7 +97,10 @@ def evaluate(
         left = iter(laid)
         sizes = group_sizes(shape, getattr(xp, "stacks", False))
         groups = ([next(left) for _ in range(size)] for size in sizes)
-        found = [_spread(xp, together(xp, group), objective, coefficient) for group in groups]
+        found = [
+            _spread(xp, together(xp, group), objective, coefficient, differentiated)
+            for group in groups
+        ]
         residuals, hinges, covariances = zip(*found, strict=True)
         if coefficient.variance is not None:
             variance_term = coefficient.variance * _total(hinges)
@@ -101,7 +112,11 @@ def evaluate(
 
 
 def _spread(
-    xp: Namespace, z: Array, objective: Objective, coefficient: Coefficients
+    xp: Namespace,
+    z: Array,
+    objective: Objective,
+    coefficient: Coefficients,
+    differentiated: bool,
 ) -> tuple[Spread, Array | None, Array | None]:
     """Return what is computed of one group: residuals, summed hinge, covariance term."""
     n, d = z.shape[-2:]
@@ -116,6 +131,9 @@ def _spread(
         zc = statistics.centred(xp, z, mean)
         if objective.uses_gram(n, d):
             value, factors = covariance.gram_route(xp, zc, energies, scale)
+        elif objective.penalty == "smooth_l1":
+            limit = objective.limit(n, scale)
+            value, factors = smooth_l1.smooth_l1_route(xp, zc, scale, limit, differentiated)
         else:
             value, factors = covariance.covariance_route(xp, zc, scale)
     return Spread(mean, variance, factors), hinge, value
@@ -148,13 +166,13 @@ def pullback(
 
     It is the gradient of the sum of the outputs, each times its cotangent.
     """
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     gradients = _gradients(xp, laid, residuals, cotangents, objective, wanted)
 
     def finished(gradient: Array | None, view: Array) -> Array:
         if gradient is None:  # nothing with a cotangent depends on the views
             return xp.zeros_like(view)
-        return like_view(xp, gradient, view, objective.feature_axis)
+        return like_view(xp, gradient, view, objective.feature_axis, objective.pooled)
 
     return tuple(
         finished(gradient, view) if is_wanted else None
@@ -182,11 +200,11 @@ def pushforward(
     Linear in the tangents, which is what reverse mode transposes.
     """
     moving = [tangent is not None for tangent in tangents]
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
-    directions = [
-        None if tangent is None else laid_out(xp, tangent, objective.feature_axis)
-        for tangent in tangents
-    ]
+    lay_out = functools.partial(
+        laid_out, xp, feature_axis=objective.feature_axis, pooled=objective.pooled
+    )
+    laid = [lay_out(view) for view in views]
+    directions = [None if tangent is None else lay_out(tangent) for tangent in tangents]
 
     def change(*cotangents: Any) -> Array | None:
         gradients = _gradients(xp, laid, residuals, cotangents, objective, moving)
