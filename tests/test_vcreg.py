@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import definition
 import numpy as np
 import pytest
-from backends import Backend, forget_what_was_traced
+from backends import Backend
 from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 from vicreg import vcreg_loss, vcreg_value_and_grad
@@ -32,15 +30,6 @@ def representation(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 def samples(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape[:-1]))
-
-
-@pytest.fixture
-def in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The covariance in blocks of 4 columns, as a large one is in larger ones."""
-    forget_what_was_traced()
-    monkeypatch.setattr(smooth_l1, "_BLOCK", 4)
-    yield
-    forget_what_was_traced()
 
 
 def is_the_definition(xp: Backend, z: np.ndarray, settings: dict, pooled: bool = True) -> None:
