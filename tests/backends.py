@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,12 @@ BACKENDS = (
     Backend("mparray", "mparray", ("float64",), to_numpy=_from_mparray, in_testing=False),
     Backend("cupy", "cupy", to_numpy=lambda array: array.get()),
 )
+
+
+def forget_what_was_traced() -> None:
+    """Make JAX trace anew: for a shape it knows it would take the path that was chosen then."""
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def why_not(backend: Backend) -> str | None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
-from backends import BACKENDS, Backend, why_not
+from backends import BACKENDS, Backend, forget_what_was_traced, why_not
+
+from vicreg.core import smooth_l1
 
 INSTALLED = {backend.name for backend in BACKENDS if backend.installed}
 
@@ -62,6 +64,15 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     # Dask.
     with patch_lazy_xp_functions(request, xp=importlib.import_module(lazy)):
         yield request.param
+
+
+@pytest.fixture
+def in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The smooth L1's covariance in blocks of 4 columns, as a large one is in larger ones."""
+    forget_what_was_traced()
+    monkeypatch.setattr(smooth_l1, "_BLOCK", 4)
+    yield
+    forget_what_was_traced()
 
 
 @pytest.fixture(scope="session")

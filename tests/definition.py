@@ -146,6 +146,32 @@ def loss(
     return sum(w * term for w, term in zip(weights, terms(views, convention, gamma), strict=True))
 
 
+def smooth_l1(x: np.ndarray, delta: float) -> np.ndarray:
+    magnitude = x * np.sign(x.real)  # whose derivative is that of |x|, complex or not
+    return np.where(magnitude.real <= delta, x * x, 2 * delta * magnitude - delta**2)
+
+
+def vcreg(
+    z: np.ndarray,
+    weights: tuple[float, float] = (1.0, 1.0),
+    gamma: float = 1.0,
+    eps: float = 1e-5,
+    delta: float | None = None,
+    pooled: bool = True,
+) -> complex:
+    """Return VCReg's loss of ``(n, ..., d)``: squares, or the smooth L1 of a `delta`."""
+    d = z.shape[-1]
+    if not pooled:
+        positions = z.reshape(z.shape[0], -1, d)
+        each = [positions[:, p, :] for p in range(positions.shape[1])]
+        return np.mean([vcreg(one, weights, gamma, eps, delta) for one in each])
+    z = z.reshape(-1, d)
+    entries = _covariance(z, 1)[~np.eye(d, dtype=bool)]
+    penalties = _square(entries) if delta is None else smooth_l1(entries, delta)
+    hinge = hinge_on_std(z, gamma, eps, 1)
+    return weights[0] * hinge + weights[1] * penalties.sum() / (d * (d - 1))
+
+
 def gradients(function: Callable, views: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the derivative of `function`, of a list of views, by each of them."""
     views = [np.asarray(view, dtype=np.complex128) for view in views]

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from backends import Backend
 
-import vicreg
 from vicreg import (
     conventions,
     covariance_loss,
     invariance_loss,
     variance_loss,
+    vcreg_loss,
+    vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
@@ -212,5 +213,78 @@ def test_arguments_that_other_issues_bring_are_not_accepted_yet() -> None:
     for function in FUNCTIONS:
         with pytest.raises(TypeError, match="comm"):
             function(VIEW, VIEW, comm=None)
-    for name in ("vcreg_loss", "vcreg_value_and_grad"):
-        assert not hasattr(vicreg, name)
+    for function in (vcreg_loss, vcreg_value_and_grad):
+        with pytest.raises(TypeError, match="comm"):
+            function(VIEW, variance_weight=1, covariance_weight=1, comm=None)
+
+
+def vcreg_refused(error: type[Exception], *parts: str, z: object = VIEW, **settings) -> None:
+    """Assert that both functions of VCReg refuse `z`, with every one of `parts` in the message."""
+    given = {"variance_weight": 1, "covariance_weight": 1} | settings
+    for function in (vcreg_loss, vcreg_value_and_grad):
+        with pytest.raises(error) as caught:
+            function(z, **given)
+        for part in parts:
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["variance_weight", "covariance_weight"])
+def test_vcregs_weights_must_be_given(argument: str) -> None:
+    vcreg_refused(
+        ValueError, f"{argument} must be given", "publishes no weights", **{argument: None}
+    )
+    weights = {"variance_weight": 1, "covariance_weight": 1}
+    del weights[argument]
+    for function in (vcreg_loss, vcreg_value_and_grad):
+        with pytest.raises(TypeError, match=f"keyword-only argument: '{argument}'"):
+            function(VIEW, **weights)
+
+
+@pytest.mark.parametrize("argument", ["gamma", "eps", "delta", "variance_weight"])
+def test_vcregs_numbers(argument: str) -> None:
+    for value in (-1.0, float("nan"), float("inf"), 10**400):
+        vcreg_refused(ValueError, argument, repr(value), penalty="smooth_l1", **{argument: value})
+    for value in ("1", True, np.ones(())):
+        vcreg_refused(TypeError, f"{argument} must be a number", **{argument: value})
+
+
+def test_delta() -> None:
+    """Above 0; and where there is no linear part it has nothing to say."""
+    vcreg_refused(ValueError, "delta", "above 0", "got 0", penalty="smooth_l1", delta=0)
+    vcreg_refused(ValueError, "delta must be left at 1.0", "'square'", "got 0.5", delta=0.5)
+
+
+def test_vcregs_choices() -> None:
+    vcreg_refused(ValueError, "penalty must be 'square' or 'smooth_l1'", "'l1'", penalty="l1")
+    vcreg_refused(ValueError, "penalty", "None", penalty=None)
+    vcreg_refused(ValueError, "positions must be 'pooled' or 'separate'", "'all'", positions="all")
+    vcreg_refused(ValueError, "positions", "True", positions=True)
+    vcreg_refused(ValueError, "method", "'fast'", method="fast")
+    vcreg_refused(TypeError, "feature_axis must be an integer", feature_axis=None)
+    vcreg_refused(ValueError, "feature_axis", "from -2 to 1", feature_axis=2)
+
+
+def test_smooth_l1_has_no_gram_route() -> None:
+    smooth_l1 = {"penalty": "smooth_l1", "method": "gram"}
+    vcreg_refused(ValueError, "method must be 'auto' or 'covariance'", "'smooth_l1'", **smooth_l1)
+
+
+def test_what_vcreg_is_not_for(xp: Backend) -> None:
+    vcreg_refused(TypeError, "z must be an array", "list", z=[1.0])
+    vcreg_refused(ValueError, "z must have at least two axes", "(4,)", z=xp.asarray(np.ones(4)))
+    one = xp.asarray(np.ones((4, 1)))
+    vcreg_refused(ValueError, "z must have at least 2 features", "d(d - 1)", "got 1", z=one)
+
+
+def test_too_few_samples_count_positions_where_they_are_pooled(xp: Backend) -> None:
+    one, single = xp.asarray(np.ones((1, 3, 5))), xp.asarray(np.ones((1, 1, 5)))
+    vcreg_refused(
+        ValueError, "z must have at least 2 samples, each position", "got 1 in", z=single
+    )
+    separate = {"positions": "separate"}
+    vcreg_refused(ValueError, "at least 2 samples; got 1 in", "(1, 3, 5)", z=one, **separate)
+    vcreg_refused(ValueError, "at least 2 samples; got 1 in", z=xp.asarray(np.ones((1, 5))))
+    # Which axis is the features' decides what the others count.
+    turned = xp.asarray(np.ones((1, 5, 1)))
+    vcreg_refused(ValueError, "at least 2 samples, each", "got 1 in", z=turned, feature_axis=1)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from errors import rounding
 
-from vicreg import vicreg_loss, vicreg_terms, vicreg_value_and_grad
+from vicreg import (
+    vcreg_loss,
+    vcreg_value_and_grad,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
 
 jax = pytest.importorskip("jax")
 
@@ -166,3 +172,103 @@ def test_devices() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("views[1] must have the device of views[0]; got")
+
+
+VCREG = {"variance_weight": 2.0, "covariance_weight": 30.0, "feature_axis": 1}
+SMOOTH_L1 = {"penalty": "smooth_l1", "delta": 0.2}
+
+
+def vcreg_definition(z, delta=None):
+    """VCReg's pooled loss of ``(n, d, positions)`` by its definition."""
+    z = jnp.moveaxis(z, 1, -1).reshape(-1, z.shape[1])
+    zc = z - z.mean(0)
+    c = zc.T @ zc / (z.shape[0] - 1)
+    hinge = jnp.maximum(0, 1 - jnp.sqrt(jnp.diag(c) + 1e-5)).mean()
+    penalty = (
+        c**2 if delta is None else jnp.where(abs(c) <= delta, c**2, 2 * delta * abs(c) - delta**2)
+    )
+    d = z.shape[1]
+    return 2 * hinge + 30 * (penalty * (1 - jnp.eye(d))).sum() / (d * (d - 1))
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+@pytest.mark.parametrize("shape", [(2, 11, 2), (6, 5, 2)], ids=["in blocks", "whole"])
+@pytest.mark.parametrize("settings", [{}, SMOOTH_L1], ids=["square", "smooth_l1"])
+def test_every_transformation_of_vcreg(shape: tuple[int, ...], settings: dict) -> None:
+    z, other = 0.8 * jax.random.normal(jax.random.key(0), (2, *shape), jnp.float64)
+
+    def loss(z):
+        return vcreg_loss(z, **VCREG, **settings)
+
+    def wanted(z):
+        return vcreg_definition(z, settings.get("delta"))
+
+    close(loss(z), wanted(z))
+    close(vcreg_value_and_grad(z, **VCREG, **settings), jax.value_and_grad(wanted)(z))
+    close(jax.grad(loss)(z), jax.grad(wanted)(z))
+    close(jax.jit(jax.value_and_grad(loss))(z), jax.value_and_grad(wanted)(z))
+    close(jax.jvp(loss, (z,), (other,)), jax.jvp(wanted, (z,), (other,)))
+    hessian = jax.hessian(wanted)(z)
+    close(jax.hessian(loss)(z), hessian)
+    close(jax.jacrev(jax.jacrev(loss))(z), hessian)
+    s = jnp.stack([z, other, z - other])
+    close(jax.vmap(loss)(s), jax.vmap(wanted)(s))
+    close(jax.jit(jax.vmap(jax.grad(loss)))(s), jax.vmap(jax.grad(wanted))(s))
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+def test_smooth_l1_has_two_products_a_block_and_its_value_one() -> None:
+    z = jnp.ones((2, 12, 2))
+
+    def products(function) -> int:
+        text = jax.jit(function).lower(z).as_text()
+        return sum("dot_general" in line for line in text.splitlines())
+
+    blocks = 12 // 4
+    assert products(lambda z: vcreg_loss(z, **VCREG, **SMOOTH_L1)) == blocks
+    assert products(jax.grad(lambda z: vcreg_loss(z, **VCREG, **SMOOTH_L1))) == 2 * blocks
+    assert products(lambda z: vcreg_value_and_grad(z, **VCREG, **SMOOTH_L1)) == 2 * blocks
+
+
+def sizes(jaxpr) -> set[int]:
+    """Return the sizes of all arrays in `jaxpr` and what it calls."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found |= {var.aval.size for var in equation.outvars}
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                found |= sizes(inner)
+    return found
+
+
+@pytest.mark.parametrize("settings", [{}, {"penalty": "smooth_l1"}], ids=["square", "smooth_l1"])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_pooled_images_make_no_array_larger_than_they_are(axis: int, settings: dict) -> None:
+    """A block of a network: many positions, of few features."""
+    weights = {"variance_weight": 1.0, "covariance_weight": 1.0}
+    shape = (8, 14, 14, 32) if axis == -1 else (8, 32, 14, 14)
+    z = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for function in (vcreg_value_and_grad, jax.value_and_grad(vcreg_loss), vcreg_loss):
+        jaxpr = jax.make_jaxpr(
+            lambda z, f=function: f(z, feature_axis=axis, **weights, **settings)
+        )
+        found = sizes(jaxpr(z).jaxpr)
+        assert 32 * 32 in found
+        assert max(found) == 8 * 14 * 14 * 32
+
+
+@pytest.mark.parametrize("function", ["value", "gradient", "closed form"])
+def test_smooth_l1_takes_no_memory_for_all_blocks_at_once(function: str) -> None:
+    """At 256 × 8192 as XLA says it: 200 MiB at most, where the covariance is 256."""
+    settings = {"penalty": "smooth_l1", "variance_weight": 1.0, "covariance_weight": 1.0}
+    compiled = {
+        "value": lambda z: vcreg_loss(z, **settings),
+        "gradient": jax.grad(lambda z: vcreg_loss(z, **settings)),
+        "closed form": lambda z: vcreg_value_and_grad(z, **settings),
+    }[function]
+    z = jax.ShapeDtypeStruct((256, 8192), jnp.float32)
+    taken = jax.jit(compiled).lower(z).compile().memory_analysis()
+    assert taken.temp_size_in_bytes + taken.output_size_in_bytes <= 200 * 2**20

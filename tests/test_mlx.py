@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from errors import rounding
 
-from vicreg import vicreg_loss, vicreg_terms, vicreg_value_and_grad
+from vicreg import (
+    vcreg_loss,
+    vcreg_value_and_grad,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
 
 mx = pytest.importorskip("mlx.core")
 
@@ -104,3 +110,28 @@ def test_vmap(views, method: str) -> None:
     close(mx.vmap(loss)(s, t), [np.array(loss(a, b)), np.array(loss(b, a))])
     wanted = [np.array(mx.grad(loss)(a, b)), np.array(mx.grad(loss)(b, a))]
     close(mx.vmap(mx.grad(loss))(s, t), wanted)
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+@pytest.mark.parametrize("shape", [(5, 11), (12, 5), (3, 11, 2)], ids=str)
+@pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
+def test_vcreg(shape: tuple[int, ...], penalty: str) -> None:
+    """By its transformations, twice differentiated and over a batch."""
+    settings = {"variance_weight": 2.0, "covariance_weight": 30.0, "penalty": penalty}
+    settings |= {"feature_axis": 1}
+    z, other = 0.8 * np.random.default_rng(0).standard_normal((2, *shape))
+    a, b = mx.array(z, dtype=mx.float64), mx.array(other, dtype=mx.float64)
+
+    def loss(x):
+        return vcreg_loss(x, **settings)
+
+    wanted, gradient = vcreg_value_and_grad(z, **settings)
+    value, got = mx.value_and_grad(loss)(a)
+    close(value, wanted)
+    close(got, gradient)
+    close(mx.compile(mx.grad(loss))(a), gradient)
+    close(mx.jvp(loss, [a], [b])[1][0], np.sum(gradient * other), 8)
+    reverse = mx.grad(lambda x: (mx.grad(loss)(x) * b).sum())(a)
+    assert float(mx.abs(reverse).max()) > 0
+    close(mx.jvp(mx.grad(loss), [a], [b])[1][0], np.array(reverse), 8)
+    close(mx.vmap(loss)(mx.stack([a, b])), [wanted, vcreg_value_and_grad(other, **settings)[0]])

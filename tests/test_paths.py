@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from backends import Backend
+from backends import Backend, forget_what_was_traced
 from errors import largest_error, rounding
 
 from vicreg import vicreg_value_and_grad
@@ -19,18 +18,12 @@ SHAPES = [(13, 21), (21, 13), (9, 2, 16)]
 @pytest.fixture
 def as_if_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each view by itself, products in strips, and the largest found in short runs."""
-    _forget_what_was_traced()
+    forget_what_was_traced()
     monkeypatch.setattr(layout, "_LARGE", 0)
     monkeypatch.setattr(covariance, "_STRIP_ROWS", 3)
     monkeypatch.setattr(covariance, "_RUN", covariance.KEPT_APART)
     yield
-    _forget_what_was_traced()
-
-
-def _forget_what_was_traced() -> None:
-    """What JAX has traced for a shape took the path that was chosen then."""
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    forget_what_was_traced()
 
 
 @pytest.mark.parametrize("views", [2, 3])

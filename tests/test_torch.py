@@ -11,6 +11,8 @@ from errors import UNIT_ROUNDOFF, rounding
 
 from vicreg import (
     covariance_loss,
+    vcreg_loss,
+    vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
@@ -407,3 +409,102 @@ def test_half_precision_gradients_add_one_rounding() -> None:
         assert view.grad.dtype == torch.bfloat16
         assert error <= UNIT_ROUNDOFF["bfloat16"] + rounding("float32", 5, 11)
     assert np.isfinite(float(half[0].grad.float().sum()))
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+class TestVCReg:
+    """Pooled images of 6 samples and 11 features: by the Gram matrix, whole, and in blocks."""
+
+    SETTINGS = (
+        {"feature_axis": 1},
+        {"feature_axis": 1, "positions": "separate"},
+        {"penalty": "smooth_l1", "delta": 0.2, "feature_axis": 1},
+        {"penalty": "smooth_l1", "delta": 0.2, "feature_axis": 0},
+    )
+
+    @pytest.fixture(params=SETTINGS, ids=str)
+    def settings(self, request: pytest.FixtureRequest) -> dict:
+        return request.param | {"variance_weight": 2.0, "covariance_weight": 30.0}
+
+    @pytest.fixture
+    def vcreg(self, settings: dict):
+        return lambda z: vcreg_loss(z, **settings)
+
+    @pytest.fixture
+    def z(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        z = 0.8 * torch.randn(3, 11, 2, generator=generator, dtype=torch.float64)
+        return z.requires_grad_()
+
+    def test_backward_is_the_closed_form(self, vcreg, settings: dict, z: torch.Tensor) -> None:
+        value, gradient = vcreg_value_and_grad(z, **settings)
+        assert not value.requires_grad
+        close(vcreg(z), value)
+        close(torch.autograd.grad(vcreg(z), z)[0], gradient)
+        with torch.no_grad():
+            close(vcreg(z), value)
+
+    def test_gradcheck_first_and_second_order_forwards_and_backwards(self, vcreg, z) -> None:
+        assert gradcheck(
+            vcreg,
+            (z,),
+            check_forward_ad=True,
+            check_batched_grad=True,
+            check_batched_forward_grad=True,
+        )
+        assert gradgradcheck(vcreg, (z,))
+
+    def test_torch_func(self, vcreg, z: torch.Tensor) -> None:
+        (wanted,) = torch.autograd.grad(vcreg(z), z)
+        x = z.detach()
+        close(torch.func.grad(vcreg)(x), wanted)
+        _, change = torch.func.jvp(vcreg, (x,), (x,))
+        close(change, (wanted * x).sum())
+        hessian = torch.autograd.functional.hessian(vcreg, x)
+        close(torch.func.hessian(vcreg)(x), hessian)
+        s = torch.stack([x, -0.5 * x, x.flip(0)])
+        close(torch.vmap(vcreg)(s), torch.stack([vcreg(one) for one in s]))
+        each = torch.stack([torch.func.grad(vcreg)(one) for one in s])
+        close(torch.vmap(torch.func.grad(vcreg))(s), each)
+
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_compile_without_graph_break_or_warning(
+        self, vcreg, settings: dict, z: torch.Tensor, dynamic: bool
+    ) -> None:
+        torch._dynamo.reset()
+        loss = torch.compile(vcreg, fullgraph=True, dynamic=dynamic)
+        close(loss(z.detach()), vcreg(z).detach())
+        wanted = torch.autograd.grad(vcreg(z), z)
+        close(torch.autograd.grad(loss(z), z), wanted)
+        both = torch.compile(
+            lambda x: vcreg_value_and_grad(x, **settings), fullgraph=True, dynamic=dynamic
+        )
+        close(both(z.detach()), (vcreg(z).detach(), *wanted))
+
+    def test_autocast_makes_no_difference(self, vcreg, z: torch.Tensor) -> None:
+        z = z.detach().float().requires_grad_()
+        wanted = vcreg(z)
+        right = torch.autograd.grad(wanted, z)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = vcreg(z)
+            assert torch.equal(loss, wanted)
+            assert torch.equal(torch.autograd.grad(loss, z)[0], right[0])
+
+    def test_nothing_waits_for_the_device(self, vcreg, settings: dict) -> None:
+        z = torch.empty(3, 11, 2, device="meta", requires_grad=True)
+        vcreg(z).backward()
+        assert z.grad.device.type == "meta"
+        assert vcreg_value_and_grad(z, **settings)[0].device.type == "meta"
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+@pytest.mark.parametrize(("n", "d"), [(6, 64), (64, 6)])
+def test_smooth_l1_costs_two_products_and_its_value_one(n: int, d: int) -> None:
+    """In blocks as whole, n · d² each: no block is formed again for the gradient."""
+    z = views(n, d, torch.float32)[0]
+    settings = {"penalty": "smooth_l1", "variance_weight": 1.0, "covariance_weight": 1.0}
+    product = n * d * d
+    assert products(lambda: vcreg_loss(z.detach(), **settings)) == product
+    assert products(lambda: vcreg_loss(z, **settings).backward()) == 2 * product
+    assert products(lambda: vcreg_value_and_grad(z, **settings)) == 2 * product
+    assert products(lambda: vcreg_loss(z, **settings | {"covariance_weight": 0.0})) == 0

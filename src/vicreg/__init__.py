@@ -12,6 +12,7 @@ from vicreg.losses import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg.vcreg import vcreg_loss, vcreg_value_and_grad
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,8 @@ __all__ = [
     "invariance_loss",
     "translate_weights",
     "variance_loss",
+    "vcreg_loss",
+    "vcreg_value_and_grad",
     "vicreg_loss",
     "vicreg_terms",
     "vicreg_value_and_grad",

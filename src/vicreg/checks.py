@@ -13,7 +13,7 @@ from typing import Any
 
 from vicreg.conventions import Convention, Weights, convention_named
 from vicreg.core.layout import HALF_PRECISION, core_order, dtype_name
-from vicreg.core.objective import Objective
+from vicreg.core.objective import Objective, Penalty
 from vicreg.dispatch import device_of, library_of, unsupported_kind
 
 Array = Any
@@ -30,6 +30,10 @@ def checked_objective(
     method: str,
     feature_axis: int,
     each_term: bool,
+    *,
+    positions: str = "separate",
+    penalty: str = "square",
+    delta: float = 1.0,
 ) -> Objective:
     """Return the objective that these arguments describe; None is the convention's own."""
     convention = convention_named(convention)
@@ -43,7 +47,37 @@ def checked_objective(
         method=method,  # type: ignore[arg-type]  # one of the three, by the check above
         feature_axis=_checked_axis(feature_axis),
         each_term=each_term,
+        pooled=_checked_pooled(positions),
+        penalty=_checked_penalty(penalty, method),
+        delta=_checked_delta(delta, penalty),
     )
+
+
+def _checked_pooled(positions: Any) -> bool:
+    if not isinstance(positions, str) or positions not in ("pooled", "separate"):
+        raise ValueError(f"positions must be 'pooled' or 'separate'; got {positions!r}")
+    return positions == "pooled"
+
+
+def _checked_penalty(penalty: Any, method: str) -> Penalty:
+    if not isinstance(penalty, str) or penalty not in ("square", "smooth_l1"):
+        raise ValueError(f"penalty must be 'square' or 'smooth_l1'; got {penalty!r}")
+    if penalty == "smooth_l1" and method == "gram":
+        raise ValueError(
+            "method must be 'auto' or 'covariance' where penalty is 'smooth_l1', which needs each "
+            "entry of the covariance; got 'gram'"
+        )
+    return penalty  # type: ignore[return-value]  # one of the two, by the check above
+
+
+def _checked_delta(delta: Any, penalty: str) -> float:
+    number = _checked_number(delta, "delta", above_zero=True)
+    if penalty == "square" and number != 1:
+        raise ValueError(
+            "delta must be left at 1.0 where penalty is 'square', which has no linear part; "
+            f"got {delta!r}"
+        )
+    return number
 
 
 def _checked_weights(weights: Sequence[float | None], convention: Convention) -> Weights:
@@ -177,11 +211,16 @@ def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> Non
         raise ValueError(f"{name} must have a shape that is known; got {shape}")
     if 0 in shape:
         raise ValueError(f"{name} must not be empty; got shape {shape}")
-    *_, n, d = (shape[i] for i in core_order(ndim, axis))
+    *positions, n, d = (shape[i] for i in core_order(ndim, axis))
     convention = objective.convention
     needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)
+    if objective.pooled:
+        n *= math.prod(positions)
     if n < needed:
-        raise ValueError(f"{name} must have at least {needed} samples; got {n} in shape {shape}")
+        counted = ", each position of each counted" if objective.pooled and positions else ""
+        raise ValueError(
+            f"{name} must have at least {needed} samples{counted}; got {n} in shape {shape}"
+        )
     if d < 2 and convention.covariance_divisor == "d(d-1)":
         raise ValueError(
             f"{name} must have at least 2 features: convention {convention.name!r} divides by "

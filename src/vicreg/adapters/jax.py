@@ -49,7 +49,7 @@ def _in_input_precision(function: Any) -> Any:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_in_input_precision
 def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    outputs, _ = terms.evaluate(xp, views, objective)
+    outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
     return outputs
 
 

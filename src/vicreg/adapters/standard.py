@@ -17,7 +17,7 @@ Array = Any
 def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs."""
     xp = _namespace(views)
-    outputs, _ = terms.evaluate(xp, views, objective)
+    outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
     # NumPy's sums are scalars of its own, which are not arrays.
     return tuple(xp.asarray(output) for output in outputs)
 

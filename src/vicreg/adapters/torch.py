@@ -9,6 +9,7 @@ from the residuals, its derivative from differentiating the core's closed form.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -85,7 +86,7 @@ def _function(views: tuple[Tensor, ...], objective: Objective) -> Any:
         return (_Outputs if objective.each_term else _Loss).apply
     if any(view.requires_grad for view in views):
         return _compiled_outputs
-    return _everything
+    return functools.partial(_everything, differentiated=False)
 
 
 def value_and_grad(
@@ -217,7 +218,8 @@ class _Outputs(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
-        outputs, residuals = terms.evaluate(_namespace(), views, objective)
+        differentiated = any(ctx.needs_input_grad)
+        outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
         ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*views, *terms.flatten(residuals))
@@ -264,9 +266,11 @@ def _changes(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple[terms.Outputs
     return changes, residuals
 
 
-def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
+def _everything(
+    objective: Objective, *views: Tensor, differentiated: bool = True
+) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = terms.evaluate(_namespace(), views, objective)
+    outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
     return (*outputs, *terms.flatten(residuals))
 
 

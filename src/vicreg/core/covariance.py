@@ -57,16 +57,29 @@ class GramFactors(NamedTuple):
     rows: Array  # M, (..., r, d)
 
 
-Factors = CovarianceFactors | GramFactors
+class ProductFactors(NamedTuple):
+    """The product itself, where what it is formed from would take more than it does."""
+
+    product: Array  # zc O, (..., n, d)
+
+
+Factors = CovarianceFactors | GramFactors | ProductFactors
 
 
 def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
     """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = owned.multiply(xp, gram_matrix(xp, xp.matrix_transpose(zc)), scale)
-    feature = indices(xp, zc.shape[-1], like=zc)
-    # Set to zero, not subtracted from the sum: nothing is lost where C is almost diagonal.
-    o = xp.where(feature[:, None] == feature, xp.zeros_like(c), c)
+    c = gram_matrix(xp, xp.matrix_transpose(zc))
+    o = offdiagonal(xp, owned.multiply(xp, c, scale))
     return sum_of_squares(xp, o), CovarianceFactors(o)
+
+
+def offdiagonal(xp: Namespace, c: Array, columns: slice = slice(None)) -> Array:
+    """Return `c`, those `columns` of C, with the diagonal of C set to zero.
+
+    Set, not subtracted from the sum: nothing is lost where C is almost diagonal.
+    """
+    feature = indices(xp, c.shape[-2], like=c)
+    return xp.where(feature[:, None] == feature[columns], xp.zeros_like(c), c)
 
 
 def gram_route(
@@ -183,6 +196,8 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
 
     The one product as large as the forward pass's own; `alpha` goes on the small factors.
     """
+    if isinstance(factors, ProductFactors):
+        return alpha * factors.product
     if isinstance(factors, CovarianceFactors):
         return xp.matmul(zc, alpha * factors.offdiagonal)
     product = xp.matmul(alpha * factors.kernel, zc)
@@ -191,4 +206,4 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
 
 def diagonal_row(factors: Factors, alpha: Any) -> Array | None:
     """Return the row w that makes ``product + zc * w`` the gradient; None where there is none."""
-    return None if isinstance(factors, CovarianceFactors) else (-alpha) * factors.diagonal
+    return (-alpha) * factors.diagonal if isinstance(factors, GramFactors) else None

@@ -2,7 +2,8 @@
 
 The core works on groups of views, ``(..., n, d)``: the views of the group if it has several,
 positions, samples, features. Views and positions are both batches of independent sample sets, so
-no formula mentions either.
+no formula mentions either. Where positions are pooled, each position of each sample is a sample:
+there is no axis of positions, and n counts them all.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ Namespace = Any
 _LARGE = 2**16
 
 
-def laid_out(xp: Namespace, view: Array, feature_axis: int) -> Array:
+def laid_out(xp: Namespace, view: Array, feature_axis: int, pooled: bool = False) -> Array:
     """Return `view` as ``(..., n, d)`` in the dtype of the computation."""
-    return in_computing_dtype(xp, transposed(xp, view, core_order(view.ndim, feature_axis)))
+    array = transposed(xp, view, core_order(view.ndim, feature_axis, pooled))
+    if pooled and view.ndim > 2:
+        array = xp.reshape(array, core_shape([view], feature_axis, pooled)[1:])
+    return in_computing_dtype(xp, array)
 
 
 def group_sizes(shape: Sequence[int], stacks: bool = False) -> tuple[int, ...]:
@@ -56,30 +60,36 @@ def dtype_name(array: Array) -> str:
     return (name if isinstance(name, str) else str(dtype)).rpartition(".")[2].lower()
 
 
-def like_view(xp: Namespace, gradient: Array, view: Array, feature_axis: int) -> Array:
+def like_view(
+    xp: Namespace, gradient: Array, view: Array, feature_axis: int, pooled: bool = False
+) -> Array:
     """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
-    order = core_order(view.ndim, feature_axis)
+    order = core_order(view.ndim, feature_axis, pooled)
+    if pooled and view.ndim > 2:
+        gradient = xp.reshape(gradient, tuple(view.shape[axis] for axis in order))
     back = tuple(sorted(range(view.ndim), key=order.__getitem__))
     gradient = transposed(xp, gradient, back)
     return gradient if gradient.dtype == view.dtype else xp.astype(gradient, view.dtype)
 
 
-def core_order(ndim: int, feature_axis: int) -> tuple[int, ...]:
+def core_order(ndim: int, feature_axis: int, pooled: bool = False) -> tuple[int, ...]:
     """Return the permutation that takes a view's axes to ``(..., n, d)``.
 
-    The features are on `feature_axis`; of the axes left, the first is the samples.
+    The features are on `feature_axis`; of the axes left, the first is the samples. It stays the
+    first where positions are `pooled`: with the features last nothing has to be moved.
     """
     feature = feature_axis % ndim
     if ndim == 2:  # the common case, asked for several times a call
         return (0, 1) if feature else (1, 0)
     sample, *positions = (axis for axis in range(ndim) if axis != feature)
-    return (*positions, sample, feature)
+    return (sample, *positions, feature) if pooled else (*positions, sample, feature)
 
 
-def core_shape(views: Sequence[Array], feature_axis: int) -> tuple[int, ...]:
+def core_shape(views: Sequence[Array], feature_axis: int, pooled: bool = False) -> tuple[int, ...]:
     """Return ``(k, ..., n, d)``, the shape of `views` as the core works on them."""
-    order = core_order(views[0].ndim, feature_axis)
-    return (len(views), *(views[0].shape[axis] for axis in order))
+    order = core_order(views[0].ndim, feature_axis, pooled)
+    *batch, d = (views[0].shape[axis] for axis in order)
+    return (len(views), math.prod(batch), d) if pooled else (len(views), *batch, d)
 
 
 def transposed(xp: Namespace, array: Array, order: tuple[int, ...]) -> Array:

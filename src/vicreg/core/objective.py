@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from vicreg.conventions import Convention, Weights, term_scales
 
 Method = Literal["auto", "gram", "covariance"]
+Penalty = Literal["square", "smooth_l1"]
 
 
 class Coefficients(NamedTuple):
@@ -28,7 +29,9 @@ class Objective:
     """A weighted sum of the three terms: hashable, so that a compiler may hold it static.
 
     ``each_term`` asks for the three terms beside the loss. Without it a term of weight zero is
-    not computed, unless all are of weight zero.
+    not computed, unless all are of weight zero. ``pooled`` makes a sample of each position of
+    each sample; ``penalty`` is what is summed of the off-diagonal covariances, and ``delta``
+    where "smooth_l1" becomes linear.
     """
 
     convention: Convention
@@ -38,6 +41,9 @@ class Objective:
     method: Method
     feature_axis: int
     each_term: bool
+    pooled: bool = False
+    penalty: Penalty = "square"
+    delta: float = 1.0
 
     @property
     def outputs(self) -> int:
@@ -64,4 +70,10 @@ class Objective:
 
     def uses_gram(self, n: int, d: int) -> bool:
         """Whether the covariance term goes by the n × n Gram matrix: a choice of shape alone."""
+        if self.penalty != "square":  # it needs each entry of the covariance
+            return False
         return self.method == "gram" or (self.method == "auto" and n <= d)
+
+    def limit(self, n: int, scale: float) -> float:
+        """Return where "smooth_l1" becomes linear in `scale` zcᵀ zc, for `delta` in zcᵀ zc / m."""
+        return self.delta * (scale * (n - self.convention.covariance_correction))

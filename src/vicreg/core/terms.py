@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vicreg.core import covariance, owned, statistics
+from vicreg.core import covariance, owned, smooth_l1, statistics
 from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
 
@@ -59,12 +59,11 @@ def flatten(residuals: Residuals) -> tuple[Array, ...]:
 
 def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Objective) -> Residuals:
     """Return the residuals of `views` that `flatten` made `arrays` of."""
-    shape = core_shape(views, objective.feature_axis)
+    shape = core_shape(views, objective.feature_axis, objective.pooled)
     coefficient = objective.coefficients(shape)
     if not coefficient.of_spread:
         return ()
-    gram = objective.uses_gram(*shape[-2:])
-    kind: Any = covariance.GramFactors if gram else covariance.CovarianceFactors
+    kind: Any = _kind_of_factors(objective, *shape[-2:])
     left = iter(arrays)
 
     def group() -> Spread:
@@ -77,17 +76,29 @@ def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Object
     return tuple(group() for _ in group_sizes(shape))
 
 
+def _kind_of_factors(objective: Objective, n: int, d: int) -> type:
+    if objective.uses_gram(n, d):
+        return covariance.GramFactors
+    if objective.penalty == "smooth_l1" and smooth_l1.in_blocks(n, d):
+        return covariance.ProductFactors
+    return covariance.CovarianceFactors
+
+
 def evaluate(
-    xp: Namespace, views: Sequence[Array], objective: Objective
+    xp: Namespace, views: Sequence[Array], objective: Objective, differentiated: bool = True
 ) -> tuple[Outputs, Residuals]:
     """Return the outputs, 0-d arrays, and the residuals that their derivative needs.
 
     The outputs are ``(loss,)``, or ``(loss, invariance, variance, covariance)`` where the
-    objective asks for each term.
+    objective asks for each term. Where nothing is `differentiated` the residuals may lack what
+    only they would be computed for.
     """
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     coefficient = objective.coefficients((len(laid), *laid[0].shape))
-    found = [_spread(xp, z, objective, coefficient)[1:] for _, z in _groups(xp, laid, coefficient)]
+    found = [
+        _spread(xp, z, objective, coefficient, differentiated)[1:]
+        for _, z in _groups(xp, laid, coefficient)
+    ]
     invariance = None
     if coefficient.invariance is not None:
         invariance = statistics.squared_deviations(xp, statistics.deviations(xp, laid))
@@ -102,13 +113,13 @@ def value_and_gradients(
 
     It computes what `evaluate` and `pullback` do, and no part of it twice.
     """
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     coefficient = objective.coefficients((len(laid), *laid[0].shape))
     multipliers = _multipliers((1.0,), objective, coefficient)
     gradients: list[Array | None] = [None] * len(laid)
     of_groups = []
     for places, z in _groups(xp, laid, coefficient):
-        zc, spread, *sums = _spread(xp, z, objective, coefficient)
+        zc, spread, *sums = _spread(xp, z, objective, coefficient, any(wanted))
         of_groups.append(sums)
         for part, chosen in _parts(spread, places, wanted):
             of_part = zc if part is spread else zc[chosen[0] - places[0], ...]
@@ -139,7 +150,11 @@ def _groups(
 
 
 def _spread(
-    xp: Namespace, z: Array, objective: Objective, coefficient: Coefficients
+    xp: Namespace,
+    z: Array,
+    objective: Objective,
+    coefficient: Coefficients,
+    differentiated: bool,
 ) -> tuple[Array, Spread, Array | None, Array | None]:
     """Return what is computed of one group: centred views, residuals, hinge, covariance term."""
     n, d = z.shape[-2:]
@@ -154,6 +169,9 @@ def _spread(
         scale = coefficient.covariance
         if objective.uses_gram(n, d):
             value, factors = covariance.gram_route(xp, zc, energies, scale)
+        elif objective.penalty == "smooth_l1":
+            limit = objective.limit(n, scale)
+            value, factors = smooth_l1.smooth_l1_route(xp, zc, scale, limit, differentiated)
         else:
             value, factors = covariance.covariance_route(xp, zc, scale)
     return zc, Spread(mean, hinged, factors), hinge, value
@@ -201,7 +219,7 @@ def pullback(
 
     It is the gradient of the sum of the outputs, each times its cotangent.
     """
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
+    laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     gradients = _gradients(xp, laid, residuals, cotangents, objective, wanted)
     return tuple(
         finished(xp, gradient, view, objective) if is_wanted else None
@@ -213,7 +231,7 @@ def finished(xp: Namespace, gradient: Array | None, view: Array, objective: Obje
     """Return `gradient`, laid out in the dtype of the computation, as one of `view`."""
     if gradient is None:  # nothing with a cotangent depends on the view
         return xp.zeros_like(view)
-    return like_view(xp, gradient, view, objective.feature_axis)
+    return like_view(xp, gradient, view, objective.feature_axis, objective.pooled)
 
 
 def value_and_grad(
@@ -239,11 +257,11 @@ def pushforward(
     Linear in the tangents, which is what reverse mode transposes.
     """
     moving = [tangent is not None for tangent in tangents]
-    laid = [laid_out(xp, view, objective.feature_axis) for view in views]
-    directions = [
-        None if tangent is None else laid_out(xp, tangent, objective.feature_axis)
-        for tangent in tangents
-    ]
+    lay_out = functools.partial(
+        laid_out, xp, feature_axis=objective.feature_axis, pooled=objective.pooled
+    )
+    laid = [lay_out(view) for view in views]
+    directions = [None if tangent is None else lay_out(tangent) for tangent in tangents]
 
     def change(*cotangents: Any) -> Array | None:
         gradients = _gradients(xp, laid, residuals, cotangents, objective, moving)

@@ -1,0 +1,90 @@
+"""The smooth L1 of the off-diagonal covariances: squares that grow linearly beyond a limit.
+
+With C = s zcᵀ zc as in `covariance`, and a limit l on the same scale, each entry off the diagonal
+has the penalty C² where |C| ≤ l and 2l|C| − l² beyond. With T = clip(C, −l, l), zero on the
+diagonal, that is
+
+    E = Σ T (2C − T),             ∂E/∂z = 4s zc T
+
+since the penalty's derivative is 2T: the covariance route's formulas with T for O, so that its
+factors serve. As s is √coefficient / m, the limit is δ √coefficient, and E the coefficient times
+the penalty of the covariance itself.
+
+Every entry of C is needed, so there is no Gram route. A C no larger than the views is formed
+whole; else it is formed and used up in blocks of columns J,
+
+    C_J = s zcᵀ zc_J,   E = Σ_J Σ T_J (2C_J − T_J),   (zc T)_J = zc T_J
+
+so that the memory is n d + d |J|. The product zc T is then formed beside the value, from blocks
+at hand, and kept: it is no larger than the gradient, and to form the blocks again for it would
+make three products of n d² out of two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vicreg.core import owned
+from vicreg.core.covariance import (
+    CovarianceFactors,
+    ProductFactors,
+    gram_matrix,
+    offdiagonal,
+)
+
+Array = Any
+Namespace = Any
+
+#: How many columns of C there are at a time, where it is larger than the views.
+_BLOCK = 256
+
+
+def in_blocks(n: int, d: int) -> bool:
+    """Whether C is formed in blocks of columns: a choice of shape alone."""
+    return d > max(n, _BLOCK)
+
+
+def smooth_l1_route(
+    xp: Namespace, zc: Array, scale: float, limit: float, differentiated: bool
+) -> tuple[Array, CovarianceFactors | ProductFactors | None]:
+    """Return (value, factors); of blocks no factors where nothing is `differentiated`."""
+    n, d = zc.shape[-2:]
+    if not in_blocks(n, d):
+        o = offdiagonal(xp, owned.multiply(xp, gram_matrix(xp, xp.matrix_transpose(zc)), scale))
+        t = _clipped(xp, o, limit)
+        return _sum_of_penalties(xp, o, t), CovarianceFactors(t)
+    transpose = xp.matrix_transpose(zc)
+    total = xp.zeros_like(xp.sum(zc[..., :1, :1]))
+    products = []
+    for start in range(0, d, _BLOCK):
+        columns = slice(start, min(start + _BLOCK, d))
+        scaled = _after(xp, zc[..., columns] * scale, total)
+        o = offdiagonal(xp, xp.matmul(transpose, scaled), columns)
+        t = _clipped(xp, o, limit)
+        if differentiated:
+            products.append(xp.matmul(zc, t))
+        total = total + _sum_of_penalties(xp, o, t)
+    return total, ProductFactors(xp.concat(products, axis=-1)) if differentiated else None
+
+
+def _clipped(xp: Namespace, o: Array, limit: float) -> Array:
+    """Return `o` within ±`limit`; what is NaN stays so."""
+    # A limit beyond the largest number of the dtype is none.
+    limit = min(limit, float(xp.finfo(o.dtype).max))
+    upper = xp.full_like(o[..., :1, :1], limit)
+    return xp.minimum(xp.maximum(o, -upper), upper)
+
+
+def _sum_of_penalties(xp: Namespace, o: Array, t: Array) -> Array:
+    """Return Σ T (2C − T), which overflows only where it is too large itself. `o` is used up."""
+    o = owned.subtract(xp, owned.multiply(xp, o, 2.0), t)
+    return xp.sum(owned.multiply(xp, o, t))
+
+
+def _after(xp: Namespace, array: Array, total: Array) -> Array:
+    """Return `array`, but not before there is `total`, a sum of no negative terms.
+
+    Compilers order what does not depend on each other as they like, and XLA and PyTorch's both
+    would have many blocks at once. What is added is 0, which they have no way to know.
+    """
+    return owned.add(xp, array, xp.minimum(total, xp.zeros_like(total)))
