@@ -185,7 +185,7 @@ def check_backend(backend: Backend, given: Problem) -> Measurement:
 FAULTS = {
     "the hinge off by 1e-9 of itself": ("hinge", lambda f: lambda *a: f(*a) * (1 + 1e-9)),
     "a slope half as large": ("hinge_slope", lambda f: lambda *a: f(*a) / 2),
-    "no centring": ("centred", lambda f: lambda xp, z, mean: z + 0.0),
+    "no centring": ("centred_and_mean", lambda f: lambda xp, z: (z + 0.0, f(xp, z)[1])),
     "the mean of the squares": (
         "squared_deviations",
         lambda f: lambda xp, views: f(xp, views) / views[0].shape[-1],

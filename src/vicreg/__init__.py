@@ -1,8 +1,8 @@
 """Variance-invariance-covariance losses with exact gradients, for every array library."""
 
+from typing import TYPE_CHECKING, Any
+
 from vicreg.conventions import Convention, conventions, translate_weights
-from vicreg.diagnostics import Diagnosis, diagnose
-from vicreg.identification import Identification, identify
 from vicreg.losses import (
     VICRegTerms,
     covariance_loss,
@@ -13,6 +13,10 @@ from vicreg.losses import (
     vicreg_value_and_grad,
 )
 from vicreg.vcreg import vcreg_loss, vcreg_value_and_grad
+
+if TYPE_CHECKING:
+    from vicreg.diagnostics import Diagnosis, diagnose
+    from vicreg.identification import Identification, identify
 
 __version__ = "0.1.0"
 
@@ -34,3 +38,25 @@ __all__ = [
     "vicreg_terms",
     "vicreg_value_and_grad",
 ]
+
+#: What training has no use for is imported when it is first asked for.
+_ON_DEMAND = {
+    "Diagnosis": "vicreg.diagnostics",
+    "diagnose": "vicreg.diagnostics",
+    "Identification": "vicreg.identification",
+    "identify": "vicreg.identification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _ON_DEMAND.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    globals()[name] = value = getattr(import_module(module), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals() | dict.fromkeys(__all__))

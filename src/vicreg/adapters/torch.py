@@ -184,7 +184,7 @@ class _Loss(_Differentiable):
         if any(wanted):
             loss, ctx.formed = terms.value_and_gradients(_namespace(), views, objective, wanted)
         else:
-            (loss,), _ = terms.evaluate(_namespace(), views, objective)
+            (loss,), _ = terms.evaluate(_namespace(), views, objective, differentiated=False)
         ctx.save_for_backward(*views)
         ctx.save_for_forward(*views)
         return (loss,)
