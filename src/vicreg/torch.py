@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 
-from vicreg.checks import checked_objective
+from vicreg.adapters import torch as adapter
+from vicreg.checks import checked_library, checked_objective
 from vicreg.conventions import Convention
 from vicreg.losses import VICRegTerms, vicreg_loss, vicreg_terms
+from vicreg.vcreg import checked_covariance_gradient, checked_settings, samples
 
-__all__ = ["VICRegLoss"]
+__all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
 
 
 class VICRegLoss(torch.nn.Module):
@@ -112,3 +119,263 @@ def _with(
     views: tuple[torch.Tensor, ...], ref_emb: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
     return views if ref_emb is None else (*views, ref_emb)
+
+
+class VCRegTerms(NamedTuple):
+    """The loss of VCReg and its two terms, unweighted: detached tensors of shape ()."""
+
+    loss: torch.Tensor
+    variance: torch.Tensor
+    covariance: torch.Tensor
+
+
+class VCReg(torch.nn.Module):
+    """Variance-covariance regularization as a layer: the identity, with a gradient of its own.
+
+    Forwards it returns its input. Backwards it adds to the incoming gradient that of
+    `vicreg.vcreg_loss` by the input, without the loss ever being formed, so that it can be put
+    between any two layers and nothing has to be added to the loss. In eval mode, and where no
+    gradient flows, it returns its input and costs nothing.
+
+    What it adds knows of no factor on the user's loss. Under a ``torch.amp.GradScaler``, or
+    where the losses of several batches are averaged, the loss's gradient is scaled and this one
+    is not: give the same factor as `scale`.
+
+    Parameters
+    ----------
+    variance_weight, covariance_weight : float
+        α and β; they must be given, since no published value fits all networks.
+    gamma, eps, penalty, delta, positions, feature_axis : optional
+        As in `vicreg.vcreg_loss`.
+    covariance_gradient : {"exact", "published"}, optional
+        "exact" is the derivative of the loss. "published" is the covariance's part in the scale
+        of the paper's pseudocode, which leaves out the 1/(n − 1) of that derivative.
+    scale : float, or callable without arguments that returns one, optional
+        What the gradient is multiplied by; ``scaler.get_scale`` of a ``GradScaler``, or 1/k for
+        the mean of k batches. A callable is called in each backward pass.
+
+    Attributes
+    ----------
+    last_terms : VCRegTerms
+        The loss of the last input that was regularized, and its terms, for logging: without
+        `scale`, and of the exact loss. Computed when asked for, from what the backward pass had
+        to compute anyway. Not where ``torch.compile`` traces the layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For settings that `vicreg.vcreg_loss` would refuse, when the layer is made; for an input
+        that it would refuse, when it is called.
+
+    Notes
+    -----
+    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
+    Representation Learning", arXiv 2306.13292. Under ``torch.func.vmap`` each element of the map
+    is a batch of its own. There is no second derivative through the layer: it would come through
+    the identity, where the gradient would be added once more; for gradient penalties add
+    `vicreg.vcreg_loss` to the loss instead.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import VCReg
+    >>> regularize = VCReg(variance_weight=1.0, covariance_weight=0.1)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), regularize, torch.nn.Linear(8, 2))
+    >>> model(torch.ones(16, 3)).sum().backward()
+    >>> print(f"{regularize.last_terms.variance:.3f}")
+    0.997
+    """
+
+    def __init__(
+        self,
+        *,
+        variance_weight: float,
+        covariance_weight: float,
+        gamma: float = 1.0,
+        eps: float = 1e-5,
+        penalty: str = "square",
+        delta: float = 1.0,
+        positions: str = "pooled",
+        feature_axis: int = -1,
+        covariance_gradient: str = "exact",
+        scale: float | Callable[[], float] = 1.0,
+    ) -> None:
+        super().__init__()
+        self._objective = checked_settings(
+            (variance_weight, covariance_weight),
+            gamma,
+            eps,
+            penalty,
+            delta,
+            positions,
+            feature_axis,
+            each_term=True,
+        )
+        self._published = checked_covariance_gradient(covariance_gradient)
+        self._settings = {
+            "variance_weight": self._objective.weights[1],
+            "covariance_weight": self._objective.weights[2],
+            "gamma": self._objective.gamma,
+            "eps": self._objective.eps,
+            "penalty": penalty,
+            "delta": self._objective.delta,
+            "positions": positions,
+            "feature_axis": self._objective.feature_axis,
+            "covariance_gradient": covariance_gradient,
+        }
+        self.scale = _checked_scale(scale)
+        self._passed: adapter.Passed | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x`, ``(n, d)`` or ``(n, ..., d)``, to be regularized where a gradient flows."""
+        if not self.training:
+            return x
+        library = checked_library((x,), ("x",), self._objective)
+        if library != "torch":
+            raise TypeError(f"x must be a torch.Tensor; got an array of {library}")
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return x
+        objective = self._objective
+        passed = None
+        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+            self._passed = passed = adapter.Passed(x, objective)
+        if self._published:
+            objective = objective.with_published_gradient(samples(x, objective))
+        return adapter.regularized(x, objective, self.scale, passed)
+
+    @property
+    def last_terms(self) -> VCRegTerms:
+        """The loss of the last input that was regularized, and its terms: see the class."""
+        if self._passed is None:
+            raise RuntimeError(
+                "last_terms must be read after the layer has regularized an input: in training "
+                "mode, with an input that requires a gradient, and not under torch.compile"
+            )
+        loss, _, variance, covariance = self._passed.outputs()
+        return VCRegTerms(loss, variance, covariance)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        settings = {**self._settings, "scale": self.scale}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last activation is no part of what is copied or stored.
+        return {**self.__dict__, "_passed": None}
+
+
+def _checked_scale(scale: Any) -> Any:
+    if callable(scale):
+        return scale
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(
+            f"scale must be a number, or a callable that returns one; got {type(scale).__name__}"
+        )
+    if not math.isfinite(scale) or scale < 0:
+        raise ValueError(f"scale must be a finite number of 0 or more; got {scale!r}")
+    return float(scale)
+
+
+class AttachedVCReg:
+    """What `attach_vcreg` has attached: a context manager that removes it at its end.
+
+    Attributes
+    ----------
+    layers : mapping of str to VCReg
+        The layer after each module, by the module's name.
+    """
+
+    def __init__(self, layers: Mapping[str, VCReg], hooks: Iterable[Any]) -> None:
+        self.layers = MappingProxyType(dict(layers))
+        self._hooks = list(hooks)
+
+    def remove(self) -> None:
+        """Take the layers off again; once more is no error."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __enter__(self) -> AttachedVCReg:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def attach_vcreg(
+    model: torch.nn.Module, modules: str | Iterable[str], **settings: Any
+) -> AttachedVCReg:
+    """Regularize the outputs of named submodules of a model, by hooks: it stays as it is.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model. A layer trains or rests as the module that it comes after does.
+    modules : str, or iterable of str
+        Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
+    **settings
+        Of `VCReg`, one layer of them a module. ``scale`` is told there: under a ``GradScaler`` it
+        is to be ``scaler.get_scale``.
+
+    Returns
+    -------
+    AttachedVCReg
+        ``remove()`` takes the layers off; ``layers[name].last_terms`` is for logging.
+
+    Raises
+    ------
+    TypeError
+        `model` is not a module, or `modules` not names; when the model is called, a module of
+        `modules` that returns anything but a tensor.
+    ValueError
+        No names, a name twice, or one that `model` does not have.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import attach_vcreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> with attach_vcreg(model, ["1"], variance_weight=1.0, covariance_weight=0.1) as attached:
+    ...     model(torch.ones(16, 3)).sum().backward()
+    ...     print(f"{attached.layers['1'].last_terms.variance:.3f}")
+    0.997
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    names = [modules] if isinstance(modules, str) else _checked_names(modules)
+    known = dict(model.named_modules())
+    for name in names:
+        if name not in known or not name:
+            near = difflib.get_close_matches(name, known) or [each for each in known if each][:8]
+            raise ValueError(
+                f"modules must be names of submodules of model; got {name!r}, and there are "
+                f"{', '.join(map(repr, near))}{' and others' if len(near) < len(known) else ''}"
+            )
+    layers = {name: VCReg(**settings) for name in names}
+    hooks = [known[name].register_forward_hook(_hook(name, layers[name])) for name in names]
+    return AttachedVCReg(layers, hooks)
+
+
+def _checked_names(modules: Any) -> list[str]:
+    try:
+        names = list(modules)
+    except TypeError:
+        names = [modules]
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"modules must be names of submodules; got {name!r} among them")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"modules must be one or more different names; got {names!r}")
+    return names
+
+
+def _hook(name: str, layer: VCReg) -> Callable[..., torch.Tensor]:
+    def regularize(module: torch.nn.Module, _: Any, output: Any) -> torch.Tensor:
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(
+                f"modules must return one tensor each; got {type(output).__name__} of {name!r}"
+            )
+        layer.train(module.training)
+        regularized: torch.Tensor = layer(output)
+        return regularized
+
+    return regularize

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vicreg.checks import checked_library, checked_objective
+from vicreg.core.layout import core_shape
 from vicreg.core.objective import Objective
 from vicreg.dispatch import adapter_for
 
@@ -191,16 +192,50 @@ def _checked(
     feature_axis: int,
     method: str,
 ) -> tuple[str, Objective]:
-    objective = checked_objective(
+    objective = checked_settings(
+        weights, gamma, eps, penalty, delta, positions, feature_axis, method
+    )
+    return checked_library((z,), ("z",), objective), objective
+
+
+def checked_settings(
+    weights: tuple[float, float],
+    gamma: float,
+    eps: float,
+    penalty: str,
+    delta: float,
+    positions: str,
+    feature_axis: int,
+    method: str = "auto",
+    each_term: bool = False,
+) -> Objective:
+    """Return the objective that these settings of VCReg describe."""
+    return checked_objective(
         "vcreg",
         (None, *weights),
         gamma,
         eps,
         method,
         feature_axis,
-        each_term=False,
+        each_term=each_term,
         positions=positions,
         penalty=penalty,
         delta=delta,
     )
-    return checked_library((z,), ("z",), objective), objective
+
+
+def samples(z: Array, objective: Objective) -> int:
+    """Return over how many samples each covariance of `z` is."""
+    return core_shape([z], objective.feature_axis, objective.pooled)[-2]
+
+
+def checked_covariance_gradient(covariance_gradient: str) -> bool:
+    """Return whether it is the scale of the paper's pseudocode that is asked for."""
+    if not isinstance(covariance_gradient, str) or covariance_gradient not in _SCALES:
+        raise ValueError(
+            f"covariance_gradient must be 'exact' or 'published'; got {covariance_gradient!r}"
+        )
+    return covariance_gradient == "published"
+
+
+_SCALES = ("exact", "published")

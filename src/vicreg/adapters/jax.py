@@ -100,3 +100,25 @@ def register(record: type, constants: tuple[str, ...]) -> None:
     names = [field.name for field in dataclasses.fields(record)]
     arrays = [name for name in names if name not in constants]
     jax.tree_util.register_dataclass(record, arrays, list(constants))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def regularized(z: Array, scale: Array, objective: Objective) -> Array:
+    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+    return z
+
+
+def _forwards(z: Array, scale: Array, objective: Objective) -> tuple[Array, tuple[Array, Array]]:
+    return z, (z, scale)
+
+
+@_in_input_precision
+def _backwards(
+    objective: Objective, saved: tuple[Array, Array], incoming: Array
+) -> tuple[Array, Array]:
+    z, scale = saved
+    _, gradient = terms.residuals_and_gradient(xp, z, objective, scale)
+    return incoming + terms.finished(xp, gradient, z, objective), jnp.zeros_like(scale)
+
+
+regularized.defvjp(_forwards, _backwards)

@@ -17,6 +17,7 @@ from typing import Any
 
 import array_api_compat.torch
 import torch
+from torch.autograd.function import once_differentiable
 
 from vicreg.core import collapse, owned, terms
 from vicreg.core.objective import Objective
@@ -377,3 +378,60 @@ class _Gradients(torch.autograd.Function):
         with _no_autocast(primals[0]):
             changes = torch.func.jvp(ctx.request.gradients, primals, directions)[1]
         return tuple(changes)
+
+
+class Passed:
+    """One forward pass of a layer, for its values: the activation, then what remains of it."""
+
+    def __init__(self, z: Tensor, objective: Objective) -> None:
+        self._z: Tensor | None = z.detach()
+        self._like = torch.empty_like(self._z, device="meta")
+        self._objective = objective
+        self._residuals: terms.Residuals | None = None
+
+    def keep(self, residuals: terms.Residuals) -> None:
+        """Keep what a backward pass found, and the activation no longer."""
+        self._residuals, self._z = residuals, None
+
+    def outputs(self) -> terms.Outputs:
+        """Return the loss and its terms, detached; computed now, but for what a pass has found."""
+        with torch.no_grad(), _no_autocast(self._like):
+            if self._residuals is None:
+                _, self._residuals = terms.evaluate(xp, (self._z,), self._objective)
+            return terms.outputs_of(xp, self._like, self._residuals, self._objective)
+
+
+def regularized(z: Tensor, objective: Objective, scale: Any, passed: Passed | None) -> Tensor:
+    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+    function: Any = _Regularized.apply
+    found: Tensor = function(z, objective, scale, passed)
+    return found
+
+
+class _Regularized(torch.autograd.Function):
+    """The identity, whose backward pass adds the gradient of an objective of one view."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, objective: Objective, scale: Any, passed: Passed | None) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, ctx.objective, ctx.scale, ctx.passed = inputs
+        ctx.save_for_backward(z)
+
+    # A second derivative would come through the identity, which would add the gradient again.
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        scale = ctx.scale() if callable(ctx.scale) else ctx.scale
+        here = _namespace((incoming,))
+        with _no_autocast(z):
+            residuals, gradient = terms.residuals_and_gradient(here, z, ctx.objective, scale)
+            if ctx.passed is not None:
+                ctx.passed.keep(residuals)
+            own = terms.finished(here, gradient, z, ctx.objective)
+            return owned.add(here, own, incoming), None, None, None

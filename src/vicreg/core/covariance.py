@@ -29,6 +29,7 @@ difference.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core import owned
@@ -55,22 +56,30 @@ class GramFactors(NamedTuple):
     diagonal: Array  # diag C, zero at the kept-apart features, (..., d)
     columns: Array  # A, (..., n, r)
     rows: Array  # M, (..., r, d)
+    rest: Array  # 0 at the kept-apart features and 1 at the others, (..., d)
+
+
+class PenaltyFactors(NamedTuple):
+    """What smooth L1's derivative is formed from, and its value, which that does not tell."""
+
+    value: Array  # (), of all sample sets together
+    slope: Array  # T, half the penalty's derivative, (..., d, d)
 
 
 class ProductFactors(NamedTuple):
     """The product itself, where what it is formed from would take more than it does."""
 
-    product: Array  # zc O, (..., n, d)
+    value: Array  # (), of all sample sets together
+    product: Array  # zc T, (..., n, d)
 
 
-Factors = CovarianceFactors | GramFactors | ProductFactors
+Factors = CovarianceFactors | GramFactors | PenaltyFactors | ProductFactors
 
 
-def covariance_route(xp: Namespace, zc: Array, scale: float) -> tuple[Array, CovarianceFactors]:
-    """Return (value, factors) from the d × d covariance matrix: the plain definition."""
-    c = gram_matrix(xp, xp.matrix_transpose(zc))
-    o = offdiagonal(xp, owned.multiply(xp, c, scale))
-    return sum_of_squares(xp, o), CovarianceFactors(o)
+def covariance_route(xp: Namespace, zc: Array, scale: float) -> CovarianceFactors:
+    """Return the factors from the d × d covariance matrix: the plain definition."""
+    c = feature_matrix(xp, zc)
+    return CovarianceFactors(offdiagonal(xp, owned.multiply(xp, c, scale)))
 
 
 def offdiagonal(xp: Namespace, c: Array, columns: slice = slice(None)) -> Array:
@@ -82,30 +91,33 @@ def offdiagonal(xp: Namespace, c: Array, columns: slice = slice(None)) -> Array:
     return xp.where(feature[:, None] == feature[columns], xp.zeros_like(c), c)
 
 
-def gram_route(
-    xp: Namespace, zc: Array, energies: Array, scale: float
-) -> tuple[Array, GramFactors]:
-    """Return (value, factors) from the n × n Gram matrix.
+def gram_route(xp: Namespace, zc: Array, energies: Array, scale: float) -> GramFactors:
+    """Return the factors from the n × n Gram matrix.
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
     apart, columns = kept_apart(xp, zc, energies)
     rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
-
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
     rows = xp.where(apart, xp.zeros_like(products), products)
-
     kernel = owned.multiply(xp, gram_matrix(xp, zc * rest[..., None, :]), scale)
-    diagonal = scale * energies * rest
+    return GramFactors(kernel, scale * energies * rest, columns, rows, rest)
 
+
+def value(xp: Namespace, factors: Factors) -> Array:
+    """Return E, 0-d."""
+    if isinstance(factors, (PenaltyFactors, ProductFactors)):
+        return factors.value
+    if isinstance(factors, CovarianceFactors):
+        return sum_of_squares(xp, factors.offdiagonal)
     # A pair with both features kept apart stands twice in M, one with one of them once.
-    pairs = xp.sum(rows * rows * (1.0 + rest)[..., None, :])
-    whole = sum_of_squares(xp, kernel) + pairs
+    counted = (1.0 + factors.rest)[..., None, :]
+    pairs = xp.sum(factors.rows * factors.rows * counted)
+    whole = sum_of_squares(xp, factors.kernel) + pairs
     # A sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
-    twice = sum_of_squares(xp, diagonal)
-    value = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
-    value = xp.maximum(value, xp.zeros_like(value))
-    return value, GramFactors(kernel, diagonal, columns, rows)
+    twice = sum_of_squares(xp, factors.diagonal)
+    found = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
+    return xp.maximum(found, xp.zeros_like(found))
 
 
 def kept_apart(xp: Namespace, zc: Array, energies: Array) -> tuple[Array, Array]:
@@ -128,21 +140,42 @@ _STRIP_ROWS = 128
 
 
 def gram_matrix(xp: Namespace, a: Array) -> Array:
-    """Return a aᵀ as a new array.
+    """Return a aᵀ as a new array."""
+    size = a.shape[-2]
+
+    def strip(start: int, end: int) -> Array:
+        rows = a if end - start == size else a[..., start:end, :]
+        columns = a if start == 0 else a[..., start:, :]
+        return xp.matmul(rows, xp.matrix_transpose(columns))
+
+    return _symmetric(xp, strip, size)
+
+
+def feature_matrix(xp: Namespace, a: Array) -> Array:
+    """Return aᵀ a as a new array."""
+    size = a.shape[-1]
+
+    # Slices are transposed, not a transpose sliced, of which XLA would make copies.
+    def strip(start: int, end: int) -> Array:
+        rows = a if end - start == size else a[..., start:end]
+        columns = a if start == 0 else a[..., start:]
+        return xp.matmul(xp.matrix_transpose(rows), columns)
+
+    return _symmetric(xp, strip, size)
+
+
+def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
+    """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
 
     Where the namespace is marked ``strips``, since its library multiplies any two matrices, a
-    large one is computed in strips of rows, each from the diagonal on: what is below their
-    diagonal blocks is a mirror image. NumPy does half the work by itself.
+    large one is computed in strips: what is below their diagonal blocks is a mirror image. NumPy
+    does half the work by itself.
     """
-    size = a.shape[-2]
     count = min(_STRIPS, size // _STRIP_ROWS)
     if count < 2 or not getattr(xp, "strips", False):
-        return xp.matmul(a, xp.matrix_transpose(a))
+        return strip(0, size)
     edges = [size * i // count for i in range(count + 1)]
-    strips = [
-        xp.matmul(a[..., start:end, :], xp.matrix_transpose(a[..., start:, :]))
-        for start, end in itertools.pairwise(edges)
-    ]
+    strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
 
     def mirrored(above: int, start: int, end: int) -> Array:
         return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
@@ -200,6 +233,8 @@ def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
         return alpha * factors.product
     if isinstance(factors, CovarianceFactors):
         return xp.matmul(zc, alpha * factors.offdiagonal)
+    if isinstance(factors, PenaltyFactors):
+        return xp.matmul(zc, alpha * factors.slope)
     product = xp.matmul(alpha * factors.kernel, zc)
     return owned.add_product(xp, product, factors.columns, alpha * factors.rows)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from vicreg.conventions import Convention, Weights, term_scales
@@ -44,6 +44,15 @@ class Objective:
     pooled: bool = False
     penalty: Penalty = "square"
     delta: float = 1.0
+
+    def with_published_gradient(self, n: int) -> Objective:
+        """Return what has for its gradient that of the pseudocode of VCReg's paper.
+
+        Of `n` samples it leaves the 1/(n − 1) out of the covariance's part.
+        """
+        invariance, variance, covariance = self.weights
+        m = n - self.convention.covariance_correction
+        return replace(self, weights=(invariance, variance, covariance * m))
 
     @property
     def outputs(self) -> int:

@@ -26,9 +26,9 @@ from typing import Any
 
 from vicreg.core import owned
 from vicreg.core.covariance import (
-    CovarianceFactors,
+    PenaltyFactors,
     ProductFactors,
-    gram_matrix,
+    feature_matrix,
     offdiagonal,
 )
 
@@ -46,13 +46,13 @@ def in_blocks(n: int, d: int) -> bool:
 
 def smooth_l1_route(
     xp: Namespace, zc: Array, scale: float, limit: float, differentiated: bool
-) -> tuple[Array, CovarianceFactors | ProductFactors | None]:
-    """Return (value, factors); of blocks no factors where nothing is `differentiated`."""
+) -> PenaltyFactors | ProductFactors:
+    """Return the factors; of blocks there is no product where nothing is `differentiated`."""
     n, d = zc.shape[-2:]
     if not in_blocks(n, d):
-        o = offdiagonal(xp, owned.multiply(xp, gram_matrix(xp, xp.matrix_transpose(zc)), scale))
+        o = offdiagonal(xp, owned.multiply(xp, feature_matrix(xp, zc), scale))
         t = _clipped(xp, o, limit)
-        return _sum_of_penalties(xp, o, t), CovarianceFactors(t)
+        return PenaltyFactors(_sum_of_penalties(xp, o, t), t)
     transpose = xp.matrix_transpose(zc)
     total = xp.zeros_like(xp.sum(zc[..., :1, :1]))
     products = []
@@ -64,7 +64,8 @@ def smooth_l1_route(
         if differentiated:
             products.append(xp.matmul(zc, t))
         total = total + _sum_of_penalties(xp, o, t)
-    return total, ProductFactors(xp.concat(products, axis=-1)) if differentiated else None
+    product = xp.concat(products, axis=-1) if differentiated else xp.zeros_like(total)
+    return ProductFactors(total, product)
 
 
 def _clipped(xp: Namespace, o: Array, limit: float) -> Array:

@@ -81,6 +81,8 @@ def _kind_of_factors(objective: Objective, n: int, d: int) -> type:
         return covariance.GramFactors
     if objective.penalty == "smooth_l1" and smooth_l1.in_blocks(n, d):
         return covariance.ProductFactors
+    if objective.penalty == "smooth_l1":
+        return covariance.PenaltyFactors
     return covariance.CovarianceFactors
 
 
@@ -95,15 +97,15 @@ def evaluate(
     """
     laid = [laid_out(xp, view, objective.feature_axis, objective.pooled) for view in views]
     coefficient = objective.coefficients((len(laid), *laid[0].shape))
-    found = [
-        _spread(xp, z, objective, coefficient, differentiated)[1:]
+    residuals = tuple(
+        _spread(xp, z, objective, coefficient, differentiated)[1]
         for _, z in _groups(xp, laid, coefficient)
-    ]
+    )
     invariance = None
     if coefficient.invariance is not None:
         invariance = statistics.squared_deviations(xp, statistics.deviations(xp, laid))
-    sums = _Sums(invariance, *_totals([of_group for _, *of_group in found]))
-    return _outputs(xp, sums, coefficient, objective), tuple(spread for spread, *_ in found)
+    sums = _sums(xp, invariance, residuals, objective)
+    return _outputs(xp, sums, coefficient, objective), residuals
 
 
 def value_and_gradients(
@@ -117,10 +119,10 @@ def value_and_gradients(
     coefficient = objective.coefficients((len(laid), *laid[0].shape))
     multipliers = _multipliers((1.0,), objective, coefficient)
     gradients: list[Array | None] = [None] * len(laid)
-    of_groups = []
+    residuals = []
     for places, z in _groups(xp, laid, coefficient):
-        zc, spread, *sums = _spread(xp, z, objective, coefficient, any(wanted))
-        of_groups.append(sums)
+        zc, spread = _spread(xp, z, objective, coefficient, any(wanted))
+        residuals.append(spread)
         for part, chosen in _parts(spread, places, wanted):
             of_part = zc if part is spread else zc[chosen[0] - places[0], ...]
             gradient = _spread_gradient(xp, of_part, part, multipliers, objective)
@@ -130,11 +132,32 @@ def value_and_gradients(
     if coefficient.invariance is not None:
         deviations = statistics.deviations(xp, laid)
         invariance = statistics.squared_deviations(xp, deviations)
-        in_place = len(of_groups) == len(laid)
+        in_place = len(residuals) == len(laid)
         _add_deviations(xp, deviations, multipliers.invariance, gradients, wanted, in_place)
-    totals = _Sums(invariance, *_totals(of_groups))
-    loss, *_ = _outputs(xp, totals, coefficient, objective)
+    sums = _sums(xp, invariance, residuals, objective)
+    loss, *_ = _outputs(xp, sums, coefficient, objective)
     return loss, gradients
+
+
+def residuals_and_gradient(
+    xp: Namespace, view: Array, objective: Objective, multiplier: Any
+) -> tuple[Residuals, Array]:
+    """Return the residuals of one view and `multiplier` times the gradient, without any value.
+
+    The gradient is as `finished` takes it.
+    """
+    z = laid_out(xp, view, objective.feature_axis, objective.pooled)
+    coefficient = objective.coefficients((1, *z.shape))
+    multipliers = _multipliers((multiplier,), objective, coefficient)
+    zc, spread = _spread(xp, z, objective, coefficient, differentiated=True)
+    return (spread,), _spread_gradient(xp, zc, spread, multipliers, objective)
+
+
+def outputs_of(xp: Namespace, view: Array, residuals: Residuals, objective: Objective) -> Outputs:
+    """Return the outputs that the residuals of one view tell; of `view` only the shape is used."""
+    shape = core_shape([view], objective.feature_axis, objective.pooled)
+    sums = _sums(xp, None, residuals, objective)
+    return _outputs(xp, sums, objective.coefficients(shape), objective)
 
 
 def _groups(
@@ -155,34 +178,42 @@ def _spread(
     objective: Objective,
     coefficient: Coefficients,
     differentiated: bool,
-) -> tuple[Array, Spread, Array | None, Array | None]:
-    """Return what is computed of one group: centred views, residuals, hinge, covariance term."""
+) -> tuple[Array, Spread]:
+    """Return the centred views of one group and its residuals."""
     n, d = z.shape[-2:]
-    hinged = hinge = value = None
+    hinged = None
     factors: covariance.Factors | None = None
     zc, mean = statistics.centred_and_mean(xp, z)
     energies = statistics.energies(xp, zc)
     if coefficient.variance is not None:
         hinged = statistics.hinged(xp, energies, n, objective)
-        hinge = xp.sum(statistics.hinge(xp, hinged, objective))
     if coefficient.covariance is not None:
         scale = coefficient.covariance
         if objective.uses_gram(n, d):
-            value, factors = covariance.gram_route(xp, zc, energies, scale)
+            factors = covariance.gram_route(xp, zc, energies, scale)
         elif objective.penalty == "smooth_l1":
             limit = objective.limit(n, scale)
-            value, factors = smooth_l1.smooth_l1_route(xp, zc, scale, limit, differentiated)
+            factors = smooth_l1.smooth_l1_route(xp, zc, scale, limit, differentiated)
         else:
-            value, factors = covariance.covariance_route(xp, zc, scale)
-    return zc, Spread(mean, hinged, factors), hinge, value
+            factors = covariance.covariance_route(xp, zc, scale)
+    return zc, Spread(mean, hinged, factors)
 
 
-def _totals(of_groups: Sequence[Sequence[Array | None]]) -> Iterator[Array | None]:
-    """Yield the sum over the groups of the hinge, and of the covariance term."""
-    if not of_groups:
-        yield from (None, None)
-    for of_term in zip(*of_groups, strict=True):
-        yield None if of_term[0] is None else _total(of_term)
+def _sums(
+    xp: Namespace, invariance: Array | None, residuals: Sequence[Spread], objective: Objective
+) -> _Sums:
+    """Return the sums over all views; those of each view by itself are told by its residuals."""
+    hinges = [
+        xp.sum(statistics.hinge(xp, group.hinged, objective))
+        for group in residuals
+        if group.hinged is not None
+    ]
+    values = [
+        covariance.value(xp, group.factors) for group in residuals if group.factors is not None
+    ]
+    return _Sums(
+        invariance, _total(hinges) if hinges else None, _total(values) if values else None
+    )
 
 
 def _total(values: Sequence[Any]) -> Any:

@@ -1,0 +1,102 @@
+"""JAX functions beyond the losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from vicreg.adapters.jax import regularized
+from vicreg.checks import checked_library
+from vicreg.vcreg import checked_covariance_gradient, checked_settings, samples
+
+__all__ = ["vcreg"]
+
+Array = Any
+
+
+def vcreg(
+    x: Array,
+    *,
+    variance_weight: float,
+    covariance_weight: float,
+    gamma: float = 1.0,
+    eps: float = 1e-5,
+    penalty: str = "square",
+    delta: float = 1.0,
+    positions: str = "pooled",
+    feature_axis: int = -1,
+    covariance_gradient: str = "exact",
+    scale: float | Array = 1.0,
+) -> Array:
+    """Return `x`, with the gradient of the variance-covariance regularization added to its own.
+
+    To be called on an activation between two layers. In reverse mode the gradient of
+    `vicreg.vcreg_loss` by `x` is added to the one that comes back, without the loss ever being
+    formed; leave the call out where the model is only evaluated.
+
+    What it adds knows of no factor on the user's loss: where that is multiplied, by a dynamic
+    loss scale or 1/k for the mean of k batches, give the same factor as `scale`.
+
+    Parameters
+    ----------
+    x : array, shape (n, d) or (n, ..., d)
+        The representation of n samples.
+    variance_weight, covariance_weight : float
+        α and β; they must be given, since no published value fits all networks.
+    gamma, eps, penalty, delta, positions, feature_axis : optional
+        As in `vicreg.vcreg_loss`.
+    covariance_gradient : {"exact", "published"}, optional
+        As in `vicreg.torch.VCReg`.
+    scale : float or array of shape (), optional
+        What the gradient is multiplied by; it may be traced.
+
+    Returns
+    -------
+    array
+        `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `vicreg.vcreg_loss` does; an `x` of another library; a `scale` of several elements.
+
+    Notes
+    -----
+    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, arXiv 2306.13292. It works under ``jit``, ``grad``
+    and ``vmap``, where each element of the map is a batch of its own. JAX has no forward mode for
+    functions whose reverse mode is given, and a second derivative would come through the
+    identity, where the gradient would be added once more: for gradient penalties add
+    `vicreg.vcreg_loss` to the loss instead.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from vicreg import vcreg_loss
+    >>> from vicreg.jax import vcreg
+    >>> weights = {"variance_weight": 1.0, "covariance_weight": 0.1}
+    >>> z = jax.random.normal(jax.random.key(0), (16, 3)) / 2
+    >>> added = jax.grad(lambda z: vcreg(z, **weights).sum())(z) - 1
+    >>> bool(jnp.allclose(added, jax.grad(vcreg_loss)(z, **weights), atol=1e-6))
+    True
+    """
+    objective = checked_settings(
+        (variance_weight, covariance_weight),
+        gamma,
+        eps,
+        penalty,
+        delta,
+        positions,
+        feature_axis,
+    )
+    library = checked_library((x,), ("x",), objective)
+    if library != "jax":
+        raise TypeError(f"x must be an array of JAX; got one of {library}")
+    if jnp.ndim(scale) != 0:
+        raise ValueError(f"scale must be one number; got shape {jnp.shape(scale)}")
+    if checked_covariance_gradient(covariance_gradient):
+        objective = objective.with_published_gradient(samples(x, objective))
+    # Not in half precision, which loss scales overflow.
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return regularized(x, jnp.asarray(scale, dtype=dtype), objective)

@@ -1,0 +1,283 @@
+"""VCReg as a layer: the identity, whose backward pass adds the gradient of the loss."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from errors import largest_error, rounding
+
+torch = pytest.importorskip("torch")
+
+from vicreg import vcreg_loss, vcreg_value_and_grad  # noqa: E402
+from vicreg.torch import VCReg, attach_vcreg  # noqa: E402
+
+WEIGHTS = {"variance_weight": 0.7, "covariance_weight": 1.3}
+SETTINGS = [
+    {},
+    {"gamma": 0.5, "eps": 1e-3},
+    {"penalty": "smooth_l1", "delta": 0.05},
+    {"positions": "separate"},
+    {"feature_axis": 1},
+    {"variance_weight": 0.0},
+]
+SHAPES = [(9, 5), (5, 9), (4, 3, 2, 5)]
+
+
+def batch(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (0.6 * torch.randn(*shape, generator=generator, dtype=dtype)).requires_grad_()
+
+
+def close(got: torch.Tensor, wanted: object, times: float = 1.0) -> None:
+    bound = times * 8 * rounding("float64", 64, 64)
+    wanted = wanted.detach().numpy() if isinstance(wanted, torch.Tensor) else wanted
+    assert largest_error(got.detach().numpy(), np.asarray(wanted)) <= bound
+
+
+def user_loss(y: torch.Tensor) -> torch.Tensor:
+    return (y**3).sum() / 7
+
+
+def added(layer: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return what the layer adds to the gradient of a user's loss."""
+    with_layer = torch.autograd.grad(user_loss(layer(x)), x)[0]
+    return with_layer - torch.autograd.grad(user_loss(x), x)[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_is_the_identity_and_adds_the_gradient_of_the_loss(shape, settings: dict) -> None:
+    x, given = batch(*shape), WEIGHTS | settings
+    layer = VCReg(**given)
+    assert torch.equal(layer(x), x)
+    close(added(layer, x), torch.autograd.grad(vcreg_loss(x, **given), x)[0])
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)], ids=str)
+def test_the_published_gradient_leaves_out_the_samples(shape) -> None:
+    """Of the paper's pseudocode, 4β/(d(d − 1)) zc O; the hinge's part is that of the loss."""
+    x = batch(*shape)
+    n, d = shape
+    zc = (x - x.mean(0)).detach()
+    c = zc.T @ zc / (n - 1)
+    covariance = 4 * 1.3 / (d * (d - 1)) * zc @ (c - torch.diag(torch.diag(c)))
+    hinge = torch.autograd.grad(vcreg_loss(x, **WEIGHTS | {"covariance_weight": 0.0}), x)[0]
+    layer = VCReg(**WEIGHTS, covariance_gradient="published")
+    close(added(layer, x), covariance + hinge)
+    loss = layer.last_terms.loss  # of the loss itself, whatever the gradient's scale
+    close(loss, vcreg_loss(x, **WEIGHTS))
+
+
+def test_where_nothing_is_trained_it_returns_its_very_input() -> None:
+    x = batch(9, 5)
+    layer = VCReg(**WEIGHTS)
+    assert layer(x.detach()) is not x
+    detached = x.detach()
+    assert layer(detached) is detached
+    with torch.no_grad():
+        assert layer(x) is x
+    assert layer.eval()(x) is x
+
+
+def test_a_gradient_scaler_does_not_shrink_it() -> None:
+    x = batch(9, 5, dtype=torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    layer = VCReg(**WEIGHTS, scale=scaler.get_scale)
+    scaler.scale(user_loss(layer(x))).backward()
+    right = torch.autograd.grad(user_loss(x) + vcreg_loss(x, **WEIGHTS), x)[0]
+    torch.testing.assert_close(x.grad / scaler.get_scale(), right, rtol=1e-5, atol=1e-7)
+    unscaled = VCReg(**WEIGHTS)
+    shrunk = torch.autograd.grad(scaler.scale(user_loss(unscaled(x))), x)[0] / scaler.get_scale()
+    assert not torch.allclose(shrunk, right, rtol=1e-3, atol=1e-5)
+
+
+def test_a_number_scales_it() -> None:
+    x = batch(9, 5)
+    close(added(VCReg(**WEIGHTS, scale=0.25), x), 0.25 * added(VCReg(**WEIGHTS), x))
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_last_terms_are_those_of_the_last_input(settings: dict) -> None:
+    x, given = batch(4, 3, 2, 5), WEIGHTS | settings
+    layer = VCReg(**given)
+    for _ in range(2):
+        y = layer(x)
+        before = layer.last_terms
+        user_loss(y).backward()
+        after = layer.last_terms
+        for terms in (before, after):
+            close(terms.loss, vcreg_loss(x, **given))
+            for name in ("variance", "covariance"):
+                alone = {f"{other}_weight": float(other == name) for other in terms._fields[1:]}
+                close(getattr(terms, name), vcreg_loss(x, **given | alone))
+                assert not getattr(terms, name).requires_grad
+        x = (2 * x).detach().requires_grad_()
+
+
+def test_last_terms_take_no_second_pass_over_the_input() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    x = batch(9, 50)
+    layer = VCReg(**WEIGHTS)
+    user_loss(layer(x)).backward()
+    with FlopCounterMode(display=False) as counter:
+        assert layer.last_terms.loss > 0
+    assert counter.get_total_flops() == 0
+
+
+def test_it_says_when_there_are_no_terms_yet() -> None:
+    layer = VCReg(**WEIGHTS)
+    with pytest.raises(RuntimeError, match="regularized an input"):
+        _ = layer.last_terms
+
+
+def test_a_layer_used_twice_adds_it_twice() -> None:
+    x = batch(4, 6)
+    layer = VCReg(**WEIGHTS)
+    twice = torch.autograd.grad(user_loss(layer(layer(x))), x)[0]
+    close(twice, 2 * added(layer, x) + torch.autograd.grad(user_loss(x), x)[0])
+
+
+def test_a_second_derivative_is_refused() -> None:
+    x = batch(4, 6)
+    first = torch.autograd.grad(user_loss(VCReg(**WEIGHTS)(x)), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+def test_each_backward_pass_of_a_retained_graph_adds_it() -> None:
+    x = batch(9, 5)
+    loss = user_loss(VCReg(**WEIGHTS)(x))
+    one = torch.autograd.grad(loss, x, retain_graph=True)[0]
+    assert torch.equal(one, torch.autograd.grad(loss, x)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    x = batch(9, 5).detach().to(dtype).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = VCReg(**WEIGHTS)(x)
+    y.backward(torch.zeros_like(y))
+    _, right = vcreg_value_and_grad(x.detach(), **WEIGHTS)
+    assert x.grad.dtype == dtype
+    assert torch.equal(x.grad, right)
+
+
+def test_it_compiles_without_a_graph_break() -> None:
+    x = batch(9, 5)
+    layer = VCReg(**WEIGHTS)
+    compiled = torch.compile(lambda z: user_loss(layer(z)), fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(x), x)[0]
+    close(got, torch.autograd.grad(user_loss(layer(x)), x)[0])
+
+
+def test_under_vmap_each_element_is_a_batch() -> None:
+    x = batch(3, 9, 5)
+    layer = VCReg(**WEIGHTS)
+    got = torch.func.vmap(torch.func.grad(lambda z: user_loss(layer(z))))(x.detach())
+    each = [torch.autograd.grad(user_loss(layer(z)), z)[0] for z in batch_of(x)]
+    close(got, torch.stack(each))
+
+
+def batch_of(x: torch.Tensor) -> list[torch.Tensor]:
+    return [z.detach().requires_grad_() for z in x]
+
+
+def test_checkpointing_makes_no_difference() -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    x = batch(9, 5)
+    layer = VCReg(**WEIGHTS)
+    got = torch.autograd.grad(checkpoint(lambda z: user_loss(layer(z)), x, use_reentrant=False), x)
+    assert torch.equal(got[0], torch.autograd.grad(user_loss(layer(x)), x)[0])
+
+
+def test_it_is_copied_and_stored_without_its_last_input() -> None:
+    layer = VCReg(**WEIGHTS, scale=2.0)
+    layer(batch(9, 5))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert repr(other) == repr(layer)
+        assert torch.equal(added(other, batch(9, 5)), added(layer, batch(9, 5)))
+    assert not layer.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"variance_weight": None}, ValueError, "variance_weight must be given"),
+        ({"covariance_gradient": "paper"}, ValueError, "'exact' or 'published'"),
+        ({"scale": "2"}, TypeError, "scale must be a number"),
+        ({"scale": -1}, ValueError, "scale must be a finite number"),
+        ({"penalty": "l1"}, ValueError, "penalty must be"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_refused_when_it_is_made(settings, error, text) -> None:
+    with pytest.raises(error, match=text):
+        VCReg(**WEIGHTS | settings)
+
+
+def test_bad_input_is_refused_when_it_is_called() -> None:
+    layer = VCReg(**WEIGHTS)
+    with pytest.raises(ValueError, match="x must have at least 2 samples"):
+        layer(torch.ones(1, 4))
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor"):
+        layer(np.ones((4, 4)))
+
+
+class TestAttach:
+    def model(self) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(
+            torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 4)
+        ).double()
+
+    def gradients(self, model: torch.nn.Module) -> list[torch.Tensor]:
+        x = batch(9, 3).detach()
+        return list(torch.autograd.grad(user_loss(model(x)), list(model.parameters())))
+
+    def test_it_regularizes_what_the_modules_return_until_removed(self) -> None:
+        model, given = self.model(), WEIGHTS | {"gamma": 2.0}
+        plain = self.gradients(model)
+        attached = attach_vcreg(model, ["1", "2"], **given)
+        got = self.gradients(model)
+        x = batch(9, 3).detach()
+        hidden = model[1](model[0](x))
+        attached.remove()
+        hidden = model[1](model[0](x))
+        out = model[2](hidden)
+        whole = user_loss(out) + vcreg_loss(hidden, **given) + vcreg_loss(out, **given)
+        for one, right in zip(
+            got, torch.autograd.grad(whole, list(model.parameters())), strict=True
+        ):
+            close(one, right, 4)
+        for one, right in zip(self.gradients(model), plain, strict=True):
+            assert torch.equal(one, right)
+        attached.remove()  # once more is no error
+
+    def test_it_rests_where_the_module_does(self) -> None:
+        model = self.model()
+        plain = self.gradients(model)
+        with attach_vcreg(model, "1", **WEIGHTS) as attached:
+            model.eval()
+            assert all(map(torch.equal, self.gradients(model), plain))
+            model.train()
+            assert not all(map(torch.equal, self.gradients(model), plain))
+            assert attached.layers["1"].last_terms.variance > 0
+        assert all(map(torch.equal, self.gradients(model), plain))
+
+    def test_what_cannot_be_attached_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="'layer'"):
+            attach_vcreg(self.model(), ["layer"], **WEIGHTS)
+        with pytest.raises(ValueError, match="different names"):
+            attach_vcreg(self.model(), [], **WEIGHTS)
+        with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+            attach_vcreg(3, ["1"], **WEIGHTS)
+        with pytest.raises(TypeError, match="names of submodules"):
+            attach_vcreg(self.model(), [1], **WEIGHTS)
+        model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+        with attach_vcreg(model, "0", **WEIGHTS), pytest.raises(TypeError, match="one tensor"):
+            model(torch.ones(5, 2, 3))
