@@ -39,6 +39,7 @@ def tests(session: nox.Session) -> None:
     session.install(TORCH)
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
+    session.install("flax>=0.12", "equinox>=0.13")  # modules that vicreg.jax.vcreg works inside
     session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
 
 
