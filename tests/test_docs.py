@@ -89,6 +89,7 @@ def test_links_lead_somewhere() -> None:
     "module",
     [
         "losses",
+        "vcreg",
         "diagnostics",
         "conventions",
         "identification",

@@ -15,13 +15,25 @@ from backends import BACKENDS, Backend, why_not
 from errors import rounding
 
 import vicreg.core
-from vicreg import vicreg_loss, vicreg_terms, vicreg_value_and_grad
+from vicreg import (
+    vcreg_loss,
+    vcreg_value_and_grad,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
 
 CORE = Path(vicreg.core.__file__).parent
 VIEWS = np.random.default_rng(0).standard_normal((2, 5, 11))
 
 # Under jax.jit on JAX, and on Dask with computing forbidden.
-for function in (vicreg_loss, vicreg_terms, vicreg_value_and_grad):
+for function in (
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+    vcreg_loss,
+    vcreg_value_and_grad,
+):
     lazy_xp_function(function, allow_dask_compute=False, jax_jit=True)
 
 
@@ -39,6 +51,26 @@ def test_in_the_callers_own_namespace(xp: Backend, method: str) -> None:
     for gradient, right in zip(got, gradients, strict=True):
         atol = bound * float(np.abs(right).max())
         assert_close(gradient, xp.asarray(right), atol=atol)
+
+
+VCREG = {"variance_weight": 2.0, "covariance_weight": 3.0}
+SMOOTH_L1 = VCREG | {"penalty": "smooth_l1", "delta": 0.2}
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+@pytest.mark.parametrize("settings", [VCREG, SMOOTH_L1], ids=["square", "smooth_l1"])
+def test_vcreg_in_the_callers_own_namespace(xp: Backend, settings: dict) -> None:
+    """Pooled images, compiled on JAX and not computed on Dask."""
+    if not xp.in_testing:
+        pytest.skip(f"array_api_extra.testing does not know {xp}")
+    z = np.random.default_rng(0).standard_normal((3, 11, 2))
+    wanted, right = vcreg_value_and_grad(z, feature_axis=1, **settings)
+    array, bound = xp.asarray(z), rounding(xp.dtypes[0], 6, 11)
+    got = vcreg_loss(array, feature_axis=1, **settings)
+    assert_close(got, xp.asarray(wanted), rtol=bound)
+    loss, gradient = vcreg_value_and_grad(array, feature_axis=1, **settings)
+    assert_close(loss, xp.asarray(wanted), rtol=bound)
+    assert_close(gradient, xp.asarray(right), atol=bound * float(np.abs(right).max()))
 
 
 def test_dask_computes_nothing_before_the_caller_does() -> None:
@@ -63,6 +95,22 @@ def test_an_unknown_shape_is_refused() -> None:
     unknown = view[view[:, 0] > 0]
     with pytest.raises(ValueError, match=r"views\[0\] must have a shape that is known"):
         vicreg_loss(unknown, unknown)
+
+
+@pytest.mark.usefixtures("in_small_blocks")
+def test_the_graph_of_vcreg_runs_in_onnxruntime() -> None:
+    ndx = pytest.importorskip("ndonnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    z = ndx.argument(shape=(3, 11, 2), dtype=ndx.float32)
+    loss, gradient = vcreg_value_and_grad(z, feature_axis=1, **SMOOTH_L1)
+    model = ndx.build({"z": z}, {"loss": loss, "gradient": gradient})
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    low = np.random.default_rng(0).standard_normal((3, 11, 2)).astype(np.float32)
+    got = session.run(["loss", "gradient"], {"z": low})
+    wanted, right = vcreg_value_and_grad(low.astype(np.float64), feature_axis=1, **SMOOTH_L1)
+    bound = rounding("float32", 6, 11)
+    np.testing.assert_allclose(got[0], wanted, rtol=bound)
+    np.testing.assert_allclose(got[1], right, rtol=0, atol=bound * np.abs(right).max())
 
 
 @pytest.mark.parametrize("method", ["gram", "covariance"])

@@ -508,3 +508,12 @@ def test_smooth_l1_costs_two_products_and_its_value_one(n: int, d: int) -> None:
     assert products(lambda: vcreg_loss(z, **settings).backward()) == 2 * product
     assert products(lambda: vcreg_value_and_grad(z, **settings)) == 2 * product
     assert products(lambda: vcreg_loss(z, **settings | {"covariance_weight": 0.0})) == 0
+
+
+def test_smooth_l1_of_many_samples_costs_what_the_square_does() -> None:
+    """A covariance no larger than the view is formed whole, and half of it is a mirror image."""
+    z = views(520, 512, torch.float32)[0]
+    weights = {"variance_weight": 1.0, "covariance_weight": 1.0}
+    smooth_l1 = products(lambda: vcreg_value_and_grad(z, penalty="smooth_l1", **weights))
+    square = products(lambda: vcreg_value_and_grad(z, method="covariance", **weights))
+    assert smooth_l1 == square < 2 * 520 * 512**2

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
+
 import definition
 import numpy as np
 import pytest
@@ -147,7 +151,7 @@ def test_the_result_is_of_the_callers_library_dtype_and_device(
         assert largest_error(xp.numpy(gradient), right) <= rounding(dtype, 6, 8)
 
 
-SIZES = [(48, 40), (12, 40)]  # of both paths: C whole, and in blocks
+SIZES = [(28, 18), (12, 18)]  # of both paths: C whole, and in blocks
 
 
 @pytest.fixture(params=SIZES, ids=["whole", "in blocks"])
@@ -243,3 +247,74 @@ def test_edge_input_gives_finite_numbers(xp: Backend, shape: tuple[int, int], na
             hinge = WEIGHTS[0] * (1 - eps**0.5)
             assert float(xp.numpy(loss)) == pytest.approx(hinge, rel=9 * UNIT_ROUNDOFF[dtype])
             assert not np.any(xp.numpy(gradient))
+
+
+PEAK = """
+import ctypes, gc, sys
+import numpy as np
+from vicreg import vcreg_loss, vcreg_value_and_grad
+from vicreg.benchmark.memory import _watch_process
+
+library, n, d = sys.argv[1], *map(int, sys.argv[2:])
+settings = {"penalty": "smooth_l1", "variance_weight": 1.0, "covariance_weight": 1.0}
+z = np.random.default_rng(0).standard_normal((n, d)).astype(np.float32)
+
+def closed_form(z):
+    return vcreg_value_and_grad(z, **settings)
+
+def gradient(z):
+    z = z.detach().requires_grad_()
+    vcreg_loss(z, **settings).backward()
+    return z.grad
+
+functions = [closed_form]
+if library != "numpy":
+    import torch
+    z = torch.from_numpy(z)
+    functions = [closed_form, gradient]
+if library == "compiled":
+    functions = [torch.compile(closed_form, fullgraph=True)]
+for function in functions:
+    # The call before loads, or compiles; what it leaves free is given back.
+    function(z if library == "compiled" else z[:8, :8])
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    rise = _watch_process()
+    kept = function(z)
+    print(rise())
+    del kept
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "n", "d", "most"),
+    [
+        ("numpy", 256, 8192, 200 * 2**20),
+        ("torch", 256, 8192, 200 * 2**20),
+        # Smaller, since it is compiled a block after another; C alone is 64 MiB.
+        ("compiled", 64, 4096, 4 * 4096**2 // 2),
+    ],
+    ids=["numpy", "torch", "torch.compile"],
+)
+def test_smooth_l1_in_a_part_of_the_memory_of_c(library: str, n: int, d: int, most: int) -> None:
+    """Value and gradient; C of 256 × 8192 in float32 is 256 MiB. XLA's is in test_jax.py."""
+    if library != "numpy":
+        pytest.importorskip("torch")
+    command = [sys.executable, "-c", PEAK, library, str(n), str(d)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert all(int(line) <= most for line in ran.stdout.split()), ran.stdout
+
+
+def test_pooled_images_take_twice_their_own_memory() -> None:
+    """The centred ones and the gradient; what else there is has no axis of samples."""
+    z = representation((16, 28, 28, 32))
+    vcreg_value_and_grad(z[:1], **GIVEN)  # loads what a first call loads
+    tracemalloc.start()
+    loss, gradient = vcreg_value_and_grad(z, **GIVEN)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loss > 0
+    assert gradient.shape == z.shape
+    assert peak <= 2.1 * z.nbytes
