@@ -97,11 +97,12 @@ def test_links_lead_somewhere() -> None:
         "functions",
         "testing",
         "torch",
+        "jax",
     ],
 )
 def test_examples_in_docstrings(module: str) -> None:
-    if module == "torch":
-        pytest.importorskip("torch")
+    if module in ("torch", "jax"):
+        pytest.importorskip(module)
     found = doctest.testmod(importlib.import_module(f"vicreg.{module}"))
     assert found.attempted > 0
     assert found.failed == 0
