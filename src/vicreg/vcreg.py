@@ -79,8 +79,8 @@ def vcreg_loss(
     Notes
     -----
     Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
-    Representation Learning", arXiv 2306.13292, the loss of section 3 and its smooth L1. The cost
-    is two products of n · d · min(n, d), gradient included; of n · d² for "smooth_l1".
+    Representation Learning", arXiv 2306.13292: its loss, and its smooth L1 of the covariances.
+    The cost is two products of n · d · min(n, d), gradient included; of n · d² for "smooth_l1".
 
     Examples
     --------
