@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from layer import SIZES as LAYER_SIZES
+from layer import over_products
 from overhead import checks_alone, import_milliseconds, microseconds
 from rich import box
 from rich.console import Console
@@ -39,6 +41,8 @@ OVER_PRODUCTS = {
     (2048, 2048): {"torch": 1.1, "jax": 1.1, "numpy": 1.2},
     (4096, 512): {"torch": 1.2, "jax": 1.2, "numpy": 1.3},
 }
+#: Forwards and backwards of `vicreg.torch.VCReg` over its products, at most.
+LAYER_OVER_PRODUCTS = 1.3
 PEAK_AT = (256, 8192)
 PEAK_MEBIBYTES = 64.0  # in PyTorch
 CHECKS_MICROSECONDS = {"torch": 40.0, "numpy": 15.0}
@@ -74,7 +78,7 @@ def main() -> None:
     wanted = problems(SIZES, ["float32"], "value-and-grad", with_compiled=False)
     with steps_progress(Console(stderr=True), len(found) * (len(wanted) + 1)) as on_step:
         study = run_study(found, wanted, FULL, _watched, on_step=on_step)
-    console.print(_table([*_of_study(study), *_of_overhead(found)]))
+    console.print(_table([*_of_study(study), *_of_layer(found), *_of_overhead(found)]))
     for what, why in [*left_out.items(), *study.not_measured]:
         console.print(f"not measured: {what}: {why}", markup=False, soft_wrap=True)
     made_with = ", ".join(f"{name} {which}" for name, which in study.made_with.items())
@@ -110,6 +114,14 @@ def _of_result(size: tuple[int, int], library: str, one: Result | None) -> Itera
 
 def _median(spread: Spread | None) -> float | None:
     return None if spread is None else spread.median
+
+
+def _of_layer(found: list[Backend]) -> Iterator[Figure]:
+    is_there = any(backend.name == "torch" for backend in found)
+    for n, d in LAYER_SIZES:
+        measured = over_products(n, d, FULL).median if is_there else None
+        what = f"{n} x {d} VCReg's layer over the products"
+        yield Figure(what, "torch", LAYER_OVER_PRODUCTS, measured, "x")
 
 
 def _of_overhead(found: list[Backend]) -> Iterator[Figure]:
