@@ -148,6 +148,12 @@ def test_a_second_derivative_is_refused() -> None:
         first.sum().backward()
 
 
+def test_what_works_in_place_on_its_output_is_refused_and_not_computed_wrong() -> None:
+    x = batch(4, 6) * 1
+    with pytest.raises(RuntimeError, match="modified inplace"):
+        torch.relu_(VCReg(**WEIGHTS)(x))
+
+
 def test_each_backward_pass_of_a_retained_graph_adds_it() -> None:
     x = batch(9, 5)
     loss = user_loss(VCReg(**WEIGHTS)(x))
