@@ -135,3 +135,19 @@ def test_vcreg(shape: tuple[int, ...], penalty: str) -> None:
     assert float(mx.abs(reverse).max()) > 0
     close(mx.jvp(mx.grad(loss), [a], [b])[1][0], np.array(reverse), 8)
     close(mx.vmap(loss)(mx.stack([a, b])), [wanted, vcreg_value_and_grad(other, **settings)[0]])
+
+
+@pytest.mark.parametrize("function", ["gradient", "closed form"])
+def test_smooth_l1_takes_no_memory_for_all_blocks_at_once(function: str) -> None:
+    """What is lazy is put in an order in which each block is used up before the next."""
+    settings = {"penalty": "smooth_l1", "variance_weight": 1.0, "covariance_weight": 1.0}
+    d = 4096
+    z = mx.array(np.random.default_rng(0).standard_normal((64, d)).astype(np.float32))
+    mx.eval(z)
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    if function == "gradient":
+        mx.eval(mx.value_and_grad(lambda x: vcreg_loss(x, **settings))(z))
+    else:
+        mx.eval(vcreg_value_and_grad(z, **settings))
+    assert mx.get_peak_memory() - held <= 4 * d * d  # the size of C

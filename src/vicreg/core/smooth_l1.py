@@ -54,16 +54,17 @@ def smooth_l1_route(
         t = _clipped(xp, o, limit)
         return PenaltyFactors(_sum_of_penalties(xp, o, t), t)
     transpose = xp.matrix_transpose(zc)
-    total = xp.zeros_like(xp.sum(zc[..., :1, :1]))
+    total = before = xp.zeros_like(xp.sum(zc[..., :1, :1]))
     products = []
     for start in range(0, d, _BLOCK):
         columns = slice(start, min(start + _BLOCK, d))
-        scaled = _after(xp, zc[..., columns] * scale, total)
+        scaled = _after(xp, zc[..., columns] * scale, before)
         o = offdiagonal(xp, xp.matmul(transpose, scaled), columns)
         t = _clipped(xp, o, limit)
+        before = total = total + _sum_of_penalties(xp, o, t)
         if differentiated:
             products.append(xp.matmul(zc, t))
-        total = total + _sum_of_penalties(xp, o, t)
+            before = total + xp.sum(xp.abs(products[-1][..., :1, :1]))
     product = xp.concat(products, axis=-1) if differentiated else xp.zeros_like(total)
     return ProductFactors(total, product)
 
@@ -82,10 +83,11 @@ def _sum_of_penalties(xp: Namespace, o: Array, t: Array) -> Array:
     return xp.sum(owned.multiply(xp, o, t))
 
 
-def _after(xp: Namespace, array: Array, total: Array) -> Array:
-    """Return `array`, but not before there is `total`, a sum of no negative terms.
+def _after(xp: Namespace, array: Array, before: Array) -> Array:
+    """Return `array`, but not before there is `before`, a number that is not negative.
 
-    Compilers order what does not depend on each other as they like, and XLA and PyTorch's both
-    would have many blocks at once. What is added is 0, which they have no way to know.
+    Compilers order what does not depend on each other as they like: XLA and PyTorch's would have
+    many blocks at once, and MLX each one's T until the last product. What is added is 0, which
+    they have no way to know.
     """
-    return owned.add(xp, array, xp.minimum(total, xp.zeros_like(total)))
+    return owned.add(xp, array, xp.minimum(before, xp.zeros_like(before)))
