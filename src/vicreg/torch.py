@@ -170,11 +170,15 @@ class VCReg(torch.nn.Module):
     Notes
     -----
     Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
-    Representation Learning", arXiv 2306.13292. Under ``torch.func.vmap`` each element of the map
-    is a batch of its own. There is no second derivative through the layer: it would come through
-    the identity, where the gradient would be added once more; for gradient penalties add
-    `vicreg.vcreg_loss` to the loss instead. What comes next may not work in place, as
-    ``ReLU(inplace=True)`` does: the backward pass needs the input as it was, and PyTorch refuses.
+    Representation Learning", arXiv 2306.13292. Under ``vmap(grad(...))`` of ``torch.func`` each
+    element of the map is a batch of its own. Known defects: where ``backward`` goes through a
+    ``torch.vmap``, and where ``torch.compile`` traces a transformation of ``torch.func``, the
+    layer adds nothing, and does not say so.
+
+    There is no second derivative through the layer: it would come through the identity, where
+    the gradient would be added once more; for gradient penalties add `vicreg.vcreg_loss` to the
+    loss instead. What comes next may not work in place, as ``ReLU(inplace=True)`` does: the
+    backward pass needs the input as it was, and PyTorch refuses.
 
     Examples
     --------
