@@ -57,6 +57,31 @@ def test_under_vmap_each_element_is_a_batch() -> None:
     close(got, jnp.stack([jax.grad(whole)(z) for z in x]))
 
 
+@pytest.mark.parametrize("shape", [(9, 5), (5, 9)], ids=str)
+def test_a_gradient_differentiates_as_that_of_the_loss_does(shape) -> None:
+    """Once more in each mode; and beside the value, as in a gradient penalty."""
+    x = batch(*shape)
+
+    def regularized(z):
+        return user_loss(vcreg(z, **WEIGHTS))
+
+    def penalty(function, z):
+        return (jax.grad(function)(z) ** 3).sum()
+
+    for derivative in (
+        lambda f: jax.grad(lambda z: penalty(f, z)),
+        lambda f: jax.jit(jax.grad(lambda z: f(z) + penalty(f, z))),
+        lambda f: lambda z: jax.jvp(jax.grad(f), (z,), (z + 1,))[1],
+    ):
+        close(derivative(regularized)(x), derivative(whole)(x))
+
+
+def test_forward_mode_through_the_function_itself_is_refused() -> None:
+    x = batch(9, 5)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda z: vcreg(z, **WEIGHTS), (x,), (x,))
+
+
 def test_scale_may_be_traced_and_multiplies_what_is_added() -> None:
     x = batch(9, 5)
     got = jax.jit(lambda z, s: jax.grad(lambda z: user_loss(vcreg(z, scale=s, **WEIGHTS)))(z))

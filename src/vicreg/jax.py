@@ -64,10 +64,10 @@ def vcreg(
     Notes
     -----
     Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, arXiv 2306.13292. It works under ``jit``, ``grad``
-    and ``vmap``, where each element of the map is a batch of its own. JAX has no forward mode for
-    functions whose reverse mode is given, and a second derivative would come through the
-    identity, where the gradient would be added once more: for gradient penalties add
-    `vicreg.vcreg_loss` to the loss instead.
+    and ``vmap``, where each element of the map is a batch of its own. A gradient that it is part
+    of differentiates once more, forwards and backwards, to what the loss with `vicreg.vcreg_loss`
+    added would give. JAX refuses forward mode through the function itself, which has no tangent
+    to say what it adds.
 
     Examples
     --------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -159,26 +160,30 @@ class VCReg(torch.nn.Module):
     last_terms : VCRegTerms
         The loss of the last input that was regularized, and its terms, for logging: without
         `scale`, and of the exact loss. Computed when asked for, from what the backward pass had
-        to compute anyway. Not where ``torch.compile`` traces the layer.
+        to compute anyway. A covariance of weight 0 is not computed, and is NaN. There are none
+        under ``torch.compile`` and ``torch.func``.
 
     Raises
     ------
     TypeError, ValueError
         For settings that `vicreg.vcreg_loss` would refuse, when the layer is made; for an input
         that it would refuse, when it is called.
+    NotImplementedError
+        When a gradient with its own is differentiated; when it is compiled under ``torch.func``
+        with ``fullgraph=True``.
+    RuntimeError
+        When `last_terms` is read and there are none.
 
     Notes
     -----
     Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
-    Representation Learning", arXiv 2306.13292. Under ``vmap(grad(...))`` of ``torch.func`` each
-    element of the map is a batch of its own. Known defects: where ``backward`` goes through a
-    ``torch.vmap``, and where ``torch.compile`` traces a transformation of ``torch.func``, the
-    layer adds nothing, and does not say so.
-
-    There is no second derivative through the layer: it would come through the identity, where
-    the gradient would be added once more; for gradient penalties add `vicreg.vcreg_loss` to the
-    loss instead. What comes next may not work in place, as ``ReLU(inplace=True)`` does: the
-    backward pass needs the input as it was, and PyTorch refuses.
+    Representation Learning", arXiv 2306.13292. The statistics are of the batch that the layer
+    sees: of a process's own under DistributedDataParallel, of each element of the map under
+    ``torch.func.vmap``. There is no second derivative through the layer: it would come through
+    the identity, where the gradient would be added once more, and is refused; for gradient
+    penalties add `vicreg.vcreg_loss` to the loss instead. What comes next may not work in place,
+    as ``ReLU(inplace=True)`` does: the backward pass needs the input as it was, and PyTorch
+    refuses.
 
     Examples
     --------
@@ -206,7 +211,7 @@ class VCReg(torch.nn.Module):
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
-        self._objective = checked_settings(
+        objective = checked_settings(
             (variance_weight, covariance_weight),
             gamma,
             eps,
@@ -214,8 +219,9 @@ class VCReg(torch.nn.Module):
             delta,
             positions,
             feature_axis,
-            each_term=True,
         )
+        # To log a variance of weight 0 costs nothing, a covariance a product.
+        self._objective = replace(objective, each_term=objective.weights[2] != 0)
         self._published = checked_covariance_gradient(covariance_gradient)
         self._settings = {
             "variance_weight": self._objective.weights[1],
@@ -229,7 +235,7 @@ class VCReg(torch.nn.Module):
             "covariance_gradient": covariance_gradient,
         }
         self.scale = _checked_scale(scale)
-        self._passed: adapter.Passed | None = None
+        self._log = adapter.Log()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x`, ``(n, d)`` or ``(n, ..., d)``, to be regularized where a gradient flows."""
@@ -238,12 +244,22 @@ class VCReg(torch.nn.Module):
         library = checked_library((x,), ("x",), self._objective)
         if library != "torch":
             raise TypeError(f"x must be a torch.Tensor; got an array of {library}")
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        compiled = torch.compiler.is_compiling()
+        transformed = torch._C._are_functorch_transforms_active()
+        if compiled and transformed:
+            raise NotImplementedError(
+                "VCReg cannot be compiled under torch.func, where Dynamo would leave its gradient "
+                "out: compile with fullgraph=False, or use backward()"
+            )
+        # Of a batch under `torch.vmap` the elements do not say that they require a gradient.
+        if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
         objective = self._objective
         passed = None
-        if not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
-            self._passed = passed = adapter.Passed(x, objective)
+        if compiled or transformed:
+            self._log.last = None
+        else:
+            passed = adapter.Passed(x, objective, self._log)
         if self._published:
             objective = objective.with_published_gradient(samples(x, objective))
         return adapter.regularized(x, objective, self.scale, passed)
@@ -251,22 +267,23 @@ class VCReg(torch.nn.Module):
     @property
     def last_terms(self) -> VCRegTerms:
         """The loss of the last input that was regularized, and its terms: see the class."""
-        if self._passed is None:
+        last = self._log.last
+        outputs = None if last is None else last.outputs()
+        if outputs is None:
             raise RuntimeError(
                 "last_terms must be read after the layer has regularized an input: in training "
-                "mode, with an input that requires a gradient, and not under torch.compile"
+                "mode, with an input that requires a gradient, and not under torch.compile or "
+                "torch.func; after the backward pass where the input is checkpointed or dropped"
             )
-        loss, _, variance, covariance = self._passed.outputs()
+        loss, _, variance, covariance = outputs
+        if self._settings["covariance_weight"] == 0:
+            covariance = torch.full_like(covariance, math.nan)
         return VCRegTerms(loss, variance, covariance)
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
         settings = {**self._settings, "scale": self.scale}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The last activation is no part of what is copied or stored.
-        return {**self.__dict__, "_passed": None}
 
 
 def _checked_scale(scale: Any) -> Any:
@@ -332,7 +349,7 @@ def attach_vcreg(
         `model` is not a module, or `modules` not names; when the model is called, a module of
         `modules` that returns anything but a tensor.
     ValueError
-        No names, a name twice, or one that `model` does not have.
+        No names, a name twice, two names of one module, or one that `model` does not have.
 
     Examples
     --------
@@ -347,17 +364,32 @@ def attach_vcreg(
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     names = [modules] if isinstance(modules, str) else _checked_names(modules)
-    known = dict(model.named_modules())
+    chosen = _modules_named(model, names)
+    layers = {name: VCReg(**settings) for name in names}
+    hooks = [
+        module.register_forward_hook(_Hook(name, layers[name])) for name, module in chosen.items()
+    ]
+    return AttachedVCReg(layers, hooks)
+
+
+def _modules_named(model: torch.nn.Module, names: list[str]) -> dict[str, torch.nn.Module]:
+    known = dict(model.named_modules(remove_duplicate=False))
+    del known[""]  # the model itself
+    chosen: dict[str, torch.nn.Module] = {}
     for name in names:
-        if name not in known or not name:
-            near = difflib.get_close_matches(name, known) or [each for each in known if each][:8]
+        if name not in known:
+            near = difflib.get_close_matches(name, known) or list(known)[:8]
             raise ValueError(
                 f"modules must be names of submodules of model; got {name!r}, and there are "
                 f"{', '.join(map(repr, near))}{' and others' if len(near) < len(known) else ''}"
             )
-    layers = {name: VCReg(**settings) for name in names}
-    hooks = [known[name].register_forward_hook(_hook(name, layers[name])) for name in names]
-    return AttachedVCReg(layers, hooks)
+        for other, module in chosen.items():
+            if module is known[name]:
+                raise ValueError(
+                    f"modules must be different ones; got {other!r} and {name!r}, names of one"
+                )
+        chosen[name] = known[name]
+    return chosen
 
 
 def _checked_names(modules: Any) -> list[str]:
@@ -373,14 +405,18 @@ def _checked_names(modules: Any) -> list[str]:
     return names
 
 
-def _hook(name: str, layer: VCReg) -> Callable[..., torch.Tensor]:
-    def regularize(module: torch.nn.Module, _: Any, output: Any) -> torch.Tensor:
+class _Hook:
+    """What a module calls with its output. With a model that is copied or stored, it is too."""
+
+    def __init__(self, name: str, layer: VCReg) -> None:
+        self.name = name
+        self.layer = layer
+
+    def __call__(self, module: torch.nn.Module, _: Any, output: Any) -> torch.Tensor:
         if not isinstance(output, torch.Tensor):
             raise TypeError(
-                f"modules must return one tensor each; got {type(output).__name__} of {name!r}"
+                f"modules must return one tensor each; got {type(output).__name__} of "
+                f"{self.name!r}"
             )
-        layer.train(module.training)
-        regularized: torch.Tensor = layer(output)
+        regularized: torch.Tensor = self.layer.train(module.training)(output)
         return regularized
-
-    return regularize

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import array_api_compat.torch
 import torch
-from torch.autograd.function import once_differentiable
 
 from vicreg.core import collapse, owned, terms
 from vicreg.core.objective import Objective
@@ -380,25 +381,74 @@ class _Gradients(torch.autograd.Function):
         return tuple(changes)
 
 
+class Log:
+    """The last pass through a layer. A copy of the layer begins with a log of its own, empty."""
+
+    def __init__(self) -> None:
+        self.last: Passed | None = None
+
+    def __reduce__(self) -> tuple[type[Log], tuple[()]]:
+        return Log, ()
+
+    def record(self, passed: Passed) -> None:
+        """Make `passed` the last, unless a later one is."""
+        if self.last is None or self.last.number <= passed.number:
+            self.last = passed
+
+
 class Passed:
-    """One forward pass of a layer, for its values: the activation, then what remains of it."""
+    """One forward pass through a layer, for its values.
 
-    def __init__(self, z: Tensor, objective: Objective) -> None:
-        self._z: Tensor | None = z.detach()
-        self._like = torch.empty_like(self._z, device="meta")
+    The activation is the graph's alone. Here is a weak reference, so that it is freed, or
+    checkpointed, as if nobody watched; what the backward pass finds stays.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, z: Tensor, objective: Objective, log: Log) -> None:
+        self.number = next(self._numbers)
+        self._z, self._shape = weakref.ref(z), z.shape
         self._objective = objective
+        self._log = log
         self._residuals: terms.Residuals | None = None
+        # A forward pass in a backward pass repeats what was checkpointed. The pass that it repeats
+        # is in the log, or, if no gradient flowed there, this one will be by its backward pass.
+        if torch._C._current_graph_task_id() == -1:
+            log.record(self)
 
-    def keep(self, residuals: terms.Residuals) -> None:
-        """Keep what a backward pass found, and the activation no longer."""
-        self._residuals, self._z = residuals, None
+    def outputs(self) -> terms.Outputs | None:
+        """Return the loss and its terms, detached; None where the activation left no trace.
 
-    def outputs(self) -> terms.Outputs:
-        """Return the loss and its terms, detached; computed now, but for what a pass has found."""
-        with torch.no_grad(), _no_autocast(self._like):
+        They are computed now, but for what a backward pass has found. A term that the objective
+        has no need of is 0.
+        """
+        z = self._z()
+        with torch.no_grad():
+            if self._residuals is None and z is not None:
+                with _no_autocast(z):
+                    _, self._residuals = terms.evaluate(xp, (z,), self._objective)
             if self._residuals is None:
-                _, self._residuals = terms.evaluate(xp, (self._z,), self._objective)
-            return terms.outputs_of(xp, self._like, self._residuals, self._objective)
+                return None
+            like = torch.empty(self._shape, device="meta")
+            objective = replace(self._objective, each_term=True)
+            return terms.outputs_of(xp, like, self._residuals, objective)
+
+    def gradient(self, here: Any, z: Tensor, objective: Objective, scale: Any) -> Tensor:
+        """Return the gradient of `objective`, which may differ in its weights, like `z`."""
+        if self._residuals is None:
+            self._residuals, gradient = _residuals_and_gradient(here, z, objective, scale)
+        else:
+            (found,) = terms.pullback(here, (z,), self._residuals, (scale,), objective, (True,))
+            gradient = cast(Tensor, found)
+        self._log.record(self)
+        return gradient
+
+
+def _residuals_and_gradient(
+    here: Any, z: Tensor, objective: Objective, scale: Any
+) -> tuple[terms.Residuals, Tensor]:
+    residuals, gradient = terms.residuals_and_gradient(here, z, objective, scale)
+    return residuals, terms.finished(here, gradient, z, objective)
 
 
 def regularized(z: Tensor, objective: Objective, scale: Any, passed: Passed | None) -> Tensor:
@@ -422,16 +472,50 @@ class _Regularized(torch.autograd.Function):
         z, ctx.objective, ctx.scale, ctx.passed = inputs
         ctx.save_for_backward(z)
 
-    # A second derivative would come through the identity, which would add the gradient again.
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        scale = ctx.scale() if callable(ctx.scale) else ctx.scale
-        here = _namespace((incoming,))
-        with _no_autocast(z):
-            residuals, gradient = terms.residuals_and_gradient(here, z, ctx.objective, scale)
-            if ctx.passed is not None:
-                ctx.passed.keep(residuals)
-            own = terms.finished(here, gradient, z, ctx.objective)
-            return owned.add(here, own, incoming), None, None, None
+        with torch.no_grad(), _no_autocast(z):
+            here = _namespace((incoming,))
+            scale = ctx.scale() if callable(ctx.scale) else ctx.scale
+            if ctx.passed is None:
+                _, own = _residuals_and_gradient(here, z, ctx.objective, scale)
+            else:
+                own = ctx.passed.gradient(here, z, ctx.objective, scale)
+            found = owned.add(here, own, incoming)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            found = _not_twice(found, z, incoming)
+        return found, None, None, None
+
+
+def _not_twice(found: Tensor, *dependencies: Tensor) -> Tensor:
+    function: Any = _NotTwice.apply
+    refused: Tensor = function(found, *dependencies)
+    return refused
+
+
+class _NotTwice(torch.autograd.Function):
+    """What was added to a gradient, with no derivative by what it depends on.
+
+    A second derivative would come through the identity, where the gradient would be added once
+    more; no layer can know which of its backward passes are of the loss. PyTorch's own
+    ``once_differentiable`` refuses too, but under ``torch.func`` makes a derivative of zeros.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(found: Tensor, z: Tensor, incoming: Tensor) -> Tensor:
+        return found.view_as(found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Save nothing: there is no backward pass."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise NotImplementedError(
+            "VCReg has no second derivative: it adds its gradient in every backward pass, and so "
+            "would once more in one through a gradient. Add vicreg.vcreg_loss of the activation "
+            "to the loss instead of the layer"
+        )
