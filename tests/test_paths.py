@@ -10,16 +10,18 @@ from backends import Backend, forget_what_was_traced
 from errors import largest_error, rounding
 
 from vicreg import vicreg_value_and_grad
-from vicreg.core import covariance, layout
+from vicreg.core import blocks, covariance, layout
 
 SHAPES = [(13, 21), (21, 13), (9, 2, 16)]
 
 
 @pytest.fixture
 def as_if_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each view by itself, products in strips, and the largest found in short runs."""
+    """Each view by itself and in blocks, products in strips, the largest found in short runs."""
     forget_what_was_traced()
     monkeypatch.setattr(layout, "_LARGE", 0)
+    monkeypatch.setattr(blocks, "_LENGTH", 3)
+    monkeypatch.setattr(blocks, "_ELEMENTS", 30)
     monkeypatch.setattr(covariance, "_STRIP_ROWS", 3)
     monkeypatch.setattr(covariance, "_RUN", covariance.KEPT_APART)
     yield

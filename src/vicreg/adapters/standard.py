@@ -55,8 +55,11 @@ def _numpy_namespace() -> SimpleNamespace:
     def top_k_indices(values: Array, k: int) -> Array:
         return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 
-    beyond = {"energies": energies, "sum_of_squares": sum_of_squares}
-    return SimpleNamespace(**vars(xp) | beyond, top_k_indices=top_k_indices)
+    def replace_columns(array: Array, places: Array, columns: Array) -> None:
+        np.put_along_axis(array, places, columns, axis=-1)
+
+    beyond = (energies, sum_of_squares, top_k_indices, replace_columns)
+    return SimpleNamespace(**vars(xp) | {function.__name__: function for function in beyond})
 
 
 def without_gradient(array: Array) -> Array:

@@ -40,6 +40,14 @@ def _add_product(array: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return array.add_(torch.matmul(a, b))
 
 
+def _replace_columns(array: Tensor, places: Tensor, columns: Tensor) -> None:
+    array.scatter_(-1, places.expand(columns.shape), columns)
+
+
+def _in_blocks(array: Tensor) -> bool:
+    return array.device.type == "cpu"
+
+
 def _astype(x: Tensor, dtype: torch.dtype, /) -> Tensor:
     return x.to(dtype)
 
@@ -61,7 +69,7 @@ xp = SimpleNamespace(
 )
 #: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)
-xp.add_product = _add_product
+vars(xp).update(add_product=_add_product, replace_columns=_replace_columns, in_blocks=_in_blocks)
 
 
 def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:

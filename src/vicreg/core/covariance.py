@@ -33,7 +33,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core import owned
-from vicreg.core.layout import indices
+from vicreg.core.blocks import updated
+from vicreg.core.layout import indices, is_large
 from vicreg.core.statistics import sum_of_squares
 
 Array = Any
@@ -96,12 +97,29 @@ def gram_route(xp: Namespace, zc: Array, energies: Array, scale: float) -> GramF
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    apart, columns = kept_apart(xp, zc, energies)
+    apart, columns, places = kept_apart(xp, zc, energies)
     rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
     rows = xp.where(apart, xp.zeros_like(products), products)
-    kernel = owned.multiply(xp, gram_matrix(xp, zc * rest[..., None, :]), scale)
+    kernel = owned.multiply(xp, _gram_of_rest(xp, zc, rest, columns, places), scale)
     return GramFactors(kernel, scale * energies * rest, columns, rows, rest)
+
+
+def _gram_of_rest(
+    xp: Namespace, zc: Array, rest: Array, columns: Array, places: Array | None
+) -> Array:
+    """Return B Bᵀ.
+
+    Where a library can replace columns in place a large `zc` is B itself for a moment, rather than
+    copied; it is left as it was.
+    """
+    replace_columns = getattr(xp, "replace_columns", None)
+    if replace_columns is None or not is_large(zc.shape):
+        return gram_matrix(xp, zc * rest[..., None, :])
+    replace_columns(zc, places, xp.zeros_like(columns))
+    gram = gram_matrix(xp, zc)
+    replace_columns(zc, places, columns)
+    return gram
 
 
 def value(xp: Namespace, factors: Factors) -> Array:
@@ -120,17 +138,21 @@ def value(xp: Namespace, factors: Factors) -> Array:
     return xp.maximum(found, xp.zeros_like(found))
 
 
-def kept_apart(xp: Namespace, zc: Array, energies: Array) -> tuple[Array, Array]:
-    """Return where the kept-apart features are, one-hot ``(..., r, d)``, and their columns."""
+def kept_apart(xp: Namespace, zc: Array, energies: Array) -> tuple[Array, Array, Array | None]:
+    """Return where the kept-apart features are, one-hot ``(..., r, d)``, and their columns.
+
+    And their indices, ``(..., 1, r)``, where the library has a way to find those.
+    """
     count = min(KEPT_APART, zc.shape[-1])
     top_k = getattr(xp, "top_k_indices", None)
     if top_k is not None:
-        places = top_k(energies, count)
-        apart = places[..., None] == indices(xp, zc.shape[-1], like=energies)
-        return apart, xp.take_along_axis(zc, places[..., None, :], axis=-1)
+        largest_ones = top_k(energies, count)
+        apart = largest_ones[..., None] == indices(xp, zc.shape[-1], like=energies)
+        places = largest_ones[..., None, :]
+        return apart, xp.take_along_axis(zc, places, axis=-1), places
     # The standard finds no largest values, and some devices have no integers to index with.
     apart = largest(xp, energies, count)
-    return apart, xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype)))
+    return apart, xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype))), None
 
 
 #: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
@@ -224,21 +246,43 @@ def _candidates(xp: Namespace, values: Array, count: int) -> Array:
     return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
 
 
-def product(xp: Namespace, zc: Array, factors: Factors, alpha: Any) -> Array:
-    """Return `alpha` times (zc O) or (K zc + A M).
+def gradient(xp: Namespace, zc: Array, factors: Factors, alpha: Any, row: Array | None) -> Array:
+    """Return `alpha` times ∂E/∂z / 4s, plus zc * `row` where there is one; `zc` is used up.
+
+    Each block of features (Gram route) or samples (covariance route) of it depends on no other
+    block of `zc`, and takes its place.
+    """
+    if isinstance(factors, GramFactors):
+        diagonal = (-alpha) * factors.diagonal
+        row = diagonal if row is None else row + diagonal
+    product = _product(xp, factors, alpha)
+    if row is None:
+        return product(zc, slice(None))
+    axis = -1 if isinstance(factors, GramFactors) else -2
+
+    def update(block: Array, where: slice) -> Array:
+        added = product(block, where)
+        along = row[..., None, where] if axis == -1 else row[..., None, :]
+        return owned.add(xp, owned.multiply(xp, block, along), added)
+
+    return updated(xp, zc, axis, update)
+
+
+def _product(xp: Namespace, factors: Factors, alpha: Any) -> Callable[[Array, slice], Array]:
+    """Return what makes of a block of zc `alpha` times (zc O) or (K zc + A M), a new array.
 
     The one product as large as the forward pass's own; `alpha` goes on the small factors.
     """
     if isinstance(factors, ProductFactors):
-        return alpha * factors.product
-    if isinstance(factors, CovarianceFactors):
-        return xp.matmul(zc, alpha * factors.offdiagonal)
-    if isinstance(factors, PenaltyFactors):
-        return xp.matmul(zc, alpha * factors.slope)
-    product = xp.matmul(alpha * factors.kernel, zc)
-    return owned.add_product(xp, product, factors.columns, alpha * factors.rows)
+        return lambda block, where: alpha * factors.product[..., where, :]
+    if isinstance(factors, GramFactors):
+        kernel, rows = alpha * factors.kernel, alpha * factors.rows
 
+        def of_features(block: Array, where: slice) -> Array:
+            product = xp.matmul(kernel, block)
+            return owned.add_product(xp, product, factors.columns, rows[..., where])
 
-def diagonal_row(factors: Factors, alpha: Any) -> Array | None:
-    """Return the row w that makes ``product + zc * w`` the gradient; None where there is none."""
-    return (-alpha) * factors.diagonal if isinstance(factors, GramFactors) else None
+        return of_features
+    weights = factors.offdiagonal if isinstance(factors, CovarianceFactors) else factors.slope
+    weights = alpha * weights
+    return lambda block, where: xp.matmul(block, weights)

@@ -36,7 +36,12 @@ def group_sizes(shape: Sequence[int], stacks: bool = False) -> tuple[int, ...]:
     leaves its memory to the next; unless the library `stacks`, that is, each call costs it much.
     """
     k = shape[0]
-    return (k,) if stacks or math.prod(shape[1:]) <= _LARGE else (1,) * k
+    return (1,) * k if is_large(shape[1:]) and not stacks else (k,)
+
+
+def is_large(shape: Sequence[int]) -> bool:
+    """Whether a view of this shape costs more to copy than a few calls of its library do."""
+    return math.prod(shape) > _LARGE
 
 
 def together(xp: Namespace, views: Sequence[Array]) -> Array:

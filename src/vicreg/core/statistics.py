@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vicreg.core import owned
+from vicreg.core.blocks import split
 from vicreg.core.objective import Objective
 
 Array = Any
@@ -52,7 +53,7 @@ def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
 
 def squared_deviations(xp: Namespace, deviations: Sequence[Array]) -> Array:
     """Return the sum of the squares of every element of the `deviations`, 0-d."""
-    return functools.reduce(operator.add, [sum_of_squares(xp, array) for array in deviations])
+    return total([sum_of_squares(xp, array) for array in deviations])
 
 
 def energies(xp: Namespace, zc: Array) -> Array:
@@ -61,7 +62,10 @@ def energies(xp: Namespace, zc: Array) -> Array:
     Libraries that need no array of squares for it offer it as ``energies``.
     """
     offered = getattr(xp, "energies", None)
-    return xp.sum(zc * zc, axis=-2) if offered is None else offered(zc)
+    if offered is not None:
+        return offered(zc)
+    found = [xp.sum(block * block, axis=-2) for block in split(xp, zc, -1)]
+    return found[0] if len(found) == 1 else xp.concat(found, axis=-1)
 
 
 def sum_of_squares(xp: Namespace, array: Array) -> Array:
@@ -70,7 +74,14 @@ def sum_of_squares(xp: Namespace, array: Array) -> Array:
     Libraries that need no array of squares for it offer it as ``sum_of_squares``.
     """
     offered = getattr(xp, "sum_of_squares", None)
-    return xp.sum(array * array) if offered is None else offered(array)
+    if offered is not None:
+        return offered(array)
+    return total([xp.sum(block * block) for block in split(xp, array, -1)])
+
+
+def total(values: Sequence[Any]) -> Any:
+    """Return the sum of one or more values."""
+    return functools.reduce(operator.add, values)
 
 
 def hinge(xp: Namespace, hinged: Array, objective: Objective) -> Array:

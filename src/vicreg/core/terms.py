@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vicreg.core import covariance, owned, smooth_l1, statistics
+from vicreg.core.blocks import WHOLE, blocks
 from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
+from vicreg.core.statistics import total
 
 Array = Any
 Namespace = Any
@@ -103,7 +105,13 @@ def evaluate(
     )
     invariance = None
     if coefficient.invariance is not None:
-        invariance = statistics.squared_deviations(xp, statistics.deviations(xp, laid))
+        nothing = [None] * len(laid)
+        invariance = total(
+            [
+                statistics.squared_deviations(xp, deviations)
+                for deviations, _ in _deviations(xp, laid, nothing, in_blocks=True)
+            ]
+        )
     sums = _sums(xp, invariance, residuals, objective)
     return _outputs(xp, sums, coefficient, objective), residuals
 
@@ -130,10 +138,12 @@ def value_and_gradients(
         del z, zc  # their memory is the next group's
     invariance = None
     if coefficient.invariance is not None:
-        deviations = statistics.deviations(xp, laid)
-        invariance = statistics.squared_deviations(xp, deviations)
         in_place = len(residuals) == len(laid)
-        _add_deviations(xp, deviations, multipliers.invariance, gradients, wanted, in_place)
+        squares = []
+        for deviations, there in _deviations(xp, laid, gradients, in_place and any(wanted)):
+            squares.append(statistics.squared_deviations(xp, deviations))
+            _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
+        invariance = total(squares)
     sums = _sums(xp, invariance, residuals, objective)
     loss, *_ = _outputs(xp, sums, coefficient, objective)
     return loss, gradients
@@ -211,13 +221,7 @@ def _sums(
     values = [
         covariance.value(xp, group.factors) for group in residuals if group.factors is not None
     ]
-    return _Sums(
-        invariance, _total(hinges) if hinges else None, _total(values) if values else None
-    )
-
-
-def _total(values: Sequence[Any]) -> Any:
-    return functools.reduce(operator.add, values)
+    return _Sums(invariance, total(hinges) if hinges else None, total(values) if values else None)
 
 
 def _outputs(
@@ -301,7 +305,7 @@ def pushforward(
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None
         ]
-        return _total(changes) if changes else None
+        return total(changes) if changes else None
 
     if not objective.each_term:
         return (change(1.0),)
@@ -364,9 +368,9 @@ def _gradients(
                 gradient = _spread_gradient(xp, zc, part, multipliers, objective)
                 _place(gradient, chosen, gradients)
     if multipliers.invariance is not None:
-        deviations = statistics.deviations(xp, laid)
         in_place = len(residuals) == k
-        _add_deviations(xp, deviations, multipliers.invariance, gradients, wanted, in_place)
+        for deviations, there in _deviations(xp, laid, gradients, in_place):
+            _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
     return gradients
 
 
@@ -374,6 +378,25 @@ def _place(gradient: Array, places: Sequence[int], gradients: list[Array | None]
     """Put the gradient of a group among those of the views, at the places of its own."""
     for index, place in enumerate(places):
         gradients[place] = gradient if len(places) == 1 else gradient[index, ...]
+
+
+def _deviations(
+    xp: Namespace, laid: Sequence[Array], gradients: list[Array | None], in_blocks: bool
+) -> Iterator[tuple[list[Array], list[Array | None]]]:
+    """Yield the deviations of each block of samples, and the part of the gradients there.
+
+    With more than one block that part is views of the gradients, to be updated in place.
+    """
+    rows = blocks(xp, laid[0], -2) if in_blocks else WHOLE
+    if rows == WHOLE:
+        yield statistics.deviations(xp, laid), gradients
+        return
+    for block in rows:
+        there = (..., block, slice(None))
+        yield (
+            statistics.deviations(xp, [z[there] for z in laid]),
+            [None if gradient is None else gradient[there] for gradient in gradients],
+        )
 
 
 def _add_deviations(
@@ -431,22 +454,16 @@ def _of_view(group: Spread, view: int) -> Spread:
 
 def _spread_gradient(
     xp: Namespace, zc: Array, group: Spread, multipliers: _Multipliers, objective: Objective
-) -> Array:
-    """Return the gradient of the variance and covariance terms of a group, as a new array.
-
-    `zc` is used up.
-    """
+) -> Array | None:
+    """Return the gradient of the variance and covariance terms of a group; `zc` is used up."""
     _, hinged, factors = group
-    row = product = None
+    row = None
     if multipliers.variance is not None:
         slope = statistics.hinge_slope(xp, hinged, zc.shape[-2], objective)
         row = multipliers.variance * slope
     if multipliers.covariance is not None:
-        alpha = multipliers.covariance
-        product = covariance.product(xp, zc, factors, alpha)
-        row = _sum(row, covariance.diagonal_row(factors, alpha))
-    along_row = None if row is None else owned.multiply(xp, zc, row[..., None, :])
-    return _sum(product, along_row, functools.partial(owned.add, xp))
+        return covariance.gradient(xp, zc, factors, multipliers.covariance, row)
+    return None if row is None else owned.multiply(xp, zc, row[..., None, :])
 
 
 def _sum(a: Any, b: Any, add: Callable[[Any, Any], Any] = operator.add) -> Any:

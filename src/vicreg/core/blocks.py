@@ -1,0 +1,68 @@
+"""Blocks of a large array, worked on one after another.
+
+An array as large as a view that only lives for a moment is memory that the system hands out anew
+at each call: a page fault for every few KiB of it takes longer than the arithmetic. What is formed
+of one block instead stays in the processor's cache, and its memory serves the next.
+
+It is for libraries that compute at once and update a slice in place, on a CPU. Their namespace
+offers ``in_blocks``, which says of an array whether it is so. Elsewhere there is one block, the
+whole: a compiler forms its own, a GPU's library keeps the memory that it was handed once, and
+NumPy's products of blocks are slower than they save.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+Array = Any
+Namespace = Any
+
+#: How many rows or columns a block has at least: with fewer, matrix products become slow.
+_LENGTH = 512
+#: And how many elements, for each call to be worth its while: with float32, half a MiB.
+_ELEMENTS = 2**17
+
+#: The blocks of what is worked on all at once.
+WHOLE = (slice(None),)
+
+
+def blocks(xp: Namespace, array: Array, axis: int) -> tuple[slice, ...]:
+    """Return the slices of `axis`, one of the last two, that are worked on at once."""
+    length = array.shape[axis]
+    if length < 2 * _LENGTH:  # asked first, since most arrays are small
+        return WHOLE
+    in_blocks = getattr(xp, "in_blocks", None)
+    count = min(length // _LENGTH, math.prod(array.shape) // _ELEMENTS)
+    if in_blocks is None or count < 2 or not in_blocks(array):
+        return WHOLE
+    edges = [length * i // count for i in range(count + 1)]
+    return tuple(slice(*ends) for ends in itertools.pairwise(edges))
+
+
+def split(xp: Namespace, array: Array, axis: int) -> list[Array]:
+    """Return the blocks themselves, slices of `array`."""
+    found = blocks(xp, array, axis)
+    return [array] if len(found) == 1 else [array[_index(block, axis)] for block in found]
+
+
+def updated(
+    xp: Namespace, owned: Array, axis: int, update: Callable[[Array, slice], Array]
+) -> Array:
+    """Return `owned`, of which nothing else is left, with each block `update`d.
+
+    `update` is called with a block and its slice of `axis`, and returns the block, updated in
+    place where there is more than one.
+    """
+    found = blocks(xp, owned, axis)
+    if len(found) == 1:
+        return update(owned, found[0])
+    for block in found:
+        update(owned[_index(block, axis)], block)
+    return owned
+
+
+def _index(block: slice, axis: int) -> tuple[Any, ...]:
+    return (..., block) if axis == -1 else (..., block, slice(None))
