@@ -55,7 +55,7 @@ def _numpy_namespace() -> SimpleNamespace:
     def top_k_indices(values: Array, k: int) -> Array:
         return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 
-    def replace_columns(array: Array, places: Array, columns: Array) -> None:
+    def replace_columns(array: Array, places: Array, columns: Array | float) -> None:
         np.put_along_axis(array, places, columns, axis=-1)
 
     beyond = (energies, sum_of_squares, top_k_indices, replace_columns)

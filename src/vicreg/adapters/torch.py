@@ -40,8 +40,8 @@ def _add_product(array: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return array.add_(torch.matmul(a, b))
 
 
-def _replace_columns(array: Tensor, places: Tensor, columns: Tensor) -> None:
-    array.scatter_(-1, places.expand(columns.shape), columns)
+def _replace_columns(array: Tensor, places: Tensor, columns: Tensor | float) -> None:
+    array.scatter_(-1, places.expand(*array.shape[:-1], places.shape[-1]), columns)
 
 
 def _in_blocks(array: Tensor) -> bool:

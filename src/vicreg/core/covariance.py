@@ -97,28 +97,32 @@ def gram_route(xp: Namespace, zc: Array, energies: Array, scale: float) -> GramF
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    apart, columns, places = kept_apart(xp, zc, energies)
-    rest = xp.astype(xp.logical_not(xp.any(apart, axis=-2)), zc.dtype)
-    products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(columns), zc), scale)
-    rows = xp.where(apart, xp.zeros_like(products), products)
-    kernel = owned.multiply(xp, _gram_of_rest(xp, zc, rest, columns, places), scale)
-    return GramFactors(kernel, scale * energies * rest, columns, rows, rest)
+    apart = kept_apart(xp, zc, energies)
+    products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(apart.columns), zc), scale)
+    rows = _without_own_products(xp, products, apart)
+    kernel = owned.multiply(xp, _gram_of_rest(xp, zc, apart), scale)
+    return GramFactors(kernel, scale * energies * apart.rest, apart.columns, rows, apart.rest)
 
 
-def _gram_of_rest(
-    xp: Namespace, zc: Array, rest: Array, columns: Array, places: Array | None
-) -> Array:
+def _without_own_products(xp: Namespace, products: Array, apart: KeptApart) -> Array:
+    """Return `products`, ``(..., r, d)``, with each kept-apart feature's with itself set to 0."""
+    if apart.places is None:
+        return xp.where(apart.one_hot, xp.zeros_like(products), products)
+    xp.replace_columns(products, xp.matrix_transpose(apart.places), 0.0)
+    return products
+
+
+def _gram_of_rest(xp: Namespace, zc: Array, apart: KeptApart) -> Array:
     """Return B Bᵀ.
 
     Where a library can replace columns in place a large `zc` is B itself for a moment, rather than
     copied; it is left as it was.
     """
-    replace_columns = getattr(xp, "replace_columns", None)
-    if replace_columns is None or not is_large(zc.shape):
-        return gram_matrix(xp, zc * rest[..., None, :])
-    replace_columns(zc, places, xp.zeros_like(columns))
+    if apart.places is None or not is_large(zc.shape):
+        return gram_matrix(xp, zc * apart.rest[..., None, :])
+    xp.replace_columns(zc, apart.places, 0.0)
     gram = gram_matrix(xp, zc)
-    replace_columns(zc, places, columns)
+    xp.replace_columns(zc, apart.places, apart.columns)
     return gram
 
 
@@ -138,21 +142,38 @@ def value(xp: Namespace, factors: Factors) -> Array:
     return xp.maximum(found, xp.zeros_like(found))
 
 
-def kept_apart(xp: Namespace, zc: Array, energies: Array) -> tuple[Array, Array, Array | None]:
-    """Return where the kept-apart features are, one-hot ``(..., r, d)``, and their columns.
+class KeptApart(NamedTuple):
+    """The largest features, by their indices or, without such, by where they are."""
 
-    And their indices, ``(..., 1, r)``, where the library has a way to find those.
+    columns: Array  # A, (..., n, r)
+    rest: Array  # 0 at these features and 1 at the others, (..., d)
+    places: Array | None = None  # (..., 1, r)
+    one_hot: Array | None = None  # (..., r, d)
+
+
+def kept_apart(xp: Namespace, zc: Array, energies: Array) -> KeptApart:
+    """Return the features of `zc` with the largest `energies`.
+
+    Libraries that have the indices of the largest values offer them as ``top_k_indices``, and
+    those that replace columns in place, at indices ``(..., 1, r)``, do as ``replace_columns``.
     """
     count = min(KEPT_APART, zc.shape[-1])
     top_k = getattr(xp, "top_k_indices", None)
-    if top_k is not None:
-        largest_ones = top_k(energies, count)
-        apart = largest_ones[..., None] == indices(xp, zc.shape[-1], like=energies)
-        places = largest_ones[..., None, :]
-        return apart, xp.take_along_axis(zc, places, axis=-1), places
-    # The standard finds no largest values, and some devices have no integers to index with.
-    apart = largest(xp, energies, count)
-    return apart, xp.matmul(zc, xp.matrix_transpose(xp.astype(apart, zc.dtype))), None
+    if top_k is None:
+        # The standard finds no largest values, and some devices have no integers to index with.
+        one_hot = largest(xp, energies, count)
+        columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(one_hot, zc.dtype)))
+    else:
+        found = top_k(energies, count)
+        places = found[..., None, :]
+        columns = xp.take_along_axis(zc, places, axis=-1)
+        if hasattr(xp, "replace_columns"):
+            rest = xp.ones_like(energies)
+            xp.replace_columns(rest[..., None, :], places, 0.0)
+            return KeptApart(columns, rest, places=places)
+        one_hot = found[..., None] == indices(xp, zc.shape[-1], like=energies)
+    rest = xp.astype(xp.logical_not(xp.any(one_hot, axis=-2)), zc.dtype)
+    return KeptApart(columns, rest, one_hot=one_hot)
 
 
 #: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
