@@ -120,7 +120,7 @@ def _of_layer(found: list[Backend]) -> Iterator[Figure]:
     is_there = any(backend.name == "torch" for backend in found)
     for n, d in LAYER_SIZES:
         measured = over_products(n, d, FULL).median if is_there else None
-        what = f"{n} x {d} VCReg's layer over the products"
+        what = f"{n} x {d} layer over its products"
         yield Figure(what, "torch", LAYER_OVER_PRODUCTS, measured, "x")
 
 
