@@ -118,10 +118,11 @@ def _checked_eps(eps: float | None, convention: Convention) -> float:
 
 def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{argument} must be a number; got {type(value).__name__}. For a weight that is an "
-            "array, combine the terms of vicreg_terms"
-        )
+        hint = ""
+        if argument.endswith("_weight"):
+            term = argument.removesuffix("weight")
+            hint = f". For a weight that is an array, multiply {term}loss by it"
+        raise TypeError(f"{argument} must be a number; got {type(value).__name__}{hint}")
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond the largest float

@@ -21,7 +21,7 @@ def vcreg(
     variance_weight: float,
     covariance_weight: float,
     gamma: float = 1.0,
-    eps: float = 1e-5,
+    eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
     positions: str = "pooled",

@@ -20,7 +20,7 @@ def vcreg_loss(
     variance_weight: float,
     covariance_weight: float,
     gamma: float = 1.0,
-    eps: float = 1e-5,
+    eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
     positions: str = "pooled",
@@ -45,7 +45,7 @@ def vcreg_loss(
     gamma : float, optional
         γ, the standard deviation below which the hinge acts.
     eps : float, optional
-        ε, added to the variance under the root.
+        ε, added to the variance under the root; None is the convention's own, 1e-5.
     penalty : {"square", "smooth_l1"}, optional
         p. "square" is C_ij²; "smooth_l1", against outliers, is C_ij² up to `delta` in magnitude
         and its tangent, 2δ|C_ij| − δ², beyond.
@@ -122,7 +122,7 @@ def vcreg_value_and_grad(
     variance_weight: float,
     covariance_weight: float,
     gamma: float = 1.0,
-    eps: float = 1e-5,
+    eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
     positions: str = "pooled",
@@ -185,7 +185,7 @@ def _checked(
     z: Array,
     weights: tuple[float, float],
     gamma: float,
-    eps: float,
+    eps: float | None,
     penalty: str,
     delta: float,
     positions: str,
@@ -201,7 +201,7 @@ def _checked(
 def checked_settings(
     weights: tuple[float, float],
     gamma: float,
-    eps: float,
+    eps: float | None,
     penalty: str,
     delta: float,
     positions: str,
