@@ -108,7 +108,7 @@ def _without_own_products(xp: Namespace, products: Array, apart: KeptApart) -> A
     """Return `products`, ``(..., r, d)``, with each kept-apart feature's with itself set to 0."""
     if apart.places is None:
         return xp.where(apart.one_hot, xp.zeros_like(products), products)
-    xp.replace_columns(products, xp.matrix_transpose(apart.places), 0.0)
+    owned.replace_columns(xp, products, xp.matrix_transpose(apart.places), 0.0)
     return products
 
 
@@ -120,9 +120,9 @@ def _gram_of_rest(xp: Namespace, zc: Array, apart: KeptApart) -> Array:
     """
     if apart.places is None or not is_large(zc.shape):
         return gram_matrix(xp, zc * apart.rest[..., None, :])
-    xp.replace_columns(zc, apart.places, 0.0)
+    owned.replace_columns(xp, zc, apart.places, 0.0)
     gram = gram_matrix(xp, zc)
-    xp.replace_columns(zc, apart.places, apart.columns)
+    owned.replace_columns(xp, zc, apart.places, apart.columns)
     return gram
 
 
@@ -167,9 +167,9 @@ def kept_apart(xp: Namespace, zc: Array, energies: Array) -> KeptApart:
         found = top_k(energies, count)
         places = found[..., None, :]
         columns = xp.take_along_axis(zc, places, axis=-1)
-        if hasattr(xp, "replace_columns"):
+        if owned.replaces_columns(xp):
             rest = xp.ones_like(energies)
-            xp.replace_columns(rest[..., None, :], places, 0.0)
+            owned.replace_columns(xp, rest[..., None, :], places, 0.0)
             return KeptApart(columns, rest, places=places)
         one_hot = found[..., None] == indices(xp, zc.shape[-1], like=energies)
     rest = xp.astype(xp.logical_not(xp.any(one_hot, axis=-2)), zc.dtype)

@@ -39,5 +39,16 @@ def add_product(xp: Namespace, owned: Array, a: Array, b: Array) -> Array:
     return add(xp, owned, xp.matmul(a, b)) if offered is None else offered(owned, a, b)
 
 
+def replaces_columns(xp: Namespace) -> bool:
+    """Whether the library offers ``replace_columns``, in place; the standard has no such thing."""
+    return hasattr(xp, "replace_columns")
+
+
+def replace_columns(xp: Namespace, owned: Array, places: Array, columns: Any) -> None:
+    """Replace, in `owned` itself, the columns at the indices `places`, ``(..., 1, r)``."""
+    offered: Any = getattr(xp, "replace_columns", None)
+    offered(owned, places, columns)
+
+
 def _immutable(xp: Namespace) -> bool:
     return getattr(xp, "immutable", False)
