@@ -9,7 +9,7 @@ import pytest
 from backends import Backend, forget_what_was_traced
 from errors import largest_error, rounding
 
-from vicreg import vicreg_value_and_grad
+from vicreg import vicreg_terms, vicreg_value_and_grad
 from vicreg.core import blocks, covariance, layout
 
 SHAPES = [(13, 21), (21, 13), (9, 2, 16)]
@@ -71,6 +71,32 @@ def test_pytorch_differentiates_it_twice_and_keeps_no_large_array(method: str) -
     again = torch.autograd.grad(value, pair)  # nothing that was saved has been written to
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
     assert first[0].untyped_storage().data_ptr() != first[1].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", [(1023, 257), (1024, 256), (1100, 1200)], ids=str)
+def test_pytorch_gives_the_gradient_of_any_terms_at_any_size(
+    shape: tuple[int, int], views: int
+) -> None:
+    """On both sides of the sizes from which the views are worked on in blocks."""
+    torch = pytest.importorskip("torch")
+    arrays = np.random.default_rng(0).standard_normal((views, *shape))
+    given = [torch.tensor(array, requires_grad=place != 1) for place, array in enumerate(arrays)]
+    chosen = [view for view in given if view.requires_grad]
+    terms = vicreg_terms(*given)[1:]
+    alone = [torch.autograd.grad(term, chosen, retain_graph=True) for term in terms]
+    weights = dict.fromkeys(("invariance_weight", "variance_weight", "covariance_weight"), 0.0)
+    for term, name, gradients in zip(terms, weights, alone, strict=True):
+        _, truth = vicreg_value_and_grad(*arrays, **weights | {name: 1.0}, method="covariance")
+        right = [truth[place] for place in range(views) if place != 1]
+        for gradient, wanted in zip(gradients, right, strict=True):
+            error = largest_error(gradient.numpy(), wanted)
+            assert error <= 4 * rounding("float64", *shape), (name, float(term))
+    for pair in ((0, 1), (0, 2), (1, 2), (0, 1, 2)):
+        of_sum = torch.autograd.grad(sum(terms[i] for i in pair), chosen, retain_graph=True)
+        for place, gradient in enumerate(of_sum):
+            wanted = sum(alone[i][place] for i in pair)
+            assert largest_error(gradient.numpy(), wanted.numpy()) <= 4 * rounding("float64", 1, 1)
 
 
 def test_gradients_of_small_views_share_no_memory() -> None:

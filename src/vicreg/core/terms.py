@@ -105,11 +105,11 @@ def evaluate(
     )
     invariance = None
     if coefficient.invariance is not None:
-        nothing = [None] * len(laid)
+        nothing, unwanted = [None] * len(laid), (False,) * len(laid)
         invariance = total(
             [
                 statistics.squared_deviations(xp, deviations)
-                for deviations, _ in _deviations(xp, laid, nothing, in_blocks=True)
+                for deviations, _ in _deviations(xp, laid, nothing, unwanted, in_place=True)
             ]
         )
     sums = _sums(xp, invariance, residuals, objective)
@@ -140,7 +140,7 @@ def value_and_gradients(
     if coefficient.invariance is not None:
         in_place = len(residuals) == len(laid)
         squares = []
-        for deviations, there in _deviations(xp, laid, gradients, in_place and any(wanted)):
+        for deviations, there in _deviations(xp, laid, gradients, wanted, in_place):
             squares.append(statistics.squared_deviations(xp, deviations))
             _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
         invariance = total(squares)
@@ -369,7 +369,7 @@ def _gradients(
                 _place(gradient, chosen, gradients)
     if multipliers.invariance is not None:
         in_place = len(residuals) == k
-        for deviations, there in _deviations(xp, laid, gradients, in_place):
+        for deviations, there in _deviations(xp, laid, gradients, wanted, in_place):
             _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
     return gradients
 
@@ -381,13 +381,23 @@ def _place(gradient: Array, places: Sequence[int], gradients: list[Array | None]
 
 
 def _deviations(
-    xp: Namespace, laid: Sequence[Array], gradients: list[Array | None], in_blocks: bool
+    xp: Namespace,
+    laid: Sequence[Array],
+    gradients: list[Array | None],
+    wanted: Sequence[bool],
+    in_place: bool,
 ) -> Iterator[tuple[list[Array], list[Array | None]]]:
     """Yield the deviations of each block of samples, and the part of the gradients there.
 
-    With more than one block that part is views of the gradients, to be updated in place.
+    With more than one block that part is views of the gradients, to be updated in place. There is
+    one block where a wanted gradient has no array yet: what is added would be lost with the view.
     """
-    rows = blocks(xp, laid[0], -2) if in_blocks else WHOLE
+    have_arrays = all(
+        gradient is not None
+        for gradient, is_wanted in zip(gradients, wanted, strict=True)
+        if is_wanted
+    )
+    rows = blocks(xp, laid[0], -2) if in_place and have_arrays else WHOLE
     if rows == WHOLE:
         yield statistics.deviations(xp, laid), gradients
         return
