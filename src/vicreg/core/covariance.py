@@ -101,7 +101,9 @@ def gram_route(xp: Namespace, zc: Array, energies: Array, scale: float) -> GramF
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(apart.columns), zc), scale)
     rows = _without_own_products(xp, products, apart)
     kernel = owned.multiply(xp, _gram_of_rest(xp, zc, apart), scale)
-    return GramFactors(kernel, scale * energies * apart.rest, apart.columns, rows, apart.rest)
+    # Chosen, not multiplied by 0: the energy of a kept-apart feature may be infinite.
+    diagonal = xp.where(apart.rest > 0, scale * energies, xp.zeros_like(energies))
+    return GramFactors(kernel, diagonal, apart.columns, rows, apart.rest)
 
 
 def _without_own_products(xp: Namespace, products: Array, apart: KeptApart) -> Array:
