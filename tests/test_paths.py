@@ -1,106 +1,67 @@
-"""The paths that only large views take, on small ones: each gives what the others give."""
+"""The ways that large views take through the core, on small ones: each gives what the others do.
+
+Values and gradients of the loss, of each term alone and of each pair of terms, on every library.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
 
+import definition
 import numpy as np
 import pytest
-from backends import Backend, forget_what_was_traced
+from backends import Backend
 from errors import largest_error, rounding
 
-from vicreg import vicreg_terms, vicreg_value_and_grad
-from vicreg.core import blocks, covariance, layout
+from vicreg.verification.paths import PATHS, Path
 
 SHAPES = [(13, 21), (21, 13), (9, 2, 16)]
+TERMS = ("invariance", "variance", "covariance")
+WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
+
+#: The loss, each term alone, and each pair of them.
+CHOICES = [choice for choice in itertools.product((0.0, 1.0), repeat=3) if any(choice)]
 
 
-@pytest.fixture
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each view by itself and in blocks, products in strips, the largest found in short runs."""
-    forget_what_was_traced()
-    monkeypatch.setattr(layout, "_LARGE", 0)
-    monkeypatch.setattr(blocks, "_LENGTH", 3)
-    monkeypatch.setattr(blocks, "_ELEMENTS", 30)
-    monkeypatch.setattr(covariance, "_STRIP_ROWS", 3)
-    monkeypatch.setattr(covariance, "_RUN", covariance.KEPT_APART)
-    yield
-    forget_what_was_traced()
+@pytest.fixture(params=PATHS, ids=str)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def draw(shape: tuple[int, ...], views: int) -> list[np.ndarray]:
+    """Return views with one feature 100 times as large, and stds on both sides of the hinge."""
+    arrays = np.random.default_rng(0).standard_normal((views, *shape))
+    arrays *= np.linspace(0.5, 1.5, shape[-1])
+    arrays[..., 3] *= 100
+    return list(arrays)
 
 
 @pytest.mark.parametrize("views", [2, 3])
 @pytest.mark.parametrize("method", ["gram", "covariance"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.usefixtures("as_if_large")
-def test_large_views_take_another_path_to_the_same_numbers(
-    xp: Backend, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], method: str, views: int
+def test_each_path_gives_the_definition(
+    xp: Backend, path: Path, shape: tuple[int, ...], method: str, views: int
 ) -> None:
-    arrays = list(np.random.default_rng(0).standard_normal((views, *shape)))
-    arrays[0][..., 3] *= 100
+    arrays = draw(shape, views)
     given = [xp.asarray(array) for array in arrays]
-    loss, gradients = vicreg_value_and_grad(*given, method=method)
+    for weights in CHOICES:
+        settings = dict(zip(WEIGHTS, weights, strict=True)) | {"method": method}
+        loss, gradients = path.vicreg_value_and_grad(*given, **settings)
+        wanted = definition.loss(arrays, weights=weights)
+        right = truth(shape, views, weights)
+        bound = 4 * rounding(xp.dtypes[0], shape[0], shape[-1])
+        assert largest_error(xp.numpy(loss), wanted) <= bound, weights
+        assert largest_error(xp.numpy(path.vicreg_loss(*given, **settings)), wanted) <= bound
+        for gradient, of_view in zip(gradients, right, strict=True):
+            assert largest_error(xp.numpy(gradient), of_view) <= bound, weights
     for array, view in zip(arrays, given, strict=True):
         assert np.array_equal(xp.numpy(view), array.astype(xp.dtypes[0]))  # left as they were
 
-    monkeypatch.undo()
-    wanted, right = vicreg_value_and_grad(*arrays, method="covariance")
-    bound = 4 * rounding(xp.dtypes[0], shape[0], shape[-1])
-    assert largest_error(xp.numpy(loss), wanted) <= bound
-    for gradient, truth in zip(gradients, right, strict=True):
-        assert largest_error(xp.numpy(gradient), truth) <= bound
 
-
-@pytest.mark.usefixtures("as_if_large")
-@pytest.mark.parametrize("method", ["gram", "covariance"])
-def test_pytorch_differentiates_it_twice_and_keeps_no_large_array(method: str) -> None:
-    torch = pytest.importorskip("torch")
-    from torch.autograd import gradcheck, gradgradcheck
-
-    from vicreg import vicreg_loss
-
-    a, b = torch.randn(2, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    pair = a.requires_grad_(), b.requires_grad_()
-
-    def loss(x, y):
-        return vicreg_loss(x, y, method=method)
-
-    assert gradcheck(loss, pair, check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(loss, pair)
-    value = loss(*pair)
-    first = torch.autograd.grad(value, pair, retain_graph=True)
-    again = torch.autograd.grad(value, pair)  # nothing that was saved has been written to
-    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
-    assert first[0].untyped_storage().data_ptr() != first[1].untyped_storage().data_ptr()
-
-
-@pytest.mark.parametrize("views", [2, 3])
-@pytest.mark.parametrize("shape", [(1023, 257), (1024, 256), (1100, 1200)], ids=str)
-def test_pytorch_gives_the_gradient_of_any_terms_at_any_size(
-    shape: tuple[int, int], views: int
-) -> None:
-    """On both sides of the sizes from which the views are worked on in blocks."""
-    torch = pytest.importorskip("torch")
-    arrays = np.random.default_rng(0).standard_normal((views, *shape))
-    given = [torch.tensor(array, requires_grad=place != 1) for place, array in enumerate(arrays)]
-    chosen = [view for view in given if view.requires_grad]
-    terms = vicreg_terms(*given)[1:]
-    alone = [torch.autograd.grad(term, chosen, retain_graph=True) for term in terms]
-    weights = dict.fromkeys(("invariance_weight", "variance_weight", "covariance_weight"), 0.0)
-    for term, name, gradients in zip(terms, weights, alone, strict=True):
-        _, truth = vicreg_value_and_grad(*arrays, **weights | {name: 1.0}, method="covariance")
-        right = [truth[place] for place in range(views) if place != 1]
-        for gradient, wanted in zip(gradients, right, strict=True):
-            error = largest_error(gradient.numpy(), wanted)
-            assert error <= 4 * rounding("float64", *shape), (name, float(term))
-    for pair in ((0, 1), (0, 2), (1, 2), (0, 1, 2)):
-        of_sum = torch.autograd.grad(sum(terms[i] for i in pair), chosen, retain_graph=True)
-        for place, gradient in enumerate(of_sum):
-            wanted = sum(alone[i][place] for i in pair)
-            assert largest_error(gradient.numpy(), wanted.numpy()) <= 4 * rounding("float64", 1, 1)
-
-
-def test_gradients_of_small_views_share_no_memory() -> None:
-    views = np.random.default_rng(0).standard_normal((2, 5, 7))
-    _, (first, second) = vicreg_value_and_grad(*views)
-    assert first.base is None
-    assert second.base is None
+@functools.cache
+def truth(shape: tuple[int, ...], views: int, weights: tuple[float, ...]) -> list[np.ndarray]:
+    """Return the gradients of the definition."""
+    return definition.gradients(
+        lambda given: definition.loss(given, weights=weights), draw(shape, views)
+    )

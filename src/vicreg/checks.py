@@ -14,6 +14,7 @@ from typing import Any
 from vicreg.conventions import Convention, Weights, convention_named
 from vicreg.core.layout import HALF_PRECISION, core_order, dtype_name
 from vicreg.core.objective import Objective, Penalty
+from vicreg.core.sizes import DEFAULT_SIZES, Sizes
 from vicreg.dispatch import device_of, library_of, unsupported_kind
 
 Array = Any
@@ -34,6 +35,7 @@ def checked_objective(
     positions: str = "separate",
     penalty: str = "square",
     delta: float = 1.0,
+    sizes: Sizes = DEFAULT_SIZES,
 ) -> Objective:
     """Return the objective that these arguments describe; None is the convention's own."""
     convention = convention_named(convention)
@@ -50,6 +52,7 @@ def checked_objective(
         pooled=_checked_pooled(positions),
         penalty=_checked_penalty(penalty, method),
         delta=_checked_delta(delta, penalty),
+        sizes=sizes,
     )
 
 

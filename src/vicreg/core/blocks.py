@@ -17,46 +17,48 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from vicreg.core.sizes import Sizes
+
 Array = Any
 Namespace = Any
-
-#: How many rows or columns a block has at least: with fewer, matrix products become slow.
-_LENGTH = 512
-#: And how many elements, for each call to be worth its while: with float32, half a MiB.
-_ELEMENTS = 2**17
 
 #: The blocks of what is worked on all at once.
 WHOLE = (slice(None),)
 
 
-def blocks(xp: Namespace, array: Array, axis: int) -> tuple[slice, ...]:
+def blocks(xp: Namespace, array: Array, axis: int, sizes: Sizes) -> tuple[slice, ...]:
     """Return the slices of `axis`, one of the last two, that are worked on at once."""
     length = array.shape[axis]
-    if length < 2 * _LENGTH:  # asked first, since most arrays are small
+    if length < 2 * sizes.block_length:  # asked first, since most arrays are small
         return WHOLE
     in_blocks = getattr(xp, "in_blocks", None)
-    count = min(length // _LENGTH, math.prod(array.shape) // _ELEMENTS)
+    elements = math.prod(array.shape)
+    count = min(length // sizes.block_length, elements // sizes.block_elements)
     if in_blocks is None or count < 2 or not in_blocks(array):
         return WHOLE
     edges = [length * i // count for i in range(count + 1)]
     return tuple(slice(*ends) for ends in itertools.pairwise(edges))
 
 
-def split(xp: Namespace, array: Array, axis: int) -> list[Array]:
+def split(xp: Namespace, array: Array, axis: int, sizes: Sizes) -> list[Array]:
     """Return the blocks themselves, slices of `array`."""
-    found = blocks(xp, array, axis)
+    found = blocks(xp, array, axis, sizes)
     return [array] if len(found) == 1 else [array[_index(block, axis)] for block in found]
 
 
 def updated(
-    xp: Namespace, owned: Array, axis: int, update: Callable[[Array, slice], Array]
+    xp: Namespace,
+    owned: Array,
+    axis: int,
+    update: Callable[[Array, slice], Array],
+    sizes: Sizes,
 ) -> Array:
     """Return `owned`, of which nothing else is left, with each block `update`d.
 
     `update` is called with a block and its slice of `axis`, and returns the block, updated in
     place where there is more than one.
     """
-    found = blocks(xp, owned, axis)
+    found = blocks(xp, owned, axis, sizes)
     if len(found) == 1:
         return update(owned, found[0])
     for block in found:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core.layout import core_order, in_computing_dtype, indices, transposed
+from vicreg.core.sizes import DEFAULT_SIZES
 from vicreg.core.statistics import centred_and_mean, energies
 
 Array = Any
@@ -92,7 +93,7 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     relative = shifted / _or_one(xp, reach)
     scaled, _ = centred_and_mean(xp, relative)
     alive = xp.astype(xp.logical_not(dead), z.dtype)
-    return _Deviations(scaled, energies(xp, scaled), reach, size, alive)
+    return _Deviations(scaled, energies(xp, scaled, DEFAULT_SIZES), reach, size, alive)
 
 
 def _spectrum(

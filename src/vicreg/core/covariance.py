@@ -35,13 +35,11 @@ from typing import Any, NamedTuple
 from vicreg.core import owned
 from vicreg.core.blocks import updated
 from vicreg.core.layout import indices, is_large
+from vicreg.core.sizes import Sizes
 from vicreg.core.statistics import sum_of_squares
 
 Array = Any
 Namespace = Any
-
-#: How many of the largest features the Gram route keeps apart. Eight cured every case tried.
-KEPT_APART = 8
 
 
 class CovarianceFactors(NamedTuple):
@@ -77,9 +75,9 @@ class ProductFactors(NamedTuple):
 Factors = CovarianceFactors | GramFactors | PenaltyFactors | ProductFactors
 
 
-def covariance_route(xp: Namespace, zc: Array, scale: float) -> CovarianceFactors:
+def covariance_route(xp: Namespace, zc: Array, scale: float, sizes: Sizes) -> CovarianceFactors:
     """Return the factors from the d × d covariance matrix: the plain definition."""
-    c = feature_matrix(xp, zc)
+    c = feature_matrix(xp, zc, sizes)
     return CovarianceFactors(offdiagonal(xp, owned.multiply(xp, c, scale)))
 
 
@@ -92,15 +90,17 @@ def offdiagonal(xp: Namespace, c: Array, columns: slice = slice(None)) -> Array:
     return xp.where(feature[:, None] == feature[columns], xp.zeros_like(c), c)
 
 
-def gram_route(xp: Namespace, zc: Array, energies: Array, scale: float) -> GramFactors:
+def gram_route(
+    xp: Namespace, zc: Array, energies: Array, scale: float, sizes: Sizes
+) -> GramFactors:
     """Return the factors from the n × n Gram matrix.
 
     `energies`, ``(..., d)``, is the sum of the squares of each column of `zc`.
     """
-    apart = kept_apart(xp, zc, energies)
+    apart = kept_apart(xp, zc, energies, sizes)
     products = owned.multiply(xp, xp.matmul(xp.matrix_transpose(apart.columns), zc), scale)
     rows = _without_own_products(xp, products, apart)
-    kernel = owned.multiply(xp, _gram_of_rest(xp, zc, apart), scale)
+    kernel = owned.multiply(xp, _gram_of_rest(xp, zc, apart, sizes), scale)
     # Chosen, not multiplied by 0: the energy of a kept-apart feature may be infinite.
     diagonal = xp.where(apart.rest > 0, scale * energies, xp.zeros_like(energies))
     return GramFactors(kernel, diagonal, apart.columns, rows, apart.rest)
@@ -114,32 +114,32 @@ def _without_own_products(xp: Namespace, products: Array, apart: KeptApart) -> A
     return products
 
 
-def _gram_of_rest(xp: Namespace, zc: Array, apart: KeptApart) -> Array:
+def _gram_of_rest(xp: Namespace, zc: Array, apart: KeptApart, sizes: Sizes) -> Array:
     """Return B Bᵀ.
 
     Where a library can replace columns in place a large `zc` is B itself for a moment, rather than
     copied; it is left as it was.
     """
-    if apart.places is None or not is_large(zc.shape):
-        return gram_matrix(xp, zc * apart.rest[..., None, :])
+    if apart.places is None or not is_large(zc.shape, sizes):
+        return gram_matrix(xp, zc * apart.rest[..., None, :], sizes)
     owned.replace_columns(xp, zc, apart.places, 0.0)
-    gram = gram_matrix(xp, zc)
+    gram = gram_matrix(xp, zc, sizes)
     owned.replace_columns(xp, zc, apart.places, apart.columns)
     return gram
 
 
-def value(xp: Namespace, factors: Factors) -> Array:
+def value(xp: Namespace, factors: Factors, sizes: Sizes) -> Array:
     """Return E, 0-d."""
     if isinstance(factors, (PenaltyFactors, ProductFactors)):
         return factors.value
     if isinstance(factors, CovarianceFactors):
-        return sum_of_squares(xp, factors.offdiagonal)
+        return sum_of_squares(xp, factors.offdiagonal, sizes)
     # A pair with both features kept apart stands twice in M, one with one of them once.
     counted = (1.0 + factors.rest)[..., None, :]
     pairs = xp.sum(factors.rows * factors.rows * counted)
-    whole = sum_of_squares(xp, factors.kernel) + pairs
+    whole = sum_of_squares(xp, factors.kernel, sizes) + pairs
     # A sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
-    twice = sum_of_squares(xp, factors.diagonal)
+    twice = sum_of_squares(xp, factors.diagonal, sizes)
     found = whole - xp.where(xp.isinf(whole), xp.zeros_like(twice), twice)
     return xp.maximum(found, xp.zeros_like(found))
 
@@ -153,17 +153,17 @@ class KeptApart(NamedTuple):
     one_hot: Array | None = None  # (..., r, d)
 
 
-def kept_apart(xp: Namespace, zc: Array, energies: Array) -> KeptApart:
+def kept_apart(xp: Namespace, zc: Array, energies: Array, sizes: Sizes) -> KeptApart:
     """Return the features of `zc` with the largest `energies`.
 
     Libraries that have the indices of the largest values offer them as ``top_k_indices``, and
     those that replace columns in place, at indices ``(..., 1, r)``, do as ``replace_columns``.
     """
-    count = min(KEPT_APART, zc.shape[-1])
+    count = min(sizes.kept_apart, zc.shape[-1])
     top_k = getattr(xp, "top_k_indices", None)
     if top_k is None:
         # The standard finds no largest values, and some devices have no integers to index with.
-        one_hot = largest(xp, energies, count)
+        one_hot = largest(xp, energies, count, sizes.run)
         columns = xp.matmul(zc, xp.matrix_transpose(xp.astype(one_hot, zc.dtype)))
     else:
         found = top_k(energies, count)
@@ -178,13 +178,7 @@ def kept_apart(xp: Namespace, zc: Array, energies: Array) -> KeptApart:
     return KeptApart(columns, rest, one_hot=one_hot)
 
 
-#: Into how many strips a symmetric product is cut at most, and how many rows one has at least.
-#: Four leave 10 of 16 blocks to compute; narrower ones make the products slower than they save.
-_STRIPS = 4
-_STRIP_ROWS = 128
-
-
-def gram_matrix(xp: Namespace, a: Array) -> Array:
+def gram_matrix(xp: Namespace, a: Array, sizes: Sizes) -> Array:
     """Return a aᵀ as a new array."""
     size = a.shape[-2]
 
@@ -193,10 +187,10 @@ def gram_matrix(xp: Namespace, a: Array) -> Array:
         columns = a if start == 0 else a[..., start:, :]
         return xp.matmul(rows, xp.matrix_transpose(columns))
 
-    return _symmetric(xp, strip, size)
+    return _symmetric(xp, strip, size, sizes)
 
 
-def feature_matrix(xp: Namespace, a: Array) -> Array:
+def feature_matrix(xp: Namespace, a: Array, sizes: Sizes) -> Array:
     """Return aᵀ a as a new array."""
     size = a.shape[-1]
 
@@ -206,17 +200,19 @@ def feature_matrix(xp: Namespace, a: Array) -> Array:
         columns = a if start == 0 else a[..., start:]
         return xp.matmul(xp.matrix_transpose(rows), columns)
 
-    return _symmetric(xp, strip, size)
+    return _symmetric(xp, strip, size, sizes)
 
 
-def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> Array:
+def _symmetric(
+    xp: Namespace, strip: Callable[[int, int], Array], size: int, sizes: Sizes
+) -> Array:
     """Return the symmetric matrix whose rows ``start:end`` are, from the diagonal on, `strip`'s.
 
     Where the namespace is marked ``strips``, since its library multiplies any two matrices, a
     large one is computed in strips: what is below their diagonal blocks is a mirror image. NumPy
     does half the work by itself.
     """
-    count = min(_STRIPS, size // _STRIP_ROWS)
+    count = min(sizes.strips, size // sizes.strip_length)
     if count < 2 or not getattr(xp, "strips", False):
         return strip(0, size)
     edges = [size * i // count for i in range(count + 1)]
@@ -232,13 +228,13 @@ def _symmetric(xp: Namespace, strip: Callable[[int, int], Array], size: int) -> 
     return xp.concat(rows, axis=-2)
 
 
-def largest(xp: Namespace, values: Array, count: int) -> Array:
+def largest(xp: Namespace, values: Array, count: int, run: int) -> Array:
     """Return where the `count` largest of `values`, ``(..., d)``, are: one-hot, (..., count, d).
 
     Of those equal to the smallest of them the first are taken. Where a value is NaN there is no
-    order, and nothing need be found.
+    order, and nothing need be found. They are looked for in runs of `run` values.
     """
-    candidates = _candidates(xp, values, count)
+    candidates = _candidates(xp, values, count, run)
     threshold = xp.sort(candidates, axis=-1)[..., -count:][..., :1]
     above = xp.astype(values > threshold, values.dtype)
     equal = xp.astype(values == threshold, values.dtype)
@@ -250,26 +246,24 @@ def largest(xp: Namespace, values: Array, count: int) -> Array:
     return place[..., None, :] == wanted[:, None]
 
 
-#: Of how many features each `_candidates` takes the largest.
-_RUN = 64
-
-
-def _candidates(xp: Namespace, values: Array, count: int) -> Array:
+def _candidates(xp: Namespace, values: Array, count: int, run: int) -> Array:
     """Return some of `values` with the `count` largest among them.
 
     Sorting many short runs and then what is left of them costs less than sorting one long one.
     """
     *sets, d = values.shape
-    runs = d // _RUN
+    runs = d // run
     if runs < 2:
         return values
-    in_runs = xp.reshape(values[..., : runs * _RUN], (*sets, runs, _RUN))
+    in_runs = xp.reshape(values[..., : runs * run], (*sets, runs, run))
     largest_of_runs = xp.sort(in_runs, axis=-1)[..., -count:]
     kept = xp.reshape(largest_of_runs, (*sets, runs * count))
-    return xp.concat([kept, values[..., runs * _RUN :]], axis=-1)
+    return xp.concat([kept, values[..., runs * run :]], axis=-1)
 
 
-def gradient(xp: Namespace, zc: Array, factors: Factors, alpha: Any, row: Array | None) -> Array:
+def gradient(
+    xp: Namespace, zc: Array, factors: Factors, alpha: Any, row: Array | None, sizes: Sizes
+) -> Array:
     """Return `alpha` times ∂E/∂z / 4s, plus zc * `row` where there is one; `zc` is used up.
 
     Each block of features (Gram route) or samples (covariance route) of it depends on no other
@@ -288,7 +282,7 @@ def gradient(xp: Namespace, zc: Array, factors: Factors, alpha: Any, row: Array 
         along = row[..., None, where] if axis == -1 else row[..., None, :]
         return owned.add(xp, owned.multiply(xp, block, along), added)
 
-    return updated(xp, zc, axis, update)
+    return updated(xp, zc, axis, update, sizes)
 
 
 def _product(xp: Namespace, factors: Factors, alpha: Any) -> Callable[[Array, slice], Array]:

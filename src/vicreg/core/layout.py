@@ -12,12 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from vicreg.core.sizes import Sizes
+
 Array = Any
 Namespace = Any
-
-
-#: The elements of a view above which each view is a group of its own.
-_LARGE = 2**16
 
 
 def laid_out(xp: Namespace, view: Array, feature_axis: int, pooled: bool = False) -> Array:
@@ -28,7 +26,7 @@ def laid_out(xp: Namespace, view: Array, feature_axis: int, pooled: bool = False
     return in_computing_dtype(xp, array)
 
 
-def group_sizes(shape: Sequence[int], stacks: bool = False) -> tuple[int, ...]:
+def group_sizes(shape: Sequence[int], sizes: Sizes, stacks: bool = False) -> tuple[int, ...]:
     """Return how many views each group has, for views laid out as `shape`, ``(k, ..., n, d)``.
 
     Small views are stacked to one group, since there each call of a library costs more than its
@@ -36,12 +34,12 @@ def group_sizes(shape: Sequence[int], stacks: bool = False) -> tuple[int, ...]:
     leaves its memory to the next; unless the library `stacks`, that is, each call costs it much.
     """
     k = shape[0]
-    return (1,) * k if is_large(shape[1:]) and not stacks else (k,)
+    return (1,) * k if is_large(shape[1:], sizes) and not stacks else (k,)
 
 
-def is_large(shape: Sequence[int]) -> bool:
+def is_large(shape: Sequence[int], sizes: Sizes) -> bool:
     """Whether a view of this shape costs more to copy than a few calls of its library do."""
-    return math.prod(shape) > _LARGE
+    return math.prod(shape) > sizes.stacked
 
 
 def together(xp: Namespace, views: Sequence[Array]) -> Array:

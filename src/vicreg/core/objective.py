@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from vicreg.conventions import Convention, Weights, term_scales
+from vicreg.core.sizes import DEFAULT_SIZES, Sizes
 
 Method = Literal["auto", "gram", "covariance"]
 Penalty = Literal["square", "smooth_l1"]
@@ -31,7 +32,7 @@ class Objective:
     ``each_term`` asks for the three terms beside the loss. Without it a term of weight zero is
     not computed, unless all are of weight zero. ``pooled`` makes a sample of each position of
     each sample; ``penalty`` is what is summed of the off-diagonal covariances, and ``delta``
-    where "smooth_l1" becomes linear.
+    where "smooth_l1" becomes linear. ``sizes`` says from where on the same is done another way.
     """
 
     convention: Convention
@@ -44,6 +45,7 @@ class Objective:
     pooled: bool = False
     penalty: Penalty = "square"
     delta: float = 1.0
+    sizes: Sizes = DEFAULT_SIZES
 
     def with_published_gradient(self, n: int) -> Objective:
         """Return what has for its gradient that of the pseudocode of VCReg's paper.

@@ -43,3 +43,6 @@ class Sizes:
     kept_apart: int = 8
     run: int = 64
     columns: int = 256
+
+
+DEFAULT_SIZES = Sizes()

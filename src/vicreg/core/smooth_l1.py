@@ -31,33 +31,31 @@ from vicreg.core.covariance import (
     feature_matrix,
     offdiagonal,
 )
+from vicreg.core.sizes import Sizes
 
 Array = Any
 Namespace = Any
 
-#: How many columns of C there are at a time, where it is larger than the views.
-_BLOCK = 256
 
-
-def in_blocks(n: int, d: int) -> bool:
+def in_blocks(n: int, d: int, sizes: Sizes) -> bool:
     """Whether C is formed in blocks of columns: a choice of shape alone."""
-    return d > max(n, _BLOCK)
+    return d > max(n, sizes.columns)
 
 
 def smooth_l1_route(
-    xp: Namespace, zc: Array, scale: float, limit: float, differentiated: bool
+    xp: Namespace, zc: Array, scale: float, limit: float, differentiated: bool, sizes: Sizes
 ) -> PenaltyFactors | ProductFactors:
     """Return the factors; of blocks there is no product where nothing is `differentiated`."""
     n, d = zc.shape[-2:]
-    if not in_blocks(n, d):
-        o = offdiagonal(xp, owned.multiply(xp, feature_matrix(xp, zc), scale))
+    if not in_blocks(n, d, sizes):
+        o = offdiagonal(xp, owned.multiply(xp, feature_matrix(xp, zc, sizes), scale))
         t = _clipped(xp, o, limit)
         return PenaltyFactors(_sum_of_penalties(xp, o, t), t)
     transpose = xp.matrix_transpose(zc)
     total = before = xp.zeros_like(xp.sum(zc[..., :1, :1]))
     products = []
-    for start in range(0, d, _BLOCK):
-        columns = slice(start, min(start + _BLOCK, d))
+    for start in range(0, d, sizes.columns):
+        columns = slice(start, min(start + sizes.columns, d))
         scaled = _after(xp, zc[..., columns] * scale, before)
         o = offdiagonal(xp, xp.matmul(transpose, scaled), columns)
         t = _clipped(xp, o, limit)

@@ -10,6 +10,7 @@ from typing import Any
 from vicreg.core import owned
 from vicreg.core.blocks import split
 from vicreg.core.objective import Objective
+from vicreg.core.sizes import Sizes
 
 Array = Any
 Namespace = Any
@@ -51,12 +52,12 @@ def deviations(xp: Namespace, views: Sequence[Array]) -> list[Array]:
     return [-mean, *(owned.subtract(xp, array, mean) for array in from_first)]
 
 
-def squared_deviations(xp: Namespace, deviations: Sequence[Array]) -> Array:
+def squared_deviations(xp: Namespace, deviations: Sequence[Array], sizes: Sizes) -> Array:
     """Return the sum of the squares of every element of the `deviations`, 0-d."""
-    return total([sum_of_squares(xp, array) for array in deviations])
+    return total([sum_of_squares(xp, array, sizes) for array in deviations])
 
 
-def energies(xp: Namespace, zc: Array) -> Array:
+def energies(xp: Namespace, zc: Array, sizes: Sizes) -> Array:
     """Return the sum of the squares of each feature of `zc`, ``(..., d)``.
 
     Libraries that need no array of squares for it offer it as ``energies``.
@@ -64,11 +65,11 @@ def energies(xp: Namespace, zc: Array) -> Array:
     offered = getattr(xp, "energies", None)
     if offered is not None:
         return offered(zc)
-    found = [xp.sum(block * block, axis=-2) for block in split(xp, zc, -1)]
+    found = [xp.sum(block * block, axis=-2) for block in split(xp, zc, -1, sizes)]
     return found[0] if len(found) == 1 else xp.concat(found, axis=-1)
 
 
-def sum_of_squares(xp: Namespace, array: Array) -> Array:
+def sum_of_squares(xp: Namespace, array: Array, sizes: Sizes) -> Array:
     """Return the sum of the squares of every element, 0-d.
 
     Libraries that need no array of squares for it offer it as ``sum_of_squares``.
@@ -76,7 +77,7 @@ def sum_of_squares(xp: Namespace, array: Array) -> Array:
     offered = getattr(xp, "sum_of_squares", None)
     if offered is not None:
         return offered(array)
-    return total([xp.sum(block * block) for block in split(xp, array, -1)])
+    return total([xp.sum(block * block) for block in split(xp, array, -1, sizes)])
 
 
 def total(values: Sequence[Any]) -> Any:

@@ -19,6 +19,7 @@ from vicreg.core import covariance, owned, smooth_l1, statistics
 from vicreg.core.blocks import WHOLE, blocks
 from vicreg.core.layout import core_shape, group_sizes, laid_out, like_view, together
 from vicreg.core.objective import Coefficients, Objective
+from vicreg.core.sizes import Sizes
 from vicreg.core.statistics import total
 
 Array = Any
@@ -75,13 +76,13 @@ def unflatten(arrays: Sequence[Array], views: Sequence[Array], objective: Object
             return Spread(mean, hinged, None)
         return Spread(mean, hinged, kind(*(next(left) for _ in kind._fields)))
 
-    return tuple(group() for _ in group_sizes(shape))
+    return tuple(group() for _ in group_sizes(shape, objective.sizes))
 
 
 def _kind_of_factors(objective: Objective, n: int, d: int) -> type:
     if objective.uses_gram(n, d):
         return covariance.GramFactors
-    if objective.penalty == "smooth_l1" and smooth_l1.in_blocks(n, d):
+    if objective.penalty == "smooth_l1" and smooth_l1.in_blocks(n, d, objective.sizes):
         return covariance.ProductFactors
     if objective.penalty == "smooth_l1":
         return covariance.PenaltyFactors
@@ -101,15 +102,17 @@ def evaluate(
     coefficient = objective.coefficients((len(laid), *laid[0].shape))
     residuals = tuple(
         _spread(xp, z, objective, coefficient, differentiated)[1]
-        for _, z in _groups(xp, laid, coefficient)
+        for _, z in _groups(xp, laid, coefficient, objective.sizes)
     )
     invariance = None
     if coefficient.invariance is not None:
         nothing, unwanted = [None] * len(laid), (False,) * len(laid)
         invariance = total(
             [
-                statistics.squared_deviations(xp, deviations)
-                for deviations, _ in _deviations(xp, laid, nothing, unwanted, in_place=True)
+                statistics.squared_deviations(xp, deviations, objective.sizes)
+                for deviations, _ in _deviations(
+                    xp, laid, nothing, unwanted, True, objective.sizes
+                )
             ]
         )
     sums = _sums(xp, invariance, residuals, objective)
@@ -128,7 +131,7 @@ def value_and_gradients(
     multipliers = _multipliers((1.0,), objective, coefficient)
     gradients: list[Array | None] = [None] * len(laid)
     residuals = []
-    for places, z in _groups(xp, laid, coefficient):
+    for places, z in _groups(xp, laid, coefficient, objective.sizes):
         zc, spread = _spread(xp, z, objective, coefficient, any(wanted))
         residuals.append(spread)
         for part, chosen in _parts(spread, places, wanted):
@@ -140,8 +143,10 @@ def value_and_gradients(
     if coefficient.invariance is not None:
         in_place = len(residuals) == len(laid)
         squares = []
-        for deviations, there in _deviations(xp, laid, gradients, wanted, in_place):
-            squares.append(statistics.squared_deviations(xp, deviations))
+        for deviations, there in _deviations(
+            xp, laid, gradients, wanted, in_place, objective.sizes
+        ):
+            squares.append(statistics.squared_deviations(xp, deviations, objective.sizes))
             _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
         invariance = total(squares)
     sums = _sums(xp, invariance, residuals, objective)
@@ -171,13 +176,13 @@ def outputs_of(xp: Namespace, view: Array, residuals: Residuals, objective: Obje
 
 
 def _groups(
-    xp: Namespace, laid: Sequence[Array], coefficient: Coefficients
+    xp: Namespace, laid: Sequence[Array], coefficient: Coefficients, sizes: Sizes
 ) -> Iterator[tuple[range, Array]]:
     """Yield the places of the views of each group, and the group as one array."""
     if not coefficient.of_spread:
         return
     start = 0
-    for size in group_sizes((len(laid), *laid[0].shape), getattr(xp, "stacks", False)):
+    for size in group_sizes((len(laid), *laid[0].shape), sizes, getattr(xp, "stacks", False)):
         yield range(start, start + size), together(xp, laid[start : start + size])
         start += size
 
@@ -194,18 +199,20 @@ def _spread(
     hinged = None
     factors: covariance.Factors | None = None
     zc, mean = statistics.centred_and_mean(xp, z)
-    energies = statistics.energies(xp, zc)
+    energies = statistics.energies(xp, zc, objective.sizes)
     if coefficient.variance is not None:
         hinged = statistics.hinged(xp, energies, n, objective)
     if coefficient.covariance is not None:
         scale = coefficient.covariance
         if objective.uses_gram(n, d):
-            factors = covariance.gram_route(xp, zc, energies, scale)
+            factors = covariance.gram_route(xp, zc, energies, scale, objective.sizes)
         elif objective.penalty == "smooth_l1":
             limit = objective.limit(n, scale)
-            factors = smooth_l1.smooth_l1_route(xp, zc, scale, limit, differentiated)
+            factors = smooth_l1.smooth_l1_route(
+                xp, zc, scale, limit, differentiated, objective.sizes
+            )
         else:
-            factors = covariance.covariance_route(xp, zc, scale)
+            factors = covariance.covariance_route(xp, zc, scale, objective.sizes)
     return zc, Spread(mean, hinged, factors)
 
 
@@ -219,7 +226,9 @@ def _sums(
         if group.hinged is not None
     ]
     values = [
-        covariance.value(xp, group.factors) for group in residuals if group.factors is not None
+        covariance.value(xp, group.factors, objective.sizes)
+        for group in residuals
+        if group.factors is not None
     ]
     return _Sums(invariance, total(hinges) if hinges else None, total(values) if values else None)
 
@@ -369,7 +378,9 @@ def _gradients(
                 _place(gradient, chosen, gradients)
     if multipliers.invariance is not None:
         in_place = len(residuals) == k
-        for deviations, there in _deviations(xp, laid, gradients, wanted, in_place):
+        for deviations, there in _deviations(
+            xp, laid, gradients, wanted, in_place, objective.sizes
+        ):
             _add_deviations(xp, deviations, multipliers.invariance, there, wanted, in_place)
     return gradients
 
@@ -386,6 +397,7 @@ def _deviations(
     gradients: list[Array | None],
     wanted: Sequence[bool],
     in_place: bool,
+    sizes: Sizes,
 ) -> Iterator[tuple[list[Array], list[Array | None]]]:
     """Yield the deviations of each block of samples, and the part of the gradients there.
 
@@ -397,7 +409,7 @@ def _deviations(
         for gradient, is_wanted in zip(gradients, wanted, strict=True)
         if is_wanted
     )
-    rows = blocks(xp, laid[0], -2) if in_place and have_arrays else WHOLE
+    rows = blocks(xp, laid[0], -2, sizes) if in_place and have_arrays else WHOLE
     if rows == WHOLE:
         yield statistics.deviations(xp, laid), gradients
         return
@@ -472,7 +484,7 @@ def _spread_gradient(
         slope = statistics.hinge_slope(xp, hinged, zc.shape[-2], objective)
         row = multipliers.variance * slope
     if multipliers.covariance is not None:
-        return covariance.gradient(xp, zc, factors, multipliers.covariance, row)
+        return covariance.gradient(xp, zc, factors, multipliers.covariance, row, objective.sizes)
     return None if row is None else owned.multiply(xp, zc, row[..., None, :])
 
 

@@ -44,7 +44,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vicreg.core.covariance import KEPT_APART
+from vicreg.core.sizes import DEFAULT_SIZES
 from vicreg.verification.definition import TERMS, Definition
 
 __all__ = ["UNDERFLOW", "UNIT_ROUNDOFF", "Rounding", "rounding_bounds"]
@@ -281,7 +281,7 @@ def _by_gram(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
     c, of_c = one.covariance(m)
     diagonal, of_diagonal = np.diag(c), np.diag(of_c)
     rest = np.ones(one.d)
-    rest[np.argsort(diagonal)[-KEPT_APART:]] = 0.0
+    rest[np.argsort(diagonal)[-DEFAULT_SIZES.kept_apart :]] = 0.0
     b, of_b, absolute = one.zc * rest, one.of_zc * rest, np.abs(one.zc)
     un = one.u * one.size
     kernel = np.abs(b @ b.T) / m
