@@ -21,7 +21,7 @@ def _top_k_indices(values: Array, k: int) -> Array:
 
 
 #: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
-xp = SimpleNamespace(**vars(jnp), strips=True, top_k_indices=_top_k_indices)
+xp = SimpleNamespace(**vars(jnp), strips=True, sums_pairwise=True, top_k_indices=_top_k_indices)
 
 
 def committed_devices(array: Array) -> frozenset[Any] | None:

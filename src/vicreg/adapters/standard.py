@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 from array_api_compat import array_namespace, is_dask_array, is_numpy_array
 
-from vicreg.core import collapse, terms
+from vicreg.core import collapse, statistics, terms
 from vicreg.core.objective import Objective
+from vicreg.core.sizes import DEFAULT_SIZES
 
 Array = Any
 
@@ -35,9 +37,7 @@ def _namespace(views: tuple[Array, ...]) -> Any:
     first = views[0]
     if is_numpy_array(first):
         return _numpy_namespace()
-    xp = array_namespace(*views)
-    # Each call makes tasks of every chunk, however large: views are worked on together.
-    return SimpleNamespace(**vars(xp), stacks=True) if is_dask_array(first) else xp
+    return _dask_namespace() if is_dask_array(first) else array_namespace(*views)
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def _numpy_namespace() -> SimpleNamespace:
         return np.einsum("...nd,...nd->...d", zc, zc)
 
     def sum_of_squares(array: Array) -> Array:
-        return np.sum(np.vecdot(array, array))
+        return np.sum(np.vecdot(array, array))  # of one axis, which NumPy sums pairwise
 
     def top_k_indices(values: Array, k: int) -> Array:
         return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
@@ -60,6 +60,34 @@ def _numpy_namespace() -> SimpleNamespace:
 
     beyond = (energies, sum_of_squares, top_k_indices, replace_columns)
     return SimpleNamespace(**vars(xp) | {function.__name__: function for function in beyond})
+
+
+@functools.cache
+def _dask_namespace() -> SimpleNamespace:
+    """Return Dask's namespace, in which the samples of a chunk are summed as elsewhere."""
+    import array_api_compat.dask.array as xp
+
+    def over_chunks(of_chunk: Callable[..., Array]) -> Callable[[Array], Array]:
+        def chunk(array: Array, axis: Any, keepdims: bool) -> Array:
+            return of_chunk(_namespace((array,)), array, DEFAULT_SIZES)[..., None, :]
+
+        def aggregate(sums: Array, axis: Any, keepdims: bool) -> Array:
+            return sums.sum(axis=axis, keepdims=keepdims)
+
+        def summed(array: Array) -> Array:
+            axis, dtype = array.ndim - 2, array.dtype
+            return xp.reduction(array, chunk, aggregate, axis=axis, dtype=dtype)
+
+        return summed
+
+    return SimpleNamespace(
+        **vars(xp),
+        # Each call makes tasks of every chunk, however large: views are worked on together.
+        stacks=True,
+        sums_pairwise=True,
+        sum_over_samples=over_chunks(statistics.sum_over_samples),
+        energies=over_chunks(statistics.energies),
+    )
 
 
 def without_gradient(array: Array) -> Array:

@@ -65,7 +65,7 @@ xp = SimpleNamespace(
     | {name: getattr(torch, name) for name in _DIRECT}
     | {"astype": _astype, "matrix_transpose": _matrix_transpose}
     | {"take_along_axis": _take_along_axis, "top_k_indices": _top_k_indices}
-    | {"strips": True}
+    | {"strips": True, "sums_pairwise": True}
 )
 #: The same for what PyTorch itself differentiates or batches: nothing is updated in place.
 immutable_xp = SimpleNamespace(**vars(xp), immutable=True)

@@ -91,7 +91,7 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     size = xp.where(dead, xp.zeros_like(size), size)
     shifted = xp.where(dead, xp.zeros_like(shifted), shifted)
     relative = shifted / _or_one(xp, reach)
-    scaled, _ = centred_and_mean(xp, relative)
+    scaled, _ = centred_and_mean(xp, relative, DEFAULT_SIZES)
     alive = xp.astype(xp.logical_not(dead), z.dtype)
     return _Deviations(scaled, energies(xp, scaled, DEFAULT_SIZES), reach, size, alive)
 

@@ -36,7 +36,7 @@ from vicreg.core import owned
 from vicreg.core.blocks import updated
 from vicreg.core.layout import indices, is_large
 from vicreg.core.sizes import Sizes
-from vicreg.core.statistics import sum_of_squares
+from vicreg.core.statistics import sum_all, sum_of_squares
 
 Array = Any
 Namespace = Any
@@ -136,7 +136,7 @@ def value(xp: Namespace, factors: Factors, sizes: Sizes) -> Array:
         return sum_of_squares(xp, factors.offdiagonal, sizes)
     # A pair with both features kept apart stands twice in M, one with one of them once.
     counted = (1.0 + factors.rest)[..., None, :]
-    pairs = xp.sum(factors.rows * factors.rows * counted)
+    pairs = sum_all(xp, factors.rows * factors.rows * counted, sizes)
     whole = sum_of_squares(xp, factors.kernel, sizes) + pairs
     # A sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
     twice = sum_of_squares(xp, factors.diagonal, sizes)

@@ -30,6 +30,9 @@ class Sizes:
         How many of the largest features the Gram route keeps apart. Eight cured every case tried.
     run : int
         The largest features are found among those of runs of so many; not below `kept_apart`.
+    summed : int
+        How many numbers are added one after another, in libraries that add so: in float32 a sum
+        of a million would be wrong in its fourth digit. Longer sums are of sums of so many.
     columns : int
         How many columns of the covariance smooth L1 has at a time, where it has more than that and
         than there are samples.
@@ -42,6 +45,7 @@ class Sizes:
     strip_length: int = 128
     kept_apart: int = 8
     run: int = 64
+    summed: int = 512
     columns: int = 256
 
 

@@ -32,6 +32,7 @@ from vicreg.core.covariance import (
     offdiagonal,
 )
 from vicreg.core.sizes import Sizes
+from vicreg.core.statistics import sum_all
 
 Array = Any
 Namespace = Any
@@ -50,7 +51,7 @@ def smooth_l1_route(
     if not in_blocks(n, d, sizes):
         o = offdiagonal(xp, owned.multiply(xp, feature_matrix(xp, zc, sizes), scale))
         t = _clipped(xp, o, limit)
-        return PenaltyFactors(_sum_of_penalties(xp, o, t), t)
+        return PenaltyFactors(_sum_of_penalties(xp, o, t, sizes), t)
     transpose = xp.matrix_transpose(zc)
     total = before = xp.zeros_like(xp.sum(zc[..., :1, :1]))
     products = []
@@ -59,7 +60,7 @@ def smooth_l1_route(
         scaled = _after(xp, zc[..., columns] * scale, before)
         o = offdiagonal(xp, xp.matmul(transpose, scaled), columns)
         t = _clipped(xp, o, limit)
-        before = total = total + _sum_of_penalties(xp, o, t)
+        before = total = total + _sum_of_penalties(xp, o, t, sizes)
         if differentiated:
             products.append(xp.matmul(zc, t))
             before = total + xp.sum(xp.abs(products[-1][..., :1, :1]))
@@ -75,10 +76,10 @@ def _clipped(xp: Namespace, o: Array, limit: float) -> Array:
     return xp.minimum(xp.maximum(o, -upper), upper)
 
 
-def _sum_of_penalties(xp: Namespace, o: Array, t: Array) -> Array:
+def _sum_of_penalties(xp: Namespace, o: Array, t: Array, sizes: Sizes) -> Array:
     """Return Σ T (2C − T), which overflows only where it is too large itself. `o` is used up."""
     o = owned.subtract(xp, owned.multiply(xp, o, 2.0), t)
-    return xp.sum(owned.multiply(xp, o, t))
+    return sum_all(xp, owned.multiply(xp, o, t), sizes)
 
 
 def _after(xp: Namespace, array: Array, before: Array) -> Array:

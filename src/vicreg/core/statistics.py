@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vicreg.core import owned
@@ -16,14 +17,14 @@ Array = Any
 Namespace = Any
 
 
-def centred_and_mean(xp: Namespace, z: Array) -> tuple[Array, Array]:
+def centred_and_mean(xp: Namespace, z: Array, sizes: Sizes) -> tuple[Array, Array]:
     """Return `z`, ``(..., n, d)``, with each feature's mean removed, and what `centred` takes.
 
     The first is a new array, the second, ``(..., 1, d)``, the mean of the views less their first
     sample.
     """
     shifted = _shifted(z)
-    mean = xp.sum(shifted, axis=-2, keepdims=True) / z.shape[-2]
+    mean = sum_over_samples(xp, shifted, sizes)[..., None, :] / z.shape[-2]
     return owned.subtract(xp, shifted, mean), mean
 
 
@@ -64,8 +65,12 @@ def energies(xp: Namespace, zc: Array, sizes: Sizes) -> Array:
     """
     offered = getattr(xp, "energies", None)
     if offered is not None:
-        return offered(zc)
-    found = [xp.sum(block * block, axis=-2) for block in split(xp, zc, -1, sizes)]
+        return _in_runs(xp, zc, offered, sizes)
+
+    def of_run(run: Array) -> Array:
+        return xp.sum(run * run, axis=-2)
+
+    found = [_in_runs(xp, block, of_run, sizes) for block in split(xp, zc, -1, sizes)]
     return found[0] if len(found) == 1 else xp.concat(found, axis=-1)
 
 
@@ -77,7 +82,47 @@ def sum_of_squares(xp: Namespace, array: Array, sizes: Sizes) -> Array:
     offered = getattr(xp, "sum_of_squares", None)
     if offered is not None:
         return offered(array)
-    return total([xp.sum(block * block) for block in split(xp, array, -1, sizes)])
+    return total([sum_all(xp, block * block, sizes) for block in split(xp, array, -1, sizes)])
+
+
+def sum_over_samples(xp: Namespace, array: Array, sizes: Sizes) -> Array:
+    """Return the sum over the axis before the last, ``(..., n, d)`` to ``(..., d)``.
+
+    Libraries that have the samples in several places offer it as ``sum_over_samples``.
+    """
+    offered = getattr(xp, "sum_over_samples", None)
+    if offered is not None:
+        return offered(array)
+    return _in_runs(xp, array, functools.partial(xp.sum, axis=-2), sizes)
+
+
+def sum_all(xp: Namespace, array: Array, sizes: Sizes) -> Array:
+    """Return the sum of every element, 0-d."""
+    if _sums_well(xp) or math.prod(array.shape) < 2 * sizes.summed:
+        return xp.sum(array)
+    rows = sum_over_samples(xp, array, sizes) if array.ndim > 1 else array
+    return xp.sum(sum_over_samples(xp, xp.reshape(rows, (-1, 1)), sizes))
+
+
+def _in_runs(xp: Namespace, array: Array, of_run: Callable[[Array], Array], sizes: Sizes) -> Array:
+    """Return the sum of `of_run`, ``(..., n, d)`` to ``(..., d)``, over runs of the samples.
+
+    A sum is wrong by the roundings that each number goes through, here those of a few short sums
+    instead of one long one.
+    """
+    *sets, n, d = array.shape
+    length = sizes.summed
+    if _sums_well(xp) or n < 2 * length:
+        return of_run(array)
+    whole = n - n % length
+    runs = xp.reshape(array[..., :whole, :], (*sets, whole // length, length, d))
+    found = sum_over_samples(xp, of_run(runs), sizes)
+    return found if whole == n else found + of_run(array[..., whole:, :])
+
+
+def _sums_well(xp: Namespace) -> bool:
+    """Whether the library's own sums are of sums, as its namespace says by ``sums_pairwise``."""
+    return getattr(xp, "sums_pairwise", False)
 
 
 def total(values: Sequence[Any]) -> Any:

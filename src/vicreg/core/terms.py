@@ -198,7 +198,7 @@ def _spread(
     n, d = z.shape[-2:]
     hinged = None
     factors: covariance.Factors | None = None
-    zc, mean = statistics.centred_and_mean(xp, z)
+    zc, mean = statistics.centred_and_mean(xp, z, objective.sizes)
     energies = statistics.energies(xp, zc, objective.sizes)
     if coefficient.variance is not None:
         hinged = statistics.hinged(xp, energies, n, objective)
@@ -221,7 +221,7 @@ def _sums(
 ) -> _Sums:
     """Return the sums over all views; those of each view by itself are told by its residuals."""
     hinges = [
-        xp.sum(statistics.hinge(xp, group.hinged, objective))
+        statistics.sum_all(xp, statistics.hinge(xp, group.hinged, objective), objective.sizes)
         for group in residuals
         if group.hinged is not None
     ]
@@ -310,7 +310,7 @@ def pushforward(
     def change(*cotangents: Any) -> Array | None:
         gradients = _gradients(xp, laid, residuals, cotangents, objective, moving)
         changes = [
-            xp.sum(gradient * direction)
+            statistics.sum_all(xp, gradient * direction, objective.sizes)
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None
         ]

@@ -126,6 +126,7 @@ _IN_PARTS = Sizes(
     strip_length=3,
     kept_apart=3,
     run=4,
+    summed=4,
     columns=4,
 )
 
