@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -87,6 +88,36 @@ def test_float32_is_as_accurate_as_rounding_allows(
     assert largest_error(xp.numpy(loss), wanted) <= of_value * bound
     for gradient, truth in zip(gradients, right, strict=True):
         assert largest_error(xp.numpy(gradient), truth) <= of_gradient * bound
+
+
+@pytest.mark.parametrize("large", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_samples_are_as_accurate_as_rounding_allows(xp: Backend, n: int, large: int) -> None:
+    """Of n - 1 features kept apart, with fewer, as many and more large ones than that."""
+    if "float32" not in xp.dtypes:
+        pytest.skip(f"{xp} has no float32")
+    view = np.random.default_rng(12).standard_normal((n, 40))
+    view[:, :large] *= 1e4
+    view = view.astype(np.float32).astype(np.float64)
+    settings = {"convention": "vicregl", "invariance_weight": 0, "variance_weight": 0}
+    wanted, (right, _) = vicreg_value_and_grad(view, view, method="covariance", **settings)
+    low = xp.asarray(view, "float32")
+    loss, (gradient, _) = vicreg_value_and_grad(low, low, method="gram", **settings)
+    of_value, of_gradient = condition([view])
+    bound = rounding("float32", n, 40)
+    assert largest_error(xp.numpy(loss), wanted) <= of_value * bound
+    assert largest_error(xp.numpy(gradient), right) <= of_gradient * bound
+
+
+def test_two_samples_of_many_features_take_the_memory_of_a_few_views() -> None:
+    """The kept-apart features have a row of products each, as long as a sample."""
+    views = np.random.default_rng(13).standard_normal((2, 2, 100_000))
+    vicreg_value_and_grad(*views[..., :9])  # loads what a first call loads
+    tracemalloc.start()
+    vicreg_value_and_grad(*views)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 14 * views[0].nbytes
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

@@ -159,7 +159,10 @@ def kept_apart(xp: Namespace, zc: Array, energies: Array, sizes: Sizes) -> KeptA
     Libraries that have the indices of the largest values offer them as ``top_k_indices``, and
     those that replace columns in place, at indices ``(..., 1, r)``, do as ``replace_columns``.
     """
-    count = min(sizes.kept_apart, zc.shape[-1])
+    n, d = zc.shape[-2:]
+    # n centred samples span n - 1 dimensions: among more large features than that some are
+    # correlated, and E is as large as what the difference is of.
+    count = min(sizes.kept_apart, d, n - 1)
     top_k = getattr(xp, "top_k_indices", None)
     if top_k is None:
         # The standard finds no largest values, and some devices have no integers to index with.

@@ -28,8 +28,8 @@ invariance    u (W + N) of itself: nothing in it cancels but z − z', which is 
               gradient u N.
 
 The Gram route forms K = s zc zcᵀ and takes Σ K² − Σ C_jj² and K zc − zc ∘ diag C, whose
-differences cancel: their terms are added for all but the eight largest features, which it keeps
-apart. ``method="auto"`` takes that route for n ≤ d.
+differences cancel: their terms are added for all but the eight largest features (n − 1 of them,
+where that is less), which it keeps apart. ``method="auto"`` takes that route for n ≤ d.
 
 Half precision is computed in float32, and each gradient is rounded once more, by u of the half
 precision. A target's own code has its bound in its own dtype, centred plainly; what cannot be
@@ -281,7 +281,7 @@ def _by_gram(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
     c, of_c = one.covariance(m)
     diagonal, of_diagonal = np.diag(c), np.diag(of_c)
     rest = np.ones(one.d)
-    rest[np.argsort(diagonal)[-DEFAULT_SIZES.kept_apart :]] = 0.0
+    rest[np.argsort(diagonal)[-min(DEFAULT_SIZES.kept_apart, one.n - 1) :]] = 0.0
     b, of_b, absolute = one.zc * rest, one.of_zc * rest, np.abs(one.zc)
     un = one.u * one.size
     kernel = np.abs(b @ b.T) / m
