@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg.core import collapse, terms
 from vicreg.core.objective import Objective
@@ -31,29 +33,49 @@ def committed_devices(array: Array) -> frozenset[Any] | None:
     return frozenset(array.devices())
 
 
-def _in_input_precision(function: Any) -> Any:
-    """Return `function` with its products in the precision of their inputs.
+def _as_written(function: Any) -> Any:
+    """Return `function` with its operations as the core means them, whatever JAX is set to.
 
-    JAX's default lets accelerators multiply float32 matrices in fewer bits. The rule is traced
-    when something is differentiated, which is not where the value is: each has its own.
+    Products are in the precision of their inputs: JAX's default lets accelerators multiply float32
+    matrices in fewer bits. A row broadcasts over a matrix, as the standard has it. The rule of a
+    derivative is traced when something is differentiated, which is not where the value is: each
+    has its own.
     """
 
     @functools.wraps(function)
     def wrapped(*args: Any) -> Any:
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
             return function(*args)
 
     return wrapped
 
 
+def _sharded_by_jax(
+    function: Callable[..., Any], like: tuple[Array, ...], *arrays: Any, gradients: bool = False
+) -> Any:
+    """Return `function` of `arrays`, its own shardings left to the compiler.
+
+    On a mesh of explicit axes an array's type has its sharding, and each operation must say what
+    it makes of it. Here only the result does: values are on every device, and the `gradients` in
+    the second place are as the views `like` which they are of.
+    """
+    mesh = jax.typeof(like[0]).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return function(*arrays)
+    sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    if gradients:
+        sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
+    return jax.sharding.auto_axes(function, out_sharding=sharding)(*arrays)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-@_in_input_precision
+@_as_written
 def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
     return outputs
 
 
-@_in_input_precision
+@_as_written
 def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outputs, terms.Outputs]:
     (views,), (directions,) = primals, tangents
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
@@ -69,17 +91,22 @@ _outputs.defjvp(_jvp, symbolic_zeros=True)
 @functools.partial(jax.jit, static_argnums=1)
 def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
-    outputs: terms.Outputs = _outputs(views, objective)
+    outputs: terms.Outputs = _sharded_by_jax(
+        lambda *views: _outputs(views, objective), views, *views
+    )
     return outputs
 
 
 @functools.partial(jax.jit, static_argnums=1)
-@_in_input_precision
+@_as_written
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    return terms.value_and_grad(xp, views, objective)
+    result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
+        lambda *views: terms.value_and_grad(xp, views, objective), views, *views, gradients=True
+    )
+    return result
 
 
 def without_gradient(array: Array) -> Array:
@@ -88,10 +115,15 @@ def without_gradient(array: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-@_in_input_precision
+@_as_written
 def measure(array: Array, feature_axis: int) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
-    return collapse.measure(xp, array, feature_axis, jnp.linalg.svdvals)
+    measures: collapse.Measures = _sharded_by_jax(
+        lambda array: collapse.measure(xp, array, feature_axis, jnp.linalg.svdvals),
+        (array,),
+        array,
+    )
+    return measures
 
 
 @functools.cache
@@ -112,13 +144,18 @@ def _forwards(z: Array, scale: Array, objective: Objective) -> tuple[Array, tupl
     return z, (z, scale)
 
 
-@_in_input_precision
+@_as_written
 def _backwards(
     objective: Objective, saved: tuple[Array, Array], incoming: Array
 ) -> tuple[Array, Array]:
     z, scale = saved
-    _, gradient = terms.residuals_and_gradient(xp, z, objective, scale)
-    return incoming + terms.finished(xp, gradient, z, objective), jnp.zeros_like(scale)
+
+    def gradient(z: Array, scale: Array) -> tuple[Array, tuple[Array]]:
+        _, found = terms.residuals_and_gradient(xp, z, objective, scale)
+        return jnp.zeros_like(scale), (terms.finished(xp, found, z, objective),)
+
+    nothing, (own,) = _sharded_by_jax(gradient, (z,), z, scale, gradients=True)
+    return incoming + own, nothing
 
 
 regularized.defvjp(_forwards, _backwards)

@@ -66,6 +66,7 @@ def _numpy_namespace() -> SimpleNamespace:
 def _dask_namespace() -> SimpleNamespace:
     """Return Dask's namespace, in which the samples of a chunk are summed as elsewhere."""
     import array_api_compat.dask.array as xp
+    import dask.array
 
     def over_chunks(of_chunk: Callable[..., Array]) -> Callable[[Array], Array]:
         def chunk(array: Array, axis: Any, keepdims: bool) -> Array:
@@ -76,7 +77,8 @@ def _dask_namespace() -> SimpleNamespace:
 
         def summed(array: Array) -> Array:
             axis, dtype = array.ndim - 2, array.dtype
-            return xp.reduction(array, chunk, aggregate, axis=axis, dtype=dtype)
+            reduced: Any = dask.array.reduction  # which has no types
+            return reduced(array, chunk, aggregate, axis=axis, dtype=dtype)
 
         return summed
 
