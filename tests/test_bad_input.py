@@ -148,6 +148,20 @@ def test_what_is_not_a_number(argument: str, value: object) -> None:
     refused(TypeError, f"{argument} must be a number", type(value).__name__, **{argument: value})
 
 
+def test_a_weight_that_is_an_array_is_told_what_gives_the_loss() -> None:
+    """And following it does: each of the terms, or each loss with one weight, times its own."""
+    weights = np.asarray([5.0, 7.0, 2.0])
+    refused(TypeError, "vicreg_terms", "weight is 1", variance_weight=weights[1, None])
+    names = ("invariance_weight", "variance_weight", "covariance_weight")
+    views = np.random.default_rng(0).standard_normal((3, 6, 4))
+    wanted = vicreg_loss(*views, **dict(zip(names, weights.tolist(), strict=True)))
+    by_terms = sum(weights * np.asarray(vicreg_terms(*views)[1:]))
+    none = dict.fromkeys(names, 0.0)
+    each = [vicreg_loss(*views, **none | {name: 1.0}) for name in names]
+    assert float(by_terms) == pytest.approx(float(wanted))
+    assert float(sum(weights * np.asarray(each))) == pytest.approx(float(wanted))
+
+
 def test_eps_has_no_place_where_the_hinge_is_on_the_variance() -> None:
     refused(ValueError, "eps must be None or 0", "'article'", "0.5", convention="article", eps=0.5)
     assert vicreg_loss(VIEW, VIEW, convention="article", eps=0) == vicreg_loss(

@@ -122,9 +122,11 @@ def _checked_eps(eps: float | None, convention: Convention) -> float:
 def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         hint = ""
-        if argument.endswith("_weight"):
-            term = argument.removesuffix("weight")
-            hint = f". For a weight that is an array, multiply {term}loss by it"
+        if argument.endswith("_weight") and library_of(value) is not None:
+            hint = (
+                ". For a weight that is an array, add up what vicreg_terms returns, or losses of "
+                "which one weight is 1 and the others 0, each times its weight"
+            )
         raise TypeError(f"{argument} must be a number; got {type(value).__name__}{hint}")
     try:
         number = float(value)
