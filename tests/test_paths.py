@@ -16,12 +16,28 @@ from errors import largest_error, rounding
 
 from vicreg.verification.paths import PATHS, Path
 
-SHAPES = [(13, 21), (21, 13), (9, 2, 16)]
-TERMS = ("invariance", "variance", "covariance")
+#: Each route with as many features as it is taken for and with positions, of 2 and of 3 views; the
+#: other combinations, which nothing but a product's shape tells apart, are long.
+CASES = [
+    ((9, 14), "gram", 2),
+    ((9, 14), "gram", 3),
+    ((14, 9), "covariance", 3),
+    ((7, 2, 10), "gram", 3),
+    ((7, 2, 10), "covariance", 2),
+    pytest.param((14, 9), "covariance", 2, marks=pytest.mark.long),
+    pytest.param((7, 2, 10), "gram", 2, marks=pytest.mark.long),
+    pytest.param((7, 2, 10), "covariance", 3, marks=pytest.mark.long),
+    pytest.param((9, 14), "covariance", 2, marks=pytest.mark.long),
+    pytest.param((14, 9), "gram", 3, marks=pytest.mark.long),
+]
 WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
 
 #: The loss, each term alone, and each pair of them.
 CHOICES = [choice for choice in itertools.product((0.0, 1.0), repeat=3) if any(choice)]
+
+
+#: Weights that leave out what the others need: each term alone, and the two of one view.
+LEFT_OUT = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)]
 
 
 @pytest.fixture(params=PATHS, ids=str)
@@ -37,15 +53,14 @@ def draw(shape: tuple[int, ...], views: int) -> list[np.ndarray]:
     return list(arrays)
 
 
-@pytest.mark.parametrize("views", [2, 3])
-@pytest.mark.parametrize("method", ["gram", "covariance"])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "method", "views"), CASES)
 def test_each_path_gives_the_definition(
     xp: Backend, path: Path, shape: tuple[int, ...], method: str, views: int
 ) -> None:
     arrays = draw(shape, views)
     given = [xp.asarray(array) for array in arrays]
-    for weights in CHOICES:
+    # Each choice is compiled by JAX, and test_jax has each for it in one.
+    for weights in CHOICES if xp.name != "jax" else [(1.0, 1.0, 1.0)]:
         settings = dict(zip(WEIGHTS, weights, strict=True)) | {"method": method}
         loss, gradients = path.vicreg_value_and_grad(*given, **settings)
         wanted = definition.loss(arrays, weights=weights)
@@ -65,3 +80,114 @@ def truth(shape: tuple[int, ...], views: int, weights: tuple[float, ...]) -> lis
     return definition.gradients(
         lambda given: definition.loss(given, weights=weights), draw(shape, views)
     )
+
+
+def combined(shape: tuple[int, ...], views: int, choice: tuple[float, ...]) -> list[np.ndarray]:
+    """Return the gradients of the chosen terms together, each alone by the definition."""
+    alone = [truth(shape, views, tuple(map(float, row))) for row in np.eye(3)]
+    return [
+        sum(c * of_term[v] for c, of_term in zip(choice, alone, strict=True)) for v in range(views)
+    ]
+
+
+def check(got: list, right: list[np.ndarray], shape: tuple[int, ...], what: object) -> None:
+    bound = 4 * rounding("float64", shape[0], shape[-1])
+    for gradient, wanted in zip(got, right, strict=True):
+        assert largest_error(np.asarray(gradient), wanted) <= bound, what
+
+
+def subsets(views: int) -> list[list[int]]:
+    """Return the views that require a gradient: every one, and every choice that leaves some."""
+    places = range(views)
+    return [list(some) for size in places for some in itertools.combinations(places, size + 1)]
+
+
+@pytest.mark.parametrize(("shape", "method", "views"), CASES)
+class TestPyTorch:
+    """Each Function, with cotangents of any of the terms, for any of the views."""
+
+    def test_gradients(self, path: Path, shape: tuple[int, ...], method: str, views: int) -> None:
+        torch = pytest.importorskip("torch")
+        for wanted in subsets(views):
+            given = [torch.tensor(view) for view in draw(shape, views)]
+            chosen = [given[place].requires_grad_() for place in wanted]
+            terms = path.vicreg_terms(*given, method=method)[1:]
+            for choice in CHOICES:
+                right = combined(shape, views, choice)
+                right = [right[place] for place in wanted]
+                of_sum = sum(c * term for c, term in zip(choice, terms, strict=True) if c)
+                for create_graph in (False, True):
+                    got = torch.autograd.grad(
+                        of_sum, chosen, retain_graph=True, create_graph=create_graph
+                    )
+                    check([g.detach() for g in got], right, shape, (wanted, choice))
+                weights = dict(zip(WEIGHTS, choice, strict=True))
+                loss = path.vicreg_loss(*given, method=method, **weights)
+                for retain in (True, False):  # the first takes what was kept, the second forms it
+                    got = torch.autograd.grad(3 * loss, chosen, retain_graph=retain)
+                    check([g / 3 for g in got], right, shape, (wanted, choice))
+
+    def test_transformations(
+        self, path: Path, shape: tuple[int, ...], method: str, views: int
+    ) -> None:
+        torch = pytest.importorskip("torch")
+        given = tuple(torch.tensor(view) for view in draw(shape, views))
+        along = tuple(torch.tensor(view[::-1].copy()) for view in draw(shape, views))
+
+        def terms(*views):
+            return path.vicreg_terms(*views, method=method)[1:]
+
+        _, vjp = torch.func.vjp(terms, *given)
+        for choice in CHOICES:
+            got = vjp(tuple(torch.tensor(c, dtype=torch.float64) for c in choice))
+            check(got, combined(shape, views, choice), shape, choice)
+        _, changes = torch.func.jvp(terms, given, along)
+        for change, row in zip(changes, np.eye(3), strict=True):
+            right = combined(shape, views, tuple(row))
+            parts = [g * a.numpy() for g, a in zip(right, along, strict=True)]
+            sizes = sum(float(np.sum(np.abs(part))) for part in parts)
+            error = abs(float(change) - sum(float(np.sum(part)) for part in parts))
+            assert error <= 4 * rounding("float64", shape[0], shape[-1]) * sizes
+
+
+@pytest.mark.parametrize(("shape", "method", "views"), CASES)
+def test_jax(path: Path, shape: tuple[int, ...], method: str, views: int) -> None:
+    """Compiled once: each term forwards and backwards, and the loss where terms are left out."""
+    jax = pytest.importorskip("jax")
+    given = draw(shape, views)
+
+    @jax.jit
+    def everything(*views):
+        every = tuple(range(len(views)))
+        _, vjp = jax.vjp(lambda *v: path.vicreg_terms(*v, method=method)[1:], *views)
+        of_losses = []
+        for choice in LEFT_OUT:
+            settings = dict(zip(WEIGHTS, choice, strict=True)) | {"method": method}
+            grad = jax.grad(lambda *v, s=settings: path.vicreg_loss(*v, **s), argnums=every)
+            of_losses += [grad(*views), path.vicreg_value_and_grad(*views, **settings)[1]]
+        return [vjp(tuple(map(jax.numpy.asarray, choice))) for choice in CHOICES], of_losses
+
+    of_terms, of_losses = everything(*map(jax.numpy.asarray, given))
+    for got, choice in zip(of_terms, CHOICES, strict=True):
+        check(got, combined(shape, views, choice), shape, choice)
+    for got, choice in zip(of_losses, np.repeat(LEFT_OUT, 2, axis=0), strict=True):
+        check(got, combined(shape, views, tuple(choice)), shape, choice)
+
+
+@pytest.mark.parametrize(("shape", "method", "views"), CASES)
+def test_mlx(path: Path, shape: tuple[int, ...], method: str, views: int) -> None:
+    mx = pytest.importorskip("mlx.core")
+    given = [mx.array(view, dtype=mx.float64) for view in draw(shape, views)]
+
+    def terms(*views):
+        return list(path.vicreg_terms(*views, method=method)[1:])
+
+    for choice in CHOICES:
+        _, got = mx.vjp(terms, given, [mx.array(c, dtype=mx.float64) for c in choice])
+        check(got, combined(shape, views, choice), shape, choice)
+        weights = dict(zip(WEIGHTS, choice, strict=True))
+        got = mx.grad(
+            lambda *v, w=weights: path.vicreg_loss(*v, method=method, **w),
+            argnums=list(range(views)),
+        )(*given)
+        check(got, combined(shape, views, choice), shape, choice)
