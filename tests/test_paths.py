@@ -19,7 +19,7 @@ from vicreg.verification.paths import PATHS, Path
 #: Each route with as many features as it is taken for and with positions, of 2 and of 3 views; the
 #: other combinations, which nothing but a product's shape tells apart, are long.
 CASES = [
-    ((9, 14), "gram", 2),
+    pytest.param((9, 14), "gram", 2, marks=pytest.mark.representative),
     ((9, 14), "gram", 3),
     ((14, 9), "covariance", 3),
     ((7, 2, 10), "gram", 3),
@@ -35,6 +35,9 @@ WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
 #: The loss, each term alone, and each pair of them.
 CHOICES = [choice for choice in itertools.product((0.0, 1.0), repeat=3) if any(choice)]
 
+
+#: Libraries that compile, or build, each choice of settings anew.
+COMPILED = ("jax", "ndonnx")
 
 #: Weights that leave out what the others need: each term alone, and the two of one view.
 LEFT_OUT = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 1.0)]
@@ -59,8 +62,8 @@ def test_each_path_gives_the_definition(
 ) -> None:
     arrays = draw(shape, views)
     given = [xp.asarray(array) for array in arrays]
-    # Each choice is compiled by JAX, and test_jax has each for it in one.
-    for weights in CHOICES if xp.name != "jax" else [(1.0, 1.0, 1.0)]:
+    # Where each choice is compiled, or built: all in one. JAX has each in test_jax.
+    for weights in [(1.0, 1.0, 1.0)] if xp.name in COMPILED else CHOICES:
         settings = dict(zip(WEIGHTS, weights, strict=True)) | {"method": method}
         loss, gradients = path.vicreg_value_and_grad(*given, **settings)
         wanted = definition.loss(arrays, weights=weights)
@@ -191,3 +194,44 @@ def test_mlx(path: Path, shape: tuple[int, ...], method: str, views: int) -> Non
             argnums=list(range(views)),
         )(*given)
         check(got, combined(shape, views, choice), shape, choice)
+
+
+@pytest.mark.long_on("jax")
+def test_each_path_gives_what_was_published(
+    xp: Backend, path: Path, published: list[dict]
+) -> None:
+    """Every convention, by both routes; what has to be compiled by the route it is taken for."""
+    compiled = xp.name in COMPILED
+    for case in published[: 2 if compiled else None]:
+        views = [xp.asarray(case[name]) for name in ("z1", "z2")]
+        bound = 1e-12 if xp.dtypes[0] == "float64" else 1e-5  # what the data are given to
+        for source, method in itertools.product(case["published"], ("gram", "covariance")):
+            if compiled and (method == "gram") != (case["shape"][0] <= case["shape"][-1]):
+                continue
+            settings = dict(zip(WEIGHTS, source["weights"], strict=True)) | {"method": method}
+            settings["convention"] = source["convention"]
+            loss, gradients = path.vicreg_value_and_grad(*views, **settings)
+            where = f"{case['name']}, {source['source']}, {method}"
+            assert largest_error(xp.numpy(loss), source["loss"]) <= bound, where
+            for gradient, wanted in zip(gradients, ("grad1", "grad2"), strict=True):
+                assert largest_error(xp.numpy(gradient), source[wanted]) <= bound, where
+
+
+@pytest.mark.parametrize("positions", ["pooled", "separate"])
+@pytest.mark.parametrize("delta", [None, 0.2], ids=["square", "smooth L1"])
+def test_vcreg_by_each_path(xp: Backend, path: Path, delta: float | None, positions: str) -> None:
+    (z,) = draw((5, 2, 11), 1)
+    settings = {"variance_weight": 2.0, "covariance_weight": 3.0, "positions": positions}
+    if delta is not None:
+        settings |= {"penalty": "smooth_l1", "delta": delta}
+
+    def of(views: list[np.ndarray]) -> complex:
+        pooled = positions == "pooled"
+        return definition.vcreg(views[0], (2.0, 3.0), delta=delta, pooled=pooled)
+
+    given = xp.asarray(z)
+    loss, gradient = path.vcreg_value_and_grad(given, **settings)
+    bound = 4 * rounding(xp.dtypes[0], 10, 11)
+    assert largest_error(xp.numpy(loss), of([z])) <= bound
+    assert largest_error(xp.numpy(path.vcreg_loss(given, **settings)), of([z])) <= bound
+    assert largest_error(xp.numpy(gradient), definition.gradients(of, [z])[0]) <= bound
