@@ -32,15 +32,43 @@ def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Every library together, with branch coverage; README and docstrings are run too."""
+# A process a processor, each with one thread: those of several would wait for each other.
+IN_PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",  # PyTorch, scikit-learn
+    "OPENBLAS_NUM_THREADS": "1",  # NumPy
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
+
+
+def install_every_library(session: nox.Session) -> None:
     # PyTorch first and alone, so that nothing else asks for another build of it.
     session.install(TORCH)
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     session.install("flax>=0.12", "equinox>=0.13")  # modules that vicreg.jax.vcreg works inside
-    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """What shows an error in any part, on every library: all tests but those marked long."""
+    install_every_library(session)
+    session.run("pytest", *IN_PARALLEL, "-m", "not long", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def tests_all(session: nox.Session) -> None:
+    """Every test, with branch coverage."""
+    install_every_library(session)
+    coverage = ["--cov", "--cov-report=term"]
+    session.run("pytest", *IN_PARALLEL, *coverage, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Plant faults in the package, and see that the tests of the default run find each."""
+    install_every_library(session)
+    session.run("python", "tests/planted_faults.py", *session.posargs)
 
 
 @nox.session

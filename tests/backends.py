@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,9 @@ class Backend:
     device: str | None = None
     to_numpy: Callable[[Array], np.ndarray] = np.asarray
     in_testing: bool = True  # whether array_api_extra.testing knows the library
+    #: Whether only the tests marked `representative` run on it by default: each call takes a
+    #: second or its fraction, or what is to be seen is seen on another device already.
+    sampled: bool = False
 
     @property
     def installed(self) -> bool:
@@ -86,8 +88,12 @@ def _from_mparray(array: Array) -> np.ndarray:
     return np.asarray(values).reshape(array.shape)
 
 
-def _strict(device: str, dtypes: tuple[str, ...] = ("float64", "float32")) -> Backend:
-    return Backend("array_api_strict", "array_api_strict", dtypes, device, _from_strict)
+def _strict(
+    device: str, dtypes: tuple[str, ...] = ("float64", "float32"), sampled: bool = False
+) -> Backend:
+    return Backend(
+        "array_api_strict", "array_api_strict", dtypes, device, _from_strict, sampled=sampled
+    )
 
 
 _HALF = ("float64", "float32", "float16", "bfloat16")
@@ -98,28 +104,26 @@ BACKENDS = (
     Backend("jax", "jax.numpy", dtypes=_HALF, to_numpy=_from_jax),
     # MLX has float64 on the CPU alone, and this project runs it there.
     Backend("mlx", "mlx.core", dtypes=_HALF, to_numpy=_from_mlx, in_testing=False),
-    Backend("dask", "dask.array", to_numpy=lambda array: array.compute()),
+    Backend("dask", "dask.array", to_numpy=lambda array: array.compute(), sampled=True),
     # Each of its devices; the last two have no float64, and no_x64 no 64-bit integers either.
-    _strict("CPU_DEVICE"),
+    # What is made on the default device shows on another, a dtype that is not there on no_x64.
+    _strict("CPU_DEVICE", sampled=True),
     _strict("device1"),
-    _strict("device2"),
-    _strict("no_float64", ("float32",)),
+    _strict("device2", sampled=True),
+    _strict("no_float64", ("float32",), sampled=True),
     _strict("no_x64", ("float32",)),
     Backend(
         "ndonnx",
         "ndonnx",
         to_numpy=lambda array: array.unwrap_numpy(),
         in_testing=False,
+        sampled=True,
     ),
-    Backend("mparray", "mparray", ("float64",), to_numpy=_from_mparray, in_testing=False),
+    Backend(
+        "mparray", "mparray", ("float64",), to_numpy=_from_mparray, in_testing=False, sampled=True
+    ),
     Backend("cupy", "cupy", to_numpy=lambda array: array.get()),
 )
-
-
-def forget_what_was_traced() -> None:
-    """Make JAX trace anew: for a shape it knows it would take the path that was chosen then."""
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
 
 
 def why_not(backend: Backend) -> str | None:

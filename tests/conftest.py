@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
-from backends import BACKENDS, Backend, forget_what_was_traced, why_not
+from backends import BACKENDS, Backend, why_not
 
-from vicreg.core import smooth_l1
+from vicreg.core.sizes import Sizes
+from vicreg.verification import paths
 
 INSTALLED = {backend.name for backend in BACKENDS if backend.installed}
 
@@ -50,6 +53,59 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("xp", backends, ids=str, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is long on its library alone."""
+    for item in items:
+        backend = item.callspec.params.get("xp") if hasattr(item, "callspec") else None
+        if not isinstance(backend, Backend):
+            continue
+        named = {name for mark in item.iter_markers("long_on") for name in mark.args}
+        is_sampled = backend.sampled and not item.get_closest_marker("representative")
+        if is_sampled or backend.name in named:
+            item.add_marker("long")
+
+
+_left_out = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what `-m` and `-k` leave out."""
+    if items:
+        stash = items[0].config.stash
+        stash[_left_out] = stash.get(_left_out, 0) + len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Send the count to the process that prints, where the tests run in several."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash.get(_left_out, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Receive it: each of the processes leaves out the same."""
+    count = getattr(node, "workeroutput", {}).get("left out", 0)
+    node.config.stash[_left_out] = max(count, node.config.stash.get(_left_out, 0))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what did not run and why, the most frequent reason first."""
+    skipped = terminalreporter.getreports("skipped")
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    left_out = config.stash.get(_left_out, 0)
+    if reasons or left_out:
+        terminalreporter.section("not run")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:6} skipped: {reason}")
+    if left_out and config.option.markexpr == "not long" and not config.option.keyword:
+        terminalreporter.line(f"{left_out:6} left out as long: nox -s tests_all runs them too")
+    elif left_out:
+        terminalreporter.line(f"{left_out:6} left out by -m or -k")
+
+
 @pytest.fixture
 def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """One library under test."""
@@ -67,12 +123,9 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The smooth L1's covariance in blocks of 4 columns, as a large one is in larger ones."""
-    forget_what_was_traced()
-    monkeypatch.setattr(smooth_l1, "_BLOCK", 4)
-    yield
-    forget_what_was_traced()
+def in_small_blocks() -> paths.Path:
+    """The functions with the smooth L1's covariance in blocks of 4 columns, not of hundreds."""
+    return paths.Path("in small blocks", Sizes(columns=4))
 
 
 @pytest.fixture(scope="session")

@@ -32,12 +32,14 @@ def refused(error: type[Exception], *parts: str, views: tuple = (VIEW, VIEW), **
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("shape", [(4,), ()])
 def test_fewer_than_two_axes(xp: Backend, shape: tuple[int, ...]) -> None:
     view = xp.asarray(np.ones(shape))
     refused(ValueError, "views[0]", "at least two axes", str(shape), views=(view, view))
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     ("shape", "parts"),
     [
@@ -54,23 +56,26 @@ def test_too_few_samples(xp: Backend, shape: tuple[int, ...], parts: tuple[str, 
     refused(ValueError, "views[0]", *parts, views=(view, view))
 
 
+@pytest.mark.representative
 def test_views_that_differ_in_shape(xp: Backend) -> None:
     views = (xp.asarray(np.ones((4, 6))), xp.asarray(np.ones((4, 5))))
     refused(ValueError, "views[1]", "shape of views[0]", "(4, 5)", "(4, 6)", views=views)
 
 
+@pytest.mark.representative
 def test_views_that_differ_in_dtype(xp: Backend) -> None:
     if len(xp.dtypes) < 2:
-        pytest.skip(f"{xp} has one dtype")
+        pytest.skip("the library has one dtype")
     views = (xp.asarray(VIEW, "float64"), xp.asarray(VIEW, "float32"))
     refused(TypeError, "views[1]", "dtype of views[0]", "float64", "float32", views=views)
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
 def test_dtypes_that_are_not_real_floating(xp: Backend, dtype: str) -> None:
     kind = {"bool": "bool_" if xp.name == "mlx" else "bool"}.get(dtype, dtype)
     if not hasattr(xp.xp, kind):
-        pytest.skip(f"{xp} has no {dtype}")
+        pytest.skip(f"the library has no {dtype}")
     if xp.name == "dask":
         view = xp.xp.from_array(np.ones((4, 6), dtype))
     else:
@@ -120,6 +125,7 @@ def test_fewer_than_two_views(count: int) -> None:
     refused(ValueError, "views must be two or more", f"got {count}", views=(VIEW,) * count)
 
 
+@pytest.mark.representative
 def test_views_of_different_libraries(xp: Backend) -> None:
     if xp.name == "numpy":
         pytest.skip("the other library is NumPy")
@@ -288,6 +294,7 @@ def test_smooth_l1_has_no_gram_route() -> None:
     vcreg_refused(ValueError, "method must be 'auto' or 'covariance'", "'smooth_l1'", **smooth_l1)
 
 
+@pytest.mark.representative
 def test_what_vcreg_is_not_for(xp: Backend) -> None:
     vcreg_refused(TypeError, "z must be an array", "list", z=[1.0])
     vcreg_refused(ValueError, "z must have at least two axes", "(4,)", z=xp.asarray(np.ones(4)))
@@ -295,6 +302,7 @@ def test_what_vcreg_is_not_for(xp: Backend) -> None:
     vcreg_refused(ValueError, "z must have at least 2 features", "d(d - 1)", "got 1", z=one)
 
 
+@pytest.mark.representative
 def test_too_few_samples_count_positions_where_they_are_pooled(xp: Backend) -> None:
     one, single = xp.asarray(np.ones((1, 3, 5))), xp.asarray(np.ones((1, 1, 5)))
     vcreg_refused(

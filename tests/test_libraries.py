@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,34 +17,44 @@ from array_api_extra.testing import assert_close, lazy_xp_function
 from backends import BACKENDS, Backend, why_not
 from errors import rounding
 
+import vicreg
 import vicreg.core
-from vicreg import (
-    vcreg_loss,
-    vcreg_value_and_grad,
-    vicreg_loss,
-    vicreg_terms,
-    vicreg_value_and_grad,
-)
+from vicreg.core.sizes import Sizes
+from vicreg.verification import paths
 
 CORE = Path(vicreg.core.__file__).parent
 VIEWS = np.random.default_rng(0).standard_normal((2, 5, 11))
 
-# Under jax.jit on JAX, and on Dask with computing forbidden.
-for function in (
-    vicreg_loss,
-    vicreg_terms,
-    vicreg_value_and_grad,
-    vcreg_loss,
-    vcreg_value_and_grad,
-):
-    lazy_xp_function(function, allow_dask_compute=False, jax_jit=True)
+IN_SMALL_BLOCKS = paths.Path("in small blocks", Sizes(columns=4))
 
 
+def lazy(function: Callable) -> Callable:
+    """Return `function`, under jax.jit on JAX, and on Dask with computing forbidden.
+
+    As a function of this module's own: what is marked so is so in every module that has it.
+    """
+
+    @functools.wraps(function)
+    def called(*views: Any, **settings: Any) -> Any:
+        return function(*views, **settings)
+
+    lazy_xp_function(called, allow_dask_compute=False, jax_jit=True)
+    return called
+
+
+vicreg_loss = lazy(vicreg.vicreg_loss)
+vicreg_terms = lazy(vicreg.vicreg_terms)
+vicreg_value_and_grad = lazy(vicreg.vicreg_value_and_grad)
+vcreg_loss = lazy(IN_SMALL_BLOCKS.vcreg_loss)
+vcreg_value_and_grad = lazy(IN_SMALL_BLOCKS.vcreg_value_and_grad)
+
+
+@pytest.mark.representative
 @pytest.mark.parametrize("method", ["gram", "covariance"])
 def test_in_the_callers_own_namespace(xp: Backend, method: str) -> None:
     """`assert_close` checks library, dtype, shape and device besides the values."""
     if not xp.in_testing:
-        pytest.skip(f"array_api_extra.testing does not know {xp}")
+        pytest.skip("array_api_extra.testing does not know the library")
     wanted, gradients = vicreg_value_and_grad(*VIEWS, method=method)
     arrays = [xp.asarray(view) for view in VIEWS]
     bound = rounding(xp.dtypes[0], 5, 11)
@@ -57,12 +70,12 @@ VCREG = {"variance_weight": 2.0, "covariance_weight": 3.0}
 SMOOTH_L1 = VCREG | {"penalty": "smooth_l1", "delta": 0.2}
 
 
-@pytest.mark.usefixtures("in_small_blocks")
+@pytest.mark.representative
 @pytest.mark.parametrize("settings", [VCREG, SMOOTH_L1], ids=["square", "smooth_l1"])
 def test_vcreg_in_the_callers_own_namespace(xp: Backend, settings: dict) -> None:
     """Pooled images, compiled on JAX and not computed on Dask."""
     if not xp.in_testing:
-        pytest.skip(f"array_api_extra.testing does not know {xp}")
+        pytest.skip("array_api_extra.testing does not know the library")
     z = np.random.default_rng(0).standard_normal((3, 11, 2))
     wanted, right = vcreg_value_and_grad(z, feature_axis=1, **settings)
     array, bound = xp.asarray(z), rounding(xp.dtypes[0], 6, 11)
@@ -97,7 +110,6 @@ def test_an_unknown_shape_is_refused() -> None:
         vicreg_loss(unknown, unknown)
 
 
-@pytest.mark.usefixtures("in_small_blocks")
 def test_the_graph_of_vcreg_runs_in_onnxruntime() -> None:
     ndx = pytest.importorskip("ndonnx")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -13,6 +13,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg.verification.paths import Path
 
 mx = pytest.importorskip("mlx.core")
 
@@ -112,10 +113,20 @@ def test_vmap(views, method: str) -> None:
     close(mx.vmap(mx.grad(loss))(s, t), wanted)
 
 
-@pytest.mark.usefixtures("in_small_blocks")
-@pytest.mark.parametrize("shape", [(5, 11), (12, 5), (3, 11, 2)], ids=str)
-@pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
-def test_vcreg(shape: tuple[int, ...], penalty: str) -> None:
+@pytest.mark.parametrize(
+    ("penalty", "shape"),
+    [
+        ("square", (3, 11, 2)),
+        ("smooth_l1", (3, 11, 2)),  # in blocks
+        ("smooth_l1", (12, 5)),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (("square", (5, 11)), ("square", (12, 5)), ("smooth_l1", (5, 11)))
+        ),
+    ],
+    ids=str,
+)
+def test_vcreg(in_small_blocks: Path, shape: tuple[int, ...], penalty: str) -> None:
     """By its transformations, twice differentiated and over a batch."""
     settings = {"variance_weight": 2.0, "covariance_weight": 30.0, "penalty": penalty}
     settings |= {"feature_axis": 1}
@@ -123,7 +134,7 @@ def test_vcreg(shape: tuple[int, ...], penalty: str) -> None:
     a, b = mx.array(z, dtype=mx.float64), mx.array(other, dtype=mx.float64)
 
     def loss(x):
-        return vcreg_loss(x, **settings)
+        return in_small_blocks.vcreg_loss(x, **settings)
 
     wanted, gradient = vcreg_value_and_grad(z, **settings)
     value, got = mx.value_and_grad(loss)(a)

@@ -1,0 +1,507 @@
+"""Plant faults in the package, one at a time, and see that the default tests find each.
+
+    python tests/planted_faults.py [--list] [WORD ...]
+
+runs those faults whose name has each WORD, all of them without any. A fault is a small edit of a
+formula in a copy of ``src``; the default tests that concern it run against the copy until one
+fails. The exit status is 1 where a fault was not found, or can no longer be planted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = Path("src", "vicreg")
+
+#: Tests of values and gradients on every library.
+VALUES = ("definition", "published", "accuracy", "vcreg")
+#: Those of each way in which a library differentiates.
+DERIVATIVES = ("jax", "mlx", "torch")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One edit: in `file` of the package the text `old`, which is there once, becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = VALUES
+
+
+FAULTS = [
+    # Centring, the invariance and the hinge.
+    Fault(
+        "mean divided by n - 1",
+        "core/statistics.py",
+        "mean = xp.sum(shifted, axis=-2, keepdims=True) / z.shape[-2]",
+        "mean = xp.sum(shifted, axis=-2, keepdims=True) / (z.shape[-2] - 1)",
+    ),
+    Fault(
+        "nothing centred",
+        "core/statistics.py",
+        "return owned.subtract(xp, shifted, mean), mean",
+        "return shifted, mean",
+    ),
+    Fault(
+        "nothing centred again for the gradient",
+        "core/statistics.py",
+        "return owned.subtract(xp, _shifted(z), mean)",
+        "return _shifted(z)",
+        DERIVATIVES,
+    ),
+    Fault(
+        "a common offset not removed before the mean",
+        "core/statistics.py",
+        "return z - z[..., :1, :]",
+        "return z - 0 * z[..., :1, :]",
+    ),
+    Fault(
+        "mean of several views over one too few",
+        "core/statistics.py",
+        "/ len(views)\n",
+        "/ len(others)\n",
+    ),
+    Fault(
+        "pairs of several views counted as two views are",
+        "core/objective.py",
+        "over_pairs = 1.0 if views == 2 else 2.0 / max(views - 1, 1)",
+        "over_pairs = 1.0",
+    ),
+    Fault(
+        "hinge without its kink",
+        "core/statistics.py",
+        "return xp.maximum(short, xp.zeros_like(short))",
+        "return short",
+    ),
+    Fault(
+        "slope of the hinge beyond its kink",
+        "core/statistics.py",
+        "return xp.where(active, (-1.0 / m) / std, xp.zeros_like(std))",
+        "return (-1.0 / m) / std",
+    ),
+    Fault(
+        "kink of the slope at 1, whatever gamma is",
+        "core/statistics.py",
+        "active = hinged < objective.gamma",
+        "active = hinged < 1.0",
+    ),
+    Fault(
+        "half the slope of the hinge on the variance",
+        "core/statistics.py",
+        "return (-2.0 / m) *",
+        "return (-1.0 / m) *",
+    ),
+    Fault(
+        "no eps under the root",
+        "core/statistics.py",
+        "shifted = variance + objective.eps",
+        "shifted = variance",
+    ),
+    Fault(
+        "the correction of the variance is 1 in every convention",
+        "core/statistics.py",
+        "return n - objective.convention.variance_correction",
+        "return n - 1",
+    ),
+    # The covariance term.
+    Fault(
+        "positions not averaged in the covariance",
+        "core/objective.py",
+        "float((covariance / count) ** 0.5) / m",
+        "float(covariance**0.5) / m",
+    ),
+    Fault(
+        "diagonal of C moved to the next column",
+        "core/covariance.py",
+        "return xp.where(feature[:, None] == feature[columns],",
+        "return xp.where(feature[:, None] == (feature + 1)[columns],",
+    ),
+    Fault(
+        "diagonal of every block of C taken for that of the first",
+        "core/covariance.py",
+        "return xp.where(feature[:, None] == feature[columns],",
+        "return xp.where(feature[:, None] == feature[: c.shape[-1]],",
+    ),
+    Fault(
+        "diagonal not taken from the Gram route's value",
+        "core/covariance.py",
+        "found = whole - xp.where(",
+        "found = whole - 0 * xp.where(",
+    ),
+    Fault(
+        "sign of the Gram route's diagonal in the gradient",
+        "core/covariance.py",
+        "diagonal = (-alpha) * factors.diagonal",
+        "diagonal = alpha * factors.diagonal",
+    ),
+    Fault(
+        "kept-apart features' squares subtracted too",
+        "core/covariance.py",
+        "scale * energies * apart.rest",
+        "scale * energies",
+    ),
+    Fault(
+        "pairs with one kept-apart feature counted once",
+        "core/covariance.py",
+        "counted = (1.0 + factors.rest)",
+        "counted = (1.0 + 0 * factors.rest)",
+    ),
+    Fault(
+        "kept-apart features left out of the gradient",
+        "core/covariance.py",
+        "return owned.add_product(xp, product, factors.columns, rows[..., where])",
+        "return product",
+    ),
+    Fault(
+        "kept-apart features' products with themselves counted, without indices",
+        "core/covariance.py",
+        "return xp.where(apart.one_hot, xp.zeros_like(products), products)",
+        "return products",
+    ),
+    Fault(
+        "kept-apart features' products with themselves counted, by index",
+        "core/covariance.py",
+        "owned.replace_columns(xp, products, xp.matrix_transpose(apart.places), 0.0)",
+        "owned.replace_columns(xp, products, xp.matrix_transpose(apart.places), 1.0)",
+    ),
+    Fault(
+        "equal features found at one place",
+        "core/covariance.py",
+        "place_equal = place_above[..., -1:] + xp.cumulative_sum(equal, axis=-1)",
+        "place_equal = place_above + xp.cumulative_sum(equal, axis=-1)",
+    ),
+    Fault(
+        "the smallest features kept apart",
+        "adapters/standard.py",
+        "axis=-1)[..., -k:]",
+        "axis=-1)[..., :k]",
+    ),
+    Fault(
+        "half the gradient of the covariance",
+        "core/terms.py",
+        "_EXPONENTS = (2.0, 1.0, 4.0)",
+        "_EXPONENTS = (2.0, 1.0, 2.0)",
+    ),
+    # Large views.
+    Fault(
+        "a strip's mirror image from the wrong columns",
+        "core/covariance.py",
+        "[..., start - edges[above] : end - edges[above]]",
+        "[..., : end - start]",
+        ("paths",),
+    ),
+    Fault(
+        "large views left with zeros for what was kept apart",
+        "core/covariance.py",
+        "owned.replace_columns(xp, zc, apart.places, apart.columns)",
+        "owned.replace_columns(xp, zc, apart.places, 0.0)",
+        ("paths",),
+    ),
+    Fault(
+        "the last block of a large array not updated",
+        "core/blocks.py",
+        "for block in found:\n",
+        "for block in found[:-1]:\n",
+        ("paths",),
+    ),
+    # Smooth L1.
+    Fault(
+        "only the last block in the smooth L1's value",
+        "core/smooth_l1.py",
+        "before = total = total + _sum_of_penalties(",
+        "before = total = _sum_of_penalties(",
+    ),
+    Fault(
+        "smooth L1 with half its linear part",
+        "core/smooth_l1.py",
+        "owned.multiply(xp, o, 2.0), t)",
+        "owned.multiply(xp, o, 1.0), t)",
+    ),
+    Fault(
+        "smooth L1's limit without the number of samples",
+        "core/objective.py",
+        "return self.delta * (scale * (n - self.convention.covariance_correction))",
+        "return self.delta * scale",
+    ),
+    Fault(
+        "smooth L1's blocks of the gradient in reverse",
+        "core/smooth_l1.py",
+        "xp.concat(products, axis=-1)",
+        "xp.concat(products[::-1], axis=-1)",
+    ),
+    # Layout, dtypes and the terms together.
+    Fault(
+        "gradients turned back by the same permutation",
+        "core/layout.py",
+        "back = tuple(sorted(range(view.ndim), key=order.__getitem__))",
+        "back = order",
+    ),
+    Fault(
+        "gradients left in the dtype of the computation",
+        "core/layout.py",
+        "return gradient if gradient.dtype == view.dtype else xp.astype(gradient, view.dtype)",
+        "return gradient",
+    ),
+    Fault(
+        "half precision computed in itself",
+        "core/layout.py",
+        "return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array",
+        "return array",
+    ),
+    Fault(
+        "a term's scale left out of the loss",
+        "core/terms.py",
+        "loss = _sum(loss, (weight * scale) * plain)",
+        "loss = _sum(loss, weight * plain)",
+    ),
+    Fault(
+        "the second view's gradient of the invariance with the first's sign",
+        "core/terms.py",
+        "-change if gradient is None else subtract(gradient, change)",
+        "change if gradient is None else add(gradient, change)",
+    ),
+    Fault(
+        "the first view's residuals for every view that is wanted alone",
+        "core/terms.py",
+        "yield _of_view(group, place - places[0]), [place]",
+        "yield _of_view(group, 0), [place]",
+        DERIVATIVES,
+    ),
+    Fault(
+        "changes of variance and covariance exchanged",
+        "core/terms.py",
+        "change(None, None, 1.0, None), change(None, None, None, 1.0)",
+        "change(None, None, None, 1.0), change(None, None, 1.0, None)",
+        DERIVATIVES,
+    ),
+    Fault(
+        "a cotangent of a term for another's",
+        "core/terms.py",
+        "of_terms = of_terms or [None, None, None]",
+        "of_terms = of_terms[::-1] or [None, None, None]",
+        DERIVATIVES,
+    ),
+    # Adapters.
+    Fault(
+        "PyTorch's backward pass forgets the incoming gradient",
+        "adapters/torch.py",
+        "here, owned.multiply(here, gradient, cotangent), view, ctx.objective",
+        "here, gradient, view, ctx.objective",
+        ("torch",),
+    ),
+    Fault(
+        "PyTorch's forward mode along the wrong view",
+        "adapters/torch.py",
+        "terms.pushforward(immutable_xp, views, residuals, tangents, ctx.objective)",
+        "terms.pushforward(immutable_xp, views, residuals, tangents[::-1], ctx.objective)",
+        ("torch",),
+    ),
+    Fault(
+        "PyTorch's second derivative by a cotangent left out",
+        "adapters/torch.py",
+        "return (None, *vjp(cotangents), *(None for _ in range(ctx.residuals)))",
+        "return (None, *(2 * g for g in vjp(cotangents)), *(None for _ in range(ctx.residuals)))",
+        ("torch",),
+    ),
+    Fault(
+        "VCReg's layer adds the incoming gradient twice",
+        "adapters/torch.py",
+        "found = owned.add(here, own, incoming)",
+        "found = owned.add(here, own, 2 * incoming)",
+        ("vcreg_layer",),
+    ),
+    Fault(
+        "the published scale of VCReg's gradient divides",
+        "core/objective.py",
+        "weights=(invariance, variance, covariance * m))",
+        "weights=(invariance, variance, covariance / m))",
+        ("vcreg_layer", "vcreg_jax"),
+    ),
+    Fault(
+        "JAX's layer without the incoming gradient",
+        "adapters/jax.py",
+        "return incoming + terms.finished(",
+        "return 0 * incoming + terms.finished(",
+        ("vcreg_jax",),
+    ),
+    Fault(
+        "JAX's products in fewer bits",
+        "adapters/jax.py",
+        'jax.default_matmul_precision("highest")',
+        'jax.default_matmul_precision("default")',
+        ("jax",),
+    ),
+    Fault(
+        "JAX's derivative by one view takes every view's",
+        "adapters/jax.py",
+        "return outputs, terms.pushforward(xp, views, residuals, moving, objective)",
+        "return outputs, terms.pushforward(xp, views, residuals, moving[::-1], objective)",
+        ("jax",),
+    ),
+    Fault(
+        "MLX's forward mode along the wrong view",
+        "adapters/mlx.py",
+        "terms.pushforward(mx, views, residuals, _as_tuple(tangents), objective)",
+        "terms.pushforward(mx, views, residuals, _as_tuple(tangents)[::-1], objective)",
+        ("mlx",),
+    ),
+    Fault(
+        "MLX's second derivative doubled",
+        "adapters/mlx.py",
+        "return (*found, *(mx.zeros_like(array)",
+        "return (*(2 * one for one in found), *(mx.zeros_like(array)",
+        ("mlx",),
+    ),
+    # Conventions and what is refused.
+    Fault(
+        "d(d - 1) is d²",
+        "conventions.py",
+        'pairs = d if convention.covariance_divisor == "d" else d * (d - 1)',
+        'pairs = d if convention.covariance_divisor == "d" else d * d',
+        ("definition", "vcreg"),
+    ),
+    Fault(
+        "VCReg's eps is VICReg's",
+        "conventions.py",
+        "eps=1e-5",
+        "eps=1e-4",
+        ("definition", "vcreg"),
+    ),
+    Fault(
+        "a sum over views is twice the mean of one view alone",
+        "conventions.py",
+        'return 2.0 / views if combination == "sum" and views > 1 else 1.0 / views',
+        'return 1.0 if combination == "sum" else 1.0 / views',
+        ("definition",),
+    ),
+    Fault(
+        "weights translated the other way",
+        "conventions.py",
+        "tuple(w * (a / b) if w and a",
+        "tuple(w * (b / a) if w and a",
+        ("conventions",),
+    ),
+    Fault(
+        "what the variance's correction is not compared",
+        "conventions.py",
+        'or _difference(source, target, "variance_correction", "the variance\'s correction is")',
+        "",
+        ("conventions",),
+    ),
+    Fault(
+        "views of different dtypes taken",
+        "checks.py",
+        "if view.dtype != first.dtype:",
+        "if False:",
+        ("bad_input",),
+    ),
+    Fault(
+        "negative weights taken",
+        "checks.py",
+        "if not 0 <= number < math.inf or",
+        "if not -math.inf < number < math.inf or",
+        ("bad_input",),
+    ),
+    Fault(
+        "samples not counted against the correction",
+        "checks.py",
+        "needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)",
+        "needed = 2",
+        ("bad_input",),
+    ),
+    Fault(
+        "rows of a matrix taken for an array's",
+        "dispatch.py",
+        'if "matrix" in names:',
+        'if "matrices" in names:',
+        ("bad_input",),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one fault: the test that found it, or why none could."""
+
+    found_by: str | None
+    said: str
+    seconds: float
+
+
+def planted(fault: Fault, folder: Path) -> str | None:
+    """Plant `fault` in the copy of the package in `folder`; return why it cannot be."""
+    file = folder / PACKAGE / fault.file
+    text = file.read_text()
+    count = text.count(fault.old)
+    if count != 1:
+        return f"its text is {count} times in {fault.file}"
+    file.write_text(text.replace(fault.old, fault.new))
+    return None
+
+
+def tried(fault: Fault) -> Outcome:
+    """Return what the tests say to `fault`."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / PACKAGE, folder / PACKAGE)
+        reason = planted(fault, folder)
+        if reason is not None:
+            return Outcome(None, reason, 0.0)
+        files = [f"tests/test_{test}.py" for test in fault.tests]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", "-rfE"]
+        command += ["--tb=line", "-p", "no:cacheprovider", *files]
+        paths = [str(folder / PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        ran = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+    seconds = time.monotonic() - begun
+    test = re.search(r"^FAILED (\S+::.*?)(?: - .*)?$", ran.stdout, flags=re.M)
+    if ran.returncode == 1 and test is not None:
+        return Outcome(test[1].removeprefix("tests/"), "", seconds)
+    if ran.returncode == 0:
+        return Outcome(None, "every test passed", seconds)
+    return Outcome(None, f"the tests did not run: {ran.stdout[-500:]}{ran.stderr[-500:]}", seconds)
+
+
+def main() -> int:
+    """Try the faults that are asked for, print what found each, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="WORD", help="part of a fault's name")
+    parser.add_argument("--list", action="store_true", help="list the faults and stop")
+    given = parser.parse_args()
+    faults = [fault for fault in FAULTS if all(word in fault.name for word in given.words)]
+    if given.list or not faults:
+        print(*(fault.name for fault in FAULTS), sep="\n")
+        return not given.list
+    # A process for each processor, and in each one thread.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    missed = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for fault, outcome in zip(faults, pool.map(tried, faults), strict=True):
+            missed += outcome.found_by is None
+            answer = outcome.found_by or f"NOT FOUND: {outcome.said}"
+            print(
+                f"{fault.name} ({fault.file}, {outcome.seconds:.0f} s)\n    {answer}", flush=True
+            )
+    print(f"{len(faults) - missed} of {len(faults)} faults found")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
