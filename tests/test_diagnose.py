@@ -70,16 +70,11 @@ def rank_of(values: np.ndarray) -> float:
     return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_every_measure_is_its_definition(xp: Backend, dtype: str, shape: tuple[int, int]) -> None:
-    if dtype not in xp.dtypes:
-        pytest.skip(f"{xp} has no {dtype}")
-    n, d = shape
-    z = 0.5 + normal(n, d) @ (np.eye(d) + 0.1 * normal(d, d, seed=1))
-    diagnosis = found(xp, z, dtype)
-    # The truth is that of the same input.
+def check_definitions(xp: Backend, diagnosis: Diagnosis, z: np.ndarray, dtype: str) -> None:
+    """Assert that every measure is its definition in float64, `z` as it was rounded."""
     z = xp.numpy(xp.asarray(z, dtype)).astype(np.float64)
+    z = z - z[0]  # no measure depends on an offset, beside which a mean would be rounded
+    n, d = z.shape
     limit = min(n - 1, d)
     values = np.linalg.svd(z - z.mean(axis=0), compute_uv=False)[:limit]
     std = z.std(axis=0, ddof=1)
@@ -90,7 +85,7 @@ def test_every_measure_is_its_definition(xp: Backend, dtype: str, shape: tuple[i
     assert largest_error(xp.numpy(diagnosis.std), std) <= bound
     assert value(xp, diagnosis.mean_std) == pytest.approx(std.mean(), rel=bound)
     assert value(xp, diagnosis.min_std) == pytest.approx(std.min(), abs=bound * std.max())
-    assert value(xp, diagnosis.dead_features) == 0
+    assert value(xp, diagnosis.dead_features) == np.count_nonzero(np.ptp(z, axis=0) == 0)
     assert largest_error(xp.numpy(diagnosis.singular_values), values) <= bound
     # The entropy's derivative by a share p is 1 + ln p: its sum is at most 1 + ln(limit).
     assert value(xp, diagnosis.effective_rank) == pytest.approx(
@@ -101,6 +96,37 @@ def test_every_measure_is_its_definition(xp: Backend, dtype: str, shape: tuple[i
     off = ~np.eye(d, dtype=bool)
     wanted = np.mean(np.abs(np.atleast_2d(np.corrcoef(z, rowvar=False)))[off]) if d > 1 else 0
     assert value(xp, diagnosis.mean_abs_correlation) == pytest.approx(wanted, abs=bound)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_every_measure_is_its_definition(xp: Backend, dtype: str, shape: tuple[int, int]) -> None:
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{xp} has no {dtype}")
+    n, d = shape
+    z = 0.5 + normal(n, d) @ (np.eye(d) + 0.1 * normal(d, d, seed=1))
+    check_definitions(xp, found(xp, z, dtype), z, dtype)
+
+
+def of_few_units(kind: str, dtype: str, n: int, d: int) -> np.ndarray:
+    """A batch whose features vary by few units in the last place of their values."""
+    unit = 2 * UNIT_ROUNDOFF[dtype]
+    if kind == "one sample by one unit":
+        return 1.25 + unit * np.eye(n)[:, np.arange(d) % n]
+    return 1.2 + float(kind.partition(" ")[0]) * unit * normal(n, d)
+
+
+@pytest.mark.parametrize("kind", ["one sample by one unit", "1.0 unit of std", "1.6 units of std"])
+@pytest.mark.parametrize("shape", [(40, 7), (7, 40), (12, 12)], ids=str)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_what_varies_by_few_units_in_the_last_place_varies(
+    xp: Backend, dtype: str, shape: tuple[int, int], kind: str
+) -> None:
+    """As float32 does at 1e7 with a std of 1, and bfloat16 at 10 with one of 0.1."""
+    if dtype not in xp.dtypes:
+        pytest.skip(f"{xp} has no {dtype}")
+    z = of_few_units(kind, dtype, *shape)
+    check_definitions(xp, found(xp, z, dtype), z, dtype)
 
 
 def test_the_correlations_of_more_features_than_a_block(xp: Backend) -> None:
@@ -178,6 +204,17 @@ class TestKnownBatches:
         diagnosis = found(xp, normal(200, 1) * (1 + normal(1, 100, seed=1) ** 2), dtype)
         assert value(xp, diagnosis.effective_rank) == 1
 
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_directions_beside_a_feature_of_large_values(self, dtype: str) -> None:
+        """The rounding of one feature says nothing of the others."""
+        torch = pytest.importorskip("torch")
+        z = normal(64, 20)
+        unit = 2 * UNIT_ROUNDOFF[dtype]
+        z[:, 0] = (1.2 + 2 * unit * z[:, 0]) * 32 / unit  # a std of 64, in steps of 32
+        xp = Backend("torch", "torch", (dtype,), to_numpy=lambda array: array.float().numpy())
+        diagnosis = diagnose(torch.asarray(z).to(getattr(torch, dtype)))
+        check_definitions(xp, diagnosis, z, dtype)
+
     def test_a_common_offset_is_no_direction(self, xp: Backend) -> None:
         """RankMe as it is used, not centred, calls this batch of full rank collapsed."""
         z = normal(60, 8)
@@ -207,13 +244,13 @@ class TestCollapse:
         assert value(xp, diagnosis.dead_features) == 5
         assert value(xp, diagnosis.effective_rank) == 0
 
-    def test_what_varies_by_rounding_alone_is_dead(self, xp: Backend) -> None:
+    def test_one_unit_in_the_last_place_is_no_constant(self, xp: Backend) -> None:
         dtype = xp.dtypes[-1]
-        z = 1000 / 3 * (1 + 2 * UNIT_ROUNDOFF[dtype] * (np.arange(9)[:, None] % 2) * np.ones(4))
-        z[:, 0] = normal(9, 1)[:, 0]
+        z = np.full((9, 4), 1.25)
+        z[3, 1] += 2 * UNIT_ROUNDOFF[dtype]
         diagnosis = found(xp, z, dtype)
         assert value(xp, diagnosis.dead_features) == 3
-        assert np.count_nonzero(xp.numpy(diagnosis.std)) == 1
+        np.testing.assert_array_equal(np.flatnonzero(xp.numpy(diagnosis.std)), [1])
         assert value(xp, diagnosis.effective_rank) == 1
         assert value(xp, diagnosis.mean_abs_correlation) == 0  # no two features vary
 

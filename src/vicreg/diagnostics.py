@@ -49,7 +49,7 @@ class Diagnosis:
     mean_std, min_std : array, shape ()
         The mean and the smallest of `std`.
     dead_features : array of int, shape ()
-        How many features vary no more than rounding in the dtype of the batch makes them.
+        How many features do not vary: every sample has the same value.
     mean_abs_correlation : array, shape ()
         The mean absolute correlation of two features, over the pairs of which neither is dead;
         from 0 to 1, and 0 where there is no such pair.
@@ -59,7 +59,7 @@ class Diagnosis:
     participation_ratio : array, shape ()
         (Σ λ)² / Σ λ², λ being the squares of `singular_values`; in the same range.
     singular_values : array, shape (rank_limit,)
-        Of the centred batch, the largest first; 0 where it is no larger than rounding.
+        Of the centred batch, the largest first; 0 where rounding alone explains it.
     variance, covariance : array, shape ()
         The terms of the batch, unweighted.
     invariance : array, shape (), or None
@@ -170,6 +170,12 @@ def diagnose(
     A NaN or an infinity in `z` makes NaN of all measures but the `std` of the other features.
     The correlations and the ranks do not depend on the scale of `z`; the terms do, and overflow
     where it is beyond the root of the dtype's largest number.
+
+    A feature that differs by one unit in the last place between two samples is not dead: at 1e7
+    that is 1 in float32. One that was computed to be constant, but for rounding, is not either;
+    its `std` says how little it varies. A batch of few directions that is stored in a dtype has
+    the rounding of its values in all others: singular values are 0 where together they are no
+    more than that, beside larger ones.
 
     Examples
     --------

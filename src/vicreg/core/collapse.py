@@ -18,9 +18,10 @@ from vicreg.core.statistics import centred_and_mean, energies
 Array = Any
 Namespace = Any
 
-#: A feature is dead where no sample is further from the first than this many of the units in
-#: which its largest value is rounded: each of the two may be two of them off.
-_DEAD_WITHIN = 4
+#: The mean square of rounding errors, which are even over one unit in the last place.
+_ROUNDING_VARIANCE = 1 / 12
+#: How many times their mean square the errors of one batch may have.
+_ROUNDING_SLACK = 2
 
 #: How many rows of the correlation matrix there are at a time: never the d × d of them.
 _BLOCK = 256
@@ -40,12 +41,13 @@ class Measures(NamedTuple):
 
 
 class _Deviations(NamedTuple):
-    """The centred batch as ``scaled * reach``; both are zero at dead features."""
+    """The centred batch as ``scaled * reach``; all but `alive` are zero at dead features."""
 
     scaled: Array  # (n, d), of order 1
     energies: Array  # (d,), the sums of the squares of `scaled`
     reach: Array  # (d,), the largest distance from the first sample
     size: Array  # (d,), the largest magnitude of the batch itself
+    units: Array  # (d,), the mean square of the values' units in the last place, over reach²
     alive: Array  # (d,), 1 or 0
 
 
@@ -86,14 +88,28 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     shifted = z - z[:1, :]
     reach = xp.max(xp.abs(shifted), axis=0)
     size = xp.max(xp.abs(z), axis=0)
-    dead = reach <= _DEAD_WITHIN * epsilon * size  # never so where there is a NaN
-    reach = xp.where(dead, xp.zeros_like(reach), reach)
+    # A feature that varies by one unit in the last place varies: at 1e7 that is 1 in float32.
+    dead = reach == 0  # never so where there is a NaN
     size = xp.where(dead, xp.zeros_like(size), size)
-    shifted = xp.where(dead, xp.zeros_like(shifted), shifted)
-    relative = shifted / _or_one(xp, reach)
-    scaled, _ = centred_and_mean(xp, relative, DEFAULT_SIZES)
-    alive = xp.astype(xp.logical_not(dead), z.dtype)
-    return _Deviations(scaled, energies(xp, scaled, DEFAULT_SIZES), reach, size, alive)
+    divisor = _or_one(xp, reach)
+    scaled, _ = centred_and_mean(xp, shifted / divisor, DEFAULT_SIZES)
+    units = epsilon * (_power_of_two_below(xp, z) / divisor)
+    units = xp.where(dead, xp.zeros_like(units), units)
+    return _Deviations(
+        scaled,
+        energies(xp, scaled, DEFAULT_SIZES),
+        reach,
+        size,
+        energies(xp, units, DEFAULT_SIZES) / z.shape[0],
+        xp.astype(xp.logical_not(dead), z.dtype),
+    )
+
+
+def _power_of_two_below(xp: Namespace, z: Array) -> Array:
+    """Return the largest power of two up to the magnitude of each value, 0 for 0."""
+    magnitude = xp.abs(z)
+    power = 2.0 ** xp.floor(xp.log2(_or_one(xp, magnitude)))
+    return xp.where(magnitude == 0, magnitude, power)
 
 
 def _spectrum(
@@ -104,27 +120,54 @@ def _spectrum(
 ) -> tuple[Array, Array]:
     """Return the singular values of the centred batch, and the unit they are in.
 
-    The batch was rounded before it came: independent errors of half an `epsilon` of each value
-    reach singular values of that times √n + √d. What is not above it, nor above the rounding of
-    the decomposition, is 0.
+    What is not above the rounding of the decomposition is 0, and what `_of_stored_values` says.
     """
-    scaled, _, reach, size, _ = deviations
+    scaled, _, reach, *_ = deviations
     n, d = scaled.shape
     unit = _or_one(xp, xp.max(reach))
-    batch = scaled * (reach / unit)
+    relative = reach / unit
+    batch = scaled * relative
     # Decompositions raise, or do not end, where a value is not finite.
     finite = xp.all(xp.isfinite(batch))
     values = svdvals(xp.where(finite, batch, xp.zeros_like(batch)))
     # Of n centred samples the last direction is empty, but for rounding.
     values = values[: min(n - 1, d)]
 
-    relative = size / unit
-    of_values = xp.sqrt(xp.mean(relative * relative)) * (math.sqrt(n) + math.sqrt(d)) * epsilon / 2
     of_decomposition = 4 * float(xp.finfo(values.dtype).eps) * values[0]
-    rounding = xp.maximum(of_values, of_decomposition)
-    rounding = xp.minimum(rounding, values[0])  # where anything varies, something is counted
+    rounding = xp.maximum(
+        of_decomposition, _of_stored_values(xp, values, deviations, epsilon, unit)
+    )
+    # Where anything varies, something is counted.
+    rounding = xp.minimum(rounding, values[0])
     values = xp.where(values < rounding, xp.zeros_like(values), values)
     return xp.where(finite, values, xp.full_like(values, math.nan)), unit
+
+
+def _of_stored_values(
+    xp: Namespace, values: Array, deviations: _Deviations, epsilon: float, unit: Array
+) -> Array:
+    """Return the size below which singular values are the rounding of the batch's own values.
+
+    A batch of few directions was rounded when it was stored, which fills all others. Independent
+    errors of half an `epsilon` of each value reach singular values of that times √n + √d. But a
+    batch whose features vary by few units in the last place may be no larger in any direction.
+    So what is below is taken for rounding only where together it is no more than rounding leaves,
+    and where other directions stand out from it.
+    """
+    n, d = deviations.scaled.shape
+    size = deviations.size / unit
+    bound = xp.sqrt(xp.mean(size * size)) * (math.sqrt(n) + math.sqrt(d)) * epsilon / 2
+    below = values < bound
+    left = xp.where(below, values, xp.zeros_like(values))
+    above = values.shape[0] - xp.sum(xp.astype(below, values.dtype))
+    # Whatever those directions are, the others have the rounding of d - above features at least.
+    relative = deviations.reach / unit
+    squares = xp.sort(deviations.units * relative * relative)
+    kept = indices(xp, d, like=squares) < xp.astype(d - above, xp.int32)
+    least = xp.where(kept, squares, xp.zeros_like(squares))
+    explained = (n - 1 - above) * _ROUNDING_VARIANCE * xp.sum(least)
+    is_rounding = xp.logical_and(above > 0, xp.sum(left * left) <= _ROUNDING_SLACK * explained)
+    return xp.where(is_rounding, bound, xp.zeros_like(bound))
 
 
 def _sum_of_abs_correlations(xp: Namespace, directions: Array) -> Array:
