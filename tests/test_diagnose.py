@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 from array_api_extra.testing import lazy_xp_function
 from backends import Backend
 from errors import UNIT_ROUNDOFF, largest_error, rounding
@@ -22,6 +23,7 @@ from vicreg import (
     invariance_loss,
     variance_loss,
 )
+from vicreg.core import collapse
 
 # Under jax.jit on JAX, and on Dask with computing forbidden.
 lazy_xp_function(diagnose, allow_dask_compute=False, jax_jit=True)
@@ -129,12 +131,34 @@ def test_what_varies_by_few_units_in_the_last_place_varies(
     check_definitions(xp, found(xp, z, dtype), z, dtype)
 
 
-def test_the_correlations_of_more_features_than_a_block(xp: Backend) -> None:
+@pytest.mark.parametrize("block", [1, 4, 5, 256])
+def test_the_correlations_in_blocks_of_any_size(xp: Backend, block: int) -> None:
+    if xp.name in WITHOUT_LINALG:
+        pytest.skip(f"{xp} has no diagnosis")
+    z = normal(12, 10) + 0.5 * normal(12, 1, seed=1)
+    wanted = np.abs(np.corrcoef(z, rowvar=False))[~np.eye(10, dtype=bool)].mean()
+    array = xp.asarray(z)
+    namespace = xp.xp if xp.name == "mlx" else array_namespace(array)
+
+    def mean_abs_correlation(z: Any) -> Any:
+        # The correlations need no decomposition.
+        measures = collapse.measure(namespace, z, -1, lambda batch: batch[0, :], block)
+        return measures.mean_abs_correlation
+
+    if xp.name == "jax":
+        import jax
+
+        mean_abs_correlation = jax.jit(mean_abs_correlation)
+    bound = rounding(xp.dtypes[0], 12, 10)
+    assert value(xp, mean_abs_correlation(array)) == pytest.approx(wanted, rel=bound)
+
+
+def test_the_correlations_of_more_features_than_a_block() -> None:
     z = normal(6, 600) + 0.5 * normal(6, 1, seed=1)
     wanted = np.abs(np.corrcoef(z, rowvar=False))[~np.eye(600, dtype=bool)].mean()
-    diagnosis = found(xp, z)
-    bound = rounding(xp.dtypes[0], 6, 600)
-    assert value(xp, diagnosis.mean_abs_correlation) == pytest.approx(wanted, rel=bound)
+    assert diagnose(z).mean_abs_correlation == pytest.approx(
+        wanted, rel=rounding("float64", 6, 600)
+    )
 
 
 def test_the_terms_are_those_of_the_public_functions(xp: Backend) -> None:

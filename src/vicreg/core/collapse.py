@@ -23,9 +23,6 @@ _ROUNDING_VARIANCE = 1 / 12
 #: How many times their mean square the errors of one batch may have.
 _ROUNDING_SLACK = 2
 
-#: How many rows of the correlation matrix there are at a time: never the d × d of them.
-_BLOCK = 256
-
 
 class Measures(NamedTuple):
     """What is measured of one batch ``(n, d)``; 0-d but for the first and the last."""
@@ -52,11 +49,16 @@ class _Deviations(NamedTuple):
 
 
 def measure(
-    xp: Namespace, z: Array, feature_axis: int, svdvals: Callable[[Array], Array]
+    xp: Namespace,
+    z: Array,
+    feature_axis: int,
+    svdvals: Callable[[Array], Array],
+    block: int = 256,
 ) -> Measures:
     """Return the measures of `z`, two axes with the features on `feature_axis`.
 
-    Values that are not finite make NaN of every measure they have a part in.
+    Values that are not finite make NaN of every measure they have a part in. Of the correlation
+    matrix `block` rows are formed at a time, never d of them: no measure depends on how many.
     """
     z = transposed(xp, z, core_order(2, feature_axis))
     epsilon = float(xp.finfo(z.dtype).eps)
@@ -68,7 +70,8 @@ def measure(
 
     values, unit = _spectrum(xp, deviations, epsilon, svdvals)
     directions = deviations.scaled / _or_one(xp, norms)
-    correlation = _sum_of_abs_correlations(xp, directions) / _or_one(xp, living * (living - 1) / 2)
+    pairs = _or_one(xp, living * (living - 1) / 2)
+    correlation = _sum_of_abs_correlations(xp, directions, block) / pairs
     return Measures(
         std,
         xp.mean(std),
@@ -170,17 +173,17 @@ def _of_stored_values(
     return xp.where(is_rounding, bound, xp.zeros_like(bound))
 
 
-def _sum_of_abs_correlations(xp: Namespace, directions: Array) -> Array:
+def _sum_of_abs_correlations(xp: Namespace, directions: Array, block: int) -> Array:
     """Return Σ_{i<j} |r_ij| of features ``(n, d)`` of norm 1, or of 0, in O(n d + d) memory."""
     d = directions.shape[-1]
     feature = indices(xp, d, like=directions)
     total = xp.zeros_like(directions[0, 0])
-    for start in range(0, d, _BLOCK):
-        block = slice(start, min(start + _BLOCK, d))
-        rows = xp.matrix_transpose(directions[:, block])
+    for start in range(0, d, block):
+        these = slice(start, min(start + block, d))
+        rows = xp.matrix_transpose(directions[:, these])
         found = xp.abs(xp.matmul(rows, directions[:, start:]))
         # Each pair once, and no feature with itself.
-        later = feature[start:] > feature[block][:, None]
+        later = feature[start:] > feature[these][:, None]
         total = total + xp.sum(xp.where(later, found, xp.zeros_like(found)))
     return total
 
