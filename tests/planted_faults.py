@@ -46,8 +46,8 @@ FAULTS = [
     Fault(
         "mean divided by n - 1",
         "core/statistics.py",
-        "mean = xp.sum(shifted, axis=-2, keepdims=True) / z.shape[-2]",
-        "mean = xp.sum(shifted, axis=-2, keepdims=True) / (z.shape[-2] - 1)",
+        "[..., None, :] / z.shape[-2]",
+        "[..., None, :] / (z.shape[-2] - 1)",
     ),
     Fault(
         "nothing centred",
@@ -67,6 +67,7 @@ FAULTS = [
         "core/statistics.py",
         "return z - z[..., :1, :]",
         "return z - 0 * z[..., :1, :]",
+        ("accuracy",),
     ),
     Fault(
         "mean of several views over one too few",
@@ -134,6 +135,7 @@ FAULTS = [
         "core/covariance.py",
         "return xp.where(feature[:, None] == feature[columns],",
         "return xp.where(feature[:, None] == feature[: c.shape[-1]],",
+        ("vcreg",),
     ),
     Fault(
         "diagonal not taken from the Gram route's value",
@@ -150,8 +152,8 @@ FAULTS = [
     Fault(
         "kept-apart features' squares subtracted too",
         "core/covariance.py",
-        "scale * energies * apart.rest",
-        "scale * energies",
+        "diagonal = xp.where(apart.rest > 0,",
+        "diagonal = xp.where(apart.rest >= 0,",
     ),
     Fault(
         "pairs with one kept-apart feature counted once",
@@ -188,6 +190,7 @@ FAULTS = [
         "adapters/standard.py",
         "axis=-1)[..., -k:]",
         "axis=-1)[..., :k]",
+        ("accuracy",),
     ),
     Fault(
         "half the gradient of the covariance",
@@ -217,30 +220,48 @@ FAULTS = [
         "for block in found[:-1]:\n",
         ("paths",),
     ),
+    Fault(
+        "a term's gradient lost where only it is wanted of a large view",
+        "core/terms.py",
+        "if in_place and have_arrays else WHOLE",
+        "if in_place else WHOLE",
+        ("paths",),
+    ),
+    Fault(
+        "the last run of a long sum left out",
+        "core/statistics.py",
+        "return found if whole == n else found + of_run(array[..., whole:, :])",
+        "return found",
+        ("paths", "accuracy"),
+    ),
     # Smooth L1.
     Fault(
         "only the last block in the smooth L1's value",
         "core/smooth_l1.py",
         "before = total = total + _sum_of_penalties(",
         "before = total = _sum_of_penalties(",
+        ("vcreg",),
     ),
     Fault(
         "smooth L1 with half its linear part",
         "core/smooth_l1.py",
         "owned.multiply(xp, o, 2.0), t)",
         "owned.multiply(xp, o, 1.0), t)",
+        ("vcreg",),
     ),
     Fault(
         "smooth L1's limit without the number of samples",
         "core/objective.py",
         "return self.delta * (scale * (n - self.convention.covariance_correction))",
         "return self.delta * scale",
+        ("vcreg",),
     ),
     Fault(
         "smooth L1's blocks of the gradient in reverse",
         "core/smooth_l1.py",
         "xp.concat(products, axis=-1)",
         "xp.concat(products[::-1], axis=-1)",
+        ("vcreg",),
     ),
     # Layout, dtypes and the terms together.
     Fault(
@@ -294,6 +315,20 @@ FAULTS = [
         "of_terms = of_terms[::-1] or [None, None, None]",
         DERIVATIVES,
     ),
+    Fault(
+        "stds of a diagnosis divided by n",
+        "core/collapse.py",
+        "math.sqrt(n - 1)",
+        "math.sqrt(n)",
+        ("diagnose",),
+    ),
+    Fault(
+        "a diagnosis counts each feature's correlation with itself",
+        "core/collapse.py",
+        "later = feature[start:] > feature",
+        "later = feature[start:] >= feature",
+        ("diagnose",),
+    ),
     # Adapters.
     Fault(
         "PyTorch's backward pass forgets the incoming gradient",
@@ -333,8 +368,8 @@ FAULTS = [
     Fault(
         "JAX's layer without the incoming gradient",
         "adapters/jax.py",
-        "return incoming + terms.finished(",
-        "return 0 * incoming + terms.finished(",
+        "return incoming + own, nothing",
+        "return own, nothing",
         ("vcreg_jax",),
     ),
     Fault(
