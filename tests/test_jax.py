@@ -150,9 +150,7 @@ def test_a_gradient_has_two_products_a_view(views) -> None:
 
 
 def test_a_weight_that_is_traced_is_refused_by_name(views) -> None:
-    with pytest.raises(
-        TypeError, match=r"variance_weight must be a number.*vicreg_terms"
-    ):
+    with pytest.raises(TypeError, match=r"variance_weight must be a number.*vicreg_terms"):
         jax.jit(lambda w: vicreg_loss(*views, variance_weight=w))(1.0)
 
 

@@ -185,7 +185,9 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert torch.equal(x.grad, right)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
+)
 def test_it_compiles_without_a_graph_break_and_without_terms(backend: str) -> None:
     torch._dynamo.reset()
     x = batch(9, 5)

@@ -15,7 +15,7 @@ from vicreg.conventions import Convention, Weights, convention_named
 from vicreg.core.layout import HALF_PRECISION, core_order, dtype_name
 from vicreg.core.objective import Objective, Penalty
 from vicreg.core.sizes import DEFAULT_SIZES, Sizes
-from vicreg.dispatch import device_of, library_of, unsupported_kind
+from vicreg.dispatch import device_of, library_of, partition_of, unsupported_kind
 
 Array = Any
 
@@ -197,6 +197,11 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     kind = unsupported_kind(view, library)
     if kind is not None:
         raise TypeError(f"{name} must be a dense array; got {kind}")
+    partition = partition_of(view, library)
+    if partition is not None:
+        raise ValueError(
+            f"{name} must be whole in each process; got {partition}: pass {name}.full_tensor()"
+        )
     if dtype_name(view) not in _REAL_DTYPES:
         raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
     _check_shape(tuple(view.shape), name, objective)

@@ -59,6 +59,15 @@ def unsupported_kind(array: Array, library: str) -> str | None:
     return None
 
 
+def partition_of(array: Array, library: str) -> str | None:
+    """Return how `array` is split over processes, None where each has the whole of it."""
+    if library != "torch" or not adapter_for(library).is_distributed(array):
+        return None
+    if all(placement.is_replicate() for placement in array.placements):
+        return None
+    return f"a DTensor of placements {array.placements}"
+
+
 def adapter_for(library: str) -> Any:
     """Return the adapter module that serves `library`, importing it when first asked."""
     if library == "torch":
@@ -82,4 +91,6 @@ def device_of(array: Array, library: str) -> object:
     """Return the device that binds `array`, None where it is free to be on any."""
     if library == "jax":
         return adapter_for(library).committed_devices(array)
+    if library == "torch" and adapter_for(library).is_distributed(array):
+        return array.device_mesh
     return getattr(array, "device", None)

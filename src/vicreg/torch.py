@@ -255,14 +255,14 @@ class VCReg(torch.nn.Module):
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
         objective = self._objective
-        passed = None
+        z, passed = adapter.local(x), None
         if compiled or transformed:
             self._log.last = None
         else:
-            passed = adapter.Passed(x, objective, self._log)
+            passed = adapter.Passed(z, objective, self._log)
         if self._published:
-            objective = objective.with_published_gradient(samples(x, objective))
-        return adapter.regularized(x, objective, self.scale, passed)
+            objective = objective.with_published_gradient(samples(z, objective))
+        return adapter.replicated(adapter.regularized(z, objective, self.scale, passed), x)
 
     @property
     def last_terms(self) -> VCRegTerms:

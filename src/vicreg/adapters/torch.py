@@ -9,19 +9,22 @@ from the residuals, its derivative from differentiating the core's closed form.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
+import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import array_api_compat.torch
 import torch
+from torch.autograd import forward_ad
 
 from vicreg.core import collapse, owned, terms
+from vicreg.core.layout import core_shape
 from vicreg.core.objective import Objective
+from vicreg.core.sizes import Sizes
 
 Tensor = torch.Tensor
 
@@ -76,40 +79,117 @@ def _namespace(cotangents: Sequence[Tensor | None] = ()) -> SimpleNamespace:
     """Return the namespace for what runs now, where no derivative of it is recorded."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return immutable_xp
-    # `torch.autograd.grad` with `is_grads_batched` has batches of an older kind.
+    return immutable_xp if _are_batched(cotangents) else xp
+
+
+def _are_batched(cotangents: Sequence[Tensor | None]) -> bool:
+    """Whether there are batches of an older kind than `torch.vmap`'s.
+
+    `torch.autograd.grad` makes them with `is_grads_batched`, `jacobian` with `vectorize`.
+    """
     is_batch = torch._C._functorch.is_legacy_batchedtensor
-    batched = any(cotangent is not None and is_batch(cotangent) for cotangent in cotangents)
-    return immutable_xp if batched else xp
+    return any(cotangent is not None and is_batch(cotangent) for cotangent in cotangents)
 
 
 def evaluate(views: tuple[Tensor, ...], objective: Objective) -> terms.Outputs:
     """Return the objective's outputs, differentiable."""
+    if is_distributed(views[0]):
+        outputs = evaluate(tuple(map(local, views)), objective)
+        return tuple(replicated(output, views[0]) for output in outputs)
+    if torch.compiler.is_exporting():
+        objective = _exportable(views, objective)
     with _no_autocast(views[0]):
         return tuple(_function(views, objective)(objective, *views)[: objective.outputs])
 
 
+def is_distributed(array: Tensor) -> bool:
+    """Whether `array` is a ``DTensor``, which stands for the tensors of several processes."""
+    return type(array).__name__ == "DTensor"  # importing the type takes half a second
+
+
+def local(array: Tensor) -> Tensor:
+    """Return what this process has of `array`: the whole, since no other ``DTensor`` gets here."""
+    if not is_distributed(array):
+        return array
+    found: Tensor = cast(Any, array).to_local()
+    return found
+
+
+def replicated(array: Tensor, like: Tensor) -> Tensor:
+    """Return `array`, which each process of `like` has the same of, as a ``DTensor`` too."""
+    if not is_distributed(like):
+        return array
+    whole = cast(Any, like)
+    made: Tensor = whole.from_local(array, whole.device_mesh, whole.placements, run_check=False)
+    return made
+
+
 def _function(views: tuple[Tensor, ...], objective: Objective) -> Any:
-    """Return what takes an objective and `views` to the outputs and the residuals."""
-    if not torch.compiler.is_compiling():
-        if torch._C._are_functorch_transforms_active():
-            return _TransformedOutputs.apply
-        return (_Outputs if objective.each_term else _Loss).apply
-    if any(view.requires_grad for view in views):
-        return _compiled_outputs
-    return functools.partial(_everything, differentiated=False)
+    """Return what takes an objective and `views` to the outputs, and perhaps residuals."""
+    # A Function's own `needs_input_grad` says nothing of `torch.no_grad`.
+    recorded = torch.is_grad_enabled()
+    if torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
+        # Of a batch under `torch.vmap` the elements do not say that they require a gradient.
+        return (_TransformedOutputs if recorded else _Values).apply
+    recorded = recorded and any(view.requires_grad for view in views)
+    if torch.compiler.is_exporting():  # to plain operations, which have their own derivative
+        return _values
+    if torch.compiler.is_compiling():
+        return _compiled_outputs if recorded else _values
+    if not recorded:
+        return _values if forward_ad._current_level < 0 else _Values.apply
+    return (_Outputs if objective.each_term else _Loss).apply
+
+
+#: Where a size may stand for any there is one way: nothing in parts, and no stacks.
+_ONE_WAY = Sizes(stacked=0, strips=1, asks_samples=False, columns=sys.maxsize)
+
+
+def _exportable(views: tuple[Tensor, ...], objective: Objective) -> Objective:
+    """Return `objective` as one whose program serves every size of `views` it is exported for.
+
+    Raises
+    ------
+    ValueError
+        Of some of those sizes the Gram matrix would be the smaller and of others the covariance.
+    """
+    # An exporter has imported it, which takes as long as all of this does.
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    objective = replace(objective, sizes=_ONE_WAY)
+    shape = core_shape(views, objective.feature_axis, objective.pooled)
+    if objective.method != "auto" or objective.penalty != "square":
+        return objective
+    if objective.coefficients(shape).covariance is None:
+        return objective
+    n, d = shape[-2:]
+    one_way = statically_known_true(n <= d) or statically_known_true(n > d)
+    # A range without an end, as that of `Dim.AUTO` is, the exporter ends where the way does.
+    if not one_way and statically_known_true(n < sys.maxsize):
+        raise ValueError(
+            f"method must be 'gram' or 'covariance' where a batch is exported that may be of {d} "
+            f"samples, as many as it has features, and of more; got 'auto', which chooses by that"
+        )
+    return objective
 
 
 def value_and_grad(
     views: tuple[Tensor, ...], objective: Objective
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the loss and the gradient of each view."""
+    if is_distributed(views[0]):
+        first = views[0]
+        loss, gradients = value_and_grad(tuple(map(local, views)), objective)
+        return replicated(loss, first), tuple(replicated(array, first) for array in gradients)
+    if torch.compiler.is_exporting():
+        objective = _exportable(views, objective)
     with torch.no_grad(), _no_autocast(views[0]):
         return terms.value_and_grad(_namespace(), views, objective)
 
 
 def without_gradient(array: Tensor) -> Tensor:
-    """Return `array` as a constant of differentiation."""
-    return array.detach()
+    """Return `array` as a constant of differentiation, of this process alone."""
+    return local(array.detach())
 
 
 def measure(array: Tensor, feature_axis: int) -> collapse.Measures:
@@ -144,8 +224,8 @@ class _CompiledOutputs(torch.autograd.Function):
     """Outputs, then residuals, with the first derivative: what a compiler can trace.
 
     Dynamo refuses a Function with a ``jvp``, and a compiled graph has no second derivative to
-    offer. Where nothing requires a gradient it miscounts the arguments of a ``forward`` that
-    takes any number of them, so `_function` does not bring one there.
+    offer. Where no gradient is recorded it miscounts the arguments of a ``forward`` that takes
+    any number of them, so `_function` does not bring one there.
     """
 
     @staticmethod
@@ -171,12 +251,16 @@ class _Differentiable(torch.autograd.Function):
             return (None, *_gradients(ctx, cotangents))
         of_outputs = cotangents[: ctx.objective.outputs]
         given = tuple(cotangent is not None for cotangent in of_outputs)
-        request = _Request(ctx.objective, ctx.needs_input_grad[1:], given, ctx.form)
+        request = _Request(ctx.objective, ctx.needs_input_grad[1:], given)
         present = (cotangent for cotangent in of_outputs if cotangent is not None)
-        differentiable: Any = _Gradients.apply
         saved = ctx.saved_tensors
         with _no_autocast(saved[0]):
-            gradients = iter(differentiable(request, *present, *saved))
+            if _are_batched(of_outputs):
+                # A Function of such batches has no derivative: what it runs has one.
+                gradients = iter(request.gradients(*present, *saved[: ctx.views]))
+            else:
+                differentiable: Any = _Gradients.apply
+                gradients = iter(differentiable(request, *present, *saved))
         return (None, *(next(gradients) if wanted else None for wanted in request.wanted))
 
 
@@ -189,12 +273,9 @@ class _Loss(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
-        ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
+        ctx.objective, ctx.views = objective, len(views)
         wanted = ctx.needs_input_grad[1:]
-        if any(wanted):
-            loss, ctx.formed = terms.value_and_gradients(_namespace(), views, objective, wanted)
-        else:
-            (loss,), _ = terms.evaluate(_namespace(), views, objective, differentiated=False)
+        loss, ctx.formed = terms.value_and_gradients(_namespace(), views, objective, wanted)
         ctx.save_for_backward(*views)
         ctx.save_for_forward(*views)
         return (loss,)
@@ -228,9 +309,8 @@ class _Outputs(_Differentiable):
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, *views: Tensor) -> terms.Outputs:
-        differentiated = any(ctx.needs_input_grad)
-        outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
-        ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
+        outputs, residuals = terms.evaluate(_namespace(), views, objective)
+        ctx.objective, ctx.views = objective, len(views)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*views, *terms.flatten(residuals))
         ctx.save_for_forward(*views)
@@ -266,6 +346,26 @@ class _TransformedOutputs(_Differentiable):
         return (*changes, *(None for _ in terms.flatten(residuals)))
 
 
+class _Values(torch.autograd.Function):
+    """The outputs in forward mode, where no gradient is recorded: none is formed beside them."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(objective: Objective, *views: Tensor) -> terms.Outputs:
+        return _values(objective, *views)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: terms.Outputs) -> None:
+        ctx.objective, *views = inputs
+        ctx.views = len(views)
+        ctx.save_for_forward(*views)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> terms.Outputs:
+        return _changes(ctx, tangents)[0]
+
+
 def _changes(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple[terms.Outputs, terms.Residuals]:
     """Return the change of each output along `tangents`, and the residuals."""
     # From the views, not from saved residuals: those carry no derivative of an outer level.
@@ -276,11 +376,14 @@ def _changes(ctx: Any, tangents: Sequence[Tensor | None]) -> tuple[terms.Outputs
     return changes, residuals
 
 
-def _everything(
-    objective: Objective, *views: Tensor, differentiated: bool = True
-) -> tuple[Tensor, ...]:
+def _values(objective: Objective, *views: Tensor) -> terms.Outputs:
+    """Return the outputs alone."""
+    return terms.evaluate(_namespace(), views, objective, differentiated=False)[0]
+
+
+def _everything(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs and the residuals."""
-    outputs, residuals = terms.evaluate(_namespace(), views, objective, differentiated)
+    outputs, residuals = terms.evaluate(_namespace(), views, objective)
     return (*outputs, *terms.flatten(residuals))
 
 
@@ -289,7 +392,7 @@ def _save(
 ) -> None:
     """Keep what the backward pass needs; the residuals are not differentiated."""
     residuals = everything[objective.outputs :]
-    ctx.objective, ctx.views, ctx.form = objective, len(views), _from_residuals
+    ctx.objective, ctx.views = objective, len(views)
     ctx.mark_non_differentiable(*residuals)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*views, *residuals)
@@ -299,13 +402,14 @@ def _gradients(ctx: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | 
     """Return the gradients that `ctx` needs, from what was saved in it."""
     saved = ctx.saved_tensors  # read once: checkpointing unpacks at each reading
     views, arrays = saved[: ctx.views], saved[ctx.views :]
-    of_outputs = cotangents[: ctx.objective.outputs]
-    wanted = ctx.needs_input_grad[1:]
     with _no_autocast(views[0]):
-        found: tuple[Tensor | None, ...] = ctx.form(
-            arrays, views, of_outputs, ctx.objective, wanted
+        return _from_residuals(
+            arrays,
+            views,
+            cotangents[: ctx.objective.outputs],
+            ctx.objective,
+            ctx.needs_input_grad[1:],
         )
-    return found
 
 
 def _from_residuals(
@@ -327,7 +431,6 @@ class _Request:
     objective: Objective
     wanted: tuple[bool, ...]  # of each view, whether its gradient is
     given: tuple[bool, ...]  # of each output, whether it has a cotangent
-    form: Callable[..., tuple[Tensor | None, ...]]  # forms them from what the forward pass saved
 
     def separated(
         self, tensors: Sequence[Tensor]
@@ -341,11 +444,10 @@ class _Request:
     def gradients(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return the wanted gradients; where nothing was saved for them, from the views alone."""
         cotangents, views, arrays = self.separated(tensors)
-        form = self.form
         if not arrays:
             residuals = terms.evaluate(_namespace(cotangents), views, self.objective)[1]
-            form, arrays = _from_residuals, terms.flatten(residuals)
-        found = form(arrays, views, cotangents, self.objective, self.wanted)
+            arrays = terms.flatten(residuals)
+        found = _from_residuals(arrays, views, cotangents, self.objective, self.wanted)
         return tuple(gradient for gradient in found if gradient is not None)
 
 

@@ -28,13 +28,14 @@ WHOLE = (slice(None),)
 
 def blocks(xp: Namespace, array: Array, axis: int, sizes: Sizes) -> tuple[slice, ...]:
     """Return the slices of `axis`, one of the last two, that are worked on at once."""
-    length = array.shape[axis]
-    if length < 2 * sizes.block_length:  # asked first, since most arrays are small
-        return WHOLE
     in_blocks = getattr(xp, "in_blocks", None)
+    length = array.shape[axis]
+    # Of a length that stands for any, where a library has such, nothing is asked.
+    if in_blocks is None or length < 2 * sizes.block_length:
+        return WHOLE
     elements = math.prod(array.shape)
     count = min(length // sizes.block_length, elements // sizes.block_elements)
-    if in_blocks is None or count < 2 or not in_blocks(array):
+    if count < 2 or not in_blocks(array):
         return WHOLE
     edges = [length * i // count for i in range(count + 1)]
     return tuple(slice(*ends) for ends in itertools.pairwise(edges))
@@ -43,7 +44,7 @@ def blocks(xp: Namespace, array: Array, axis: int, sizes: Sizes) -> tuple[slice,
 def split(xp: Namespace, array: Array, axis: int, sizes: Sizes) -> list[Array]:
     """Return the blocks themselves, slices of `array`."""
     found = blocks(xp, array, axis, sizes)
-    return [array] if len(found) == 1 else [array[_index(block, axis)] for block in found]
+    return [part(array, block, axis) for block in found]
 
 
 def updated(
@@ -62,9 +63,12 @@ def updated(
     if len(found) == 1:
         return update(owned, found[0])
     for block in found:
-        update(owned[_index(block, axis)], block)
+        update(part(owned, block, axis), block)
     return owned
 
 
-def _index(block: slice, axis: int) -> tuple[Any, ...]:
-    return (..., block) if axis == -1 else (..., block, slice(None))
+def part(array: Array, block: slice, axis: int) -> Array:
+    """Return that `block` of `axis`, one of the last two, of `array`; the whole is `array`."""
+    if block == WHOLE[0]:
+        return array
+    return array[(..., block) if axis == -1 else (..., block, slice(None))]

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg.core import owned
-from vicreg.core.blocks import updated
+from vicreg.core.blocks import part, updated
 from vicreg.core.layout import indices, is_large
 from vicreg.core.sizes import Sizes
 from vicreg.core.statistics import sum_all, sum_of_squares
@@ -162,7 +162,9 @@ def kept_apart(xp: Namespace, zc: Array, energies: Array, sizes: Sizes) -> KeptA
     n, d = zc.shape[-2:]
     # n centred samples span n - 1 dimensions: among more large features than that some are
     # correlated, and E is as large as what the difference is of.
-    count = min(sizes.kept_apart, d, n - 1)
+    count = min(sizes.kept_apart, d)
+    if sizes.asks_samples:
+        count = min(count, n - 1)
     top_k = getattr(xp, "top_k_indices", None)
     if top_k is None:
         # The standard finds no largest values, and some devices have no integers to index with.
@@ -294,13 +296,13 @@ def _product(xp: Namespace, factors: Factors, alpha: Any) -> Callable[[Array, sl
     The one product as large as the forward pass's own; `alpha` goes on the small factors.
     """
     if isinstance(factors, ProductFactors):
-        return lambda block, where: alpha * factors.product[..., where, :]
+        return lambda block, where: alpha * part(factors.product, where, -2)
     if isinstance(factors, GramFactors):
         kernel, rows = alpha * factors.kernel, alpha * factors.rows
 
         def of_features(block: Array, where: slice) -> Array:
             product = xp.matmul(kernel, block)
-            return owned.add_product(xp, product, factors.columns, rows[..., where])
+            return owned.add_product(xp, product, factors.columns, part(rows, where, -1))
 
         return of_features
     weights = factors.offdiagonal if isinstance(factors, CovarianceFactors) else factors.slope

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ class Coefficients(NamedTuple):
     invariance: float | None  # of the sum of the squared deviations
     variance: float | None  # of the sum of the hinge
     covariance: float | None  # of zcᵀ zc: with it, the sum of squared entries is the term
+    limit: float = math.inf  # where "smooth_l1" becomes linear in zcᵀ zc times that
 
     @property
     def of_spread(self) -> bool:
@@ -73,10 +75,12 @@ class Objective:
         m = n - self.convention.covariance_correction
         everything = self.each_term or not any(self.weights)
         needs = [everything or weight != 0 for weight in self.weights]
+        root: float = (covariance / count) ** 0.5
         return Coefficients(
             over_pairs * invariance / (n * d * count) if needs[0] and invariance else None,
             variance / (d * count) if needs[1] else None,
-            float((covariance / count) ** 0.5) / m if needs[2] else None,
+            root / m if needs[2] else None,
+            self.delta * root,
         )
 
     def uses_gram(self, n: int, d: int) -> bool:
@@ -84,7 +88,3 @@ class Objective:
         if self.penalty != "square":  # it needs each entry of the covariance
             return False
         return self.method == "gram" or (self.method == "auto" and n <= d)
-
-    def limit(self, n: int, scale: float) -> float:
-        """Return where "smooth_l1" becomes linear in `scale` zcᵀ zc, for `delta` in zcᵀ zc / m."""
-        return self.delta * (scale * (n - self.convention.covariance_correction))

@@ -28,6 +28,9 @@ class Sizes:
         they save.
     kept_apart : int
         How many of the largest features the Gram route keeps apart. Eight cured every case tried.
+    asks_samples : bool
+        Whether there are fewer of them where so many dimensions are not spanned. False is for a
+        number of samples that stands for any.
     run : int
         The largest features are found among those of runs of so many; not below `kept_apart`.
     summed : int
@@ -44,6 +47,7 @@ class Sizes:
     strips: int = 4
     strip_length: int = 128
     kept_apart: int = 8
+    asks_samples: bool = True
     run: int = 64
     summed: int = 512
     columns: int = 256

@@ -40,7 +40,7 @@ Namespace = Any
 
 def in_blocks(n: int, d: int, sizes: Sizes) -> bool:
     """Whether C is formed in blocks of columns: a choice of shape alone."""
-    return d > max(n, sizes.columns)
+    return d > sizes.columns and d > n
 
 
 def smooth_l1_route(

@@ -207,9 +207,8 @@ def _spread(
         if objective.uses_gram(n, d):
             factors = covariance.gram_route(xp, zc, energies, scale, objective.sizes)
         elif objective.penalty == "smooth_l1":
-            limit = objective.limit(n, scale)
             factors = smooth_l1.smooth_l1_route(
-                xp, zc, scale, limit, differentiated, objective.sizes
+                xp, zc, scale, coefficient.limit, differentiated, objective.sizes
             )
         else:
             factors = covariance.covariance_route(xp, zc, scale, objective.sizes)
@@ -236,8 +235,12 @@ def _sums(
 def _outputs(
     xp: Namespace, sums: _Sums, coefficient: Coefficients, objective: Objective
 ) -> Outputs:
-    # The covariance's coefficient is in its sum already.
-    scales = (coefficient.invariance or 0.0, coefficient.variance or 0.0, 1.0)
+    # The covariance's coefficient is in its sum already. Whether the others are 0 is not asked:
+    # where a size stands for any, they have no truth value.
+    scales = [
+        0.0 if scale is None else scale
+        for scale in (coefficient.invariance, coefficient.variance, 1.0)
+    ]
     loss = None
     for weight, scale, plain in zip(objective.weights, scales, sums, strict=True):
         # Of weight 0 a term has no part in the loss, be it infinite.

@@ -1,0 +1,245 @@
+"""PyTorch's modes: without gradients, batches of cotangents, exported programs, DTensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from errors import rounding
+
+from vicreg import (
+    diagnose,
+    vcreg_loss,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
+
+torch = pytest.importorskip("torch")
+
+from torch.autograd import forward_ad  # noqa: E402
+from torch.autograd.functional import hessian, jacobian  # noqa: E402
+from torch.export import Dim, export  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
+from vicreg.torch import VCReg, VICRegLoss  # noqa: E402
+
+SHAPES = [(4, 6), (6, 4)]
+WEIGHTS = {"variance_weight": 1.0, "covariance_weight": 2.0}
+
+
+def draw(shape: tuple[int, ...], views: int = 2, dtype: Any = None) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(views, *shape, dtype=dtype or torch.float64, generator=generator)
+    return [view.clone().requires_grad_() for view in batch]
+
+
+def close(got: Any, wanted: Any, size: int = 16) -> None:
+    bound = 4 * rounding("float64", size, size)
+    torch.testing.assert_close(got, wanted, rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_compiled_step_logs_its_terms_without_a_gradient(
+    shape: tuple[int, int], views: int
+) -> None:
+    given, criterion = draw(shape, views), VICRegLoss()
+    given[1].requires_grad_(False)
+
+    def step(*given: torch.Tensor) -> Any:
+        loss = vicreg_loss(*given)
+        with torch.no_grad():
+            return loss, vicreg_terms(*given), criterion.terms(*given[:2])
+
+    loss, terms, of_two = torch.compile(step, fullgraph=True, backend="aot_eager")(*given)
+    wanted, gradients = vicreg_value_and_grad(*given)
+    close(loss, wanted)
+    close(terms, vicreg_terms(*[view.detach() for view in given]))
+    close(of_two, vicreg_terms(*[view.detach() for view in given[:2]]))
+    close(torch.autograd.grad(loss, given[0])[0], gradients[0])
+
+
+class _Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += "mm" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+def products(function: Callable[..., Any], *views: torch.Tensor) -> int:
+    with _Products() as counted:
+        function(*views)
+    return counted.count
+
+
+@pytest.mark.parametrize("shape", [(6, 90), (90, 6), (300, 4096)], ids=str)
+def test_no_gradient_is_formed_where_none_is_recorded(shape: tuple[int, int]) -> None:
+    views = draw(shape, dtype=torch.float32)
+    constants = [view.detach() for view in views]
+    alone = products(vicreg_loss, *constants)
+    assert products(vicreg_loss, *views) > alone > 0
+    with torch.no_grad():
+        assert products(vicreg_loss, *views) == alone
+
+    def formed() -> bool:
+        """Whether autograd's Function that forms the gradient ran."""
+        with torch.profiler.profile() as profile:
+            vicreg_loss(*views)
+        return any("_Loss" in event.key for event in profile.key_averages())
+
+    assert formed()
+    with torch.inference_mode():  # in which a dispatch mode sees nothing
+        assert not formed()
+        close(vicreg_loss(*views).double(), vicreg_loss(*constants).double())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("mode", [torch.no_grad, contextlib.nullcontext])
+def test_forward_mode_needs_no_recorded_gradient(shape: tuple[int, int], mode: Any) -> None:
+    views, along = draw(shape), draw(shape, 4)[2:]
+    terms = lambda *views: tuple(vicreg_terms(*views))  # noqa: E731
+    wanted = [
+        sum((g * a).sum() for g, a in zip(torch.autograd.grad(t, views), along, strict=True))
+        for t in (vicreg_terms(*views)[i] for i in range(4))
+    ]
+    directions = [a.detach() for a in along]
+    with mode():
+        _, changes = torch.func.jvp(terms, tuple(v.detach() for v in views), tuple(directions))
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(*both) for both in zip(views, directions, strict=True)]
+            of_loss = forward_ad.unpack_dual(vicreg_loss(*duals)).tangent
+    close(torch.stack(changes), torch.stack(wanted).detach(), 64)
+    close(of_loss.detach(), wanted[0].detach(), 64)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_cotangents_in_batches(shape: tuple[int, int], views: int) -> None:
+    given = tuple(draw(shape, views))
+
+    def terms(*given: torch.Tensor) -> torch.Tensor:
+        return torch.stack(list(vicreg_terms(*given)))
+
+    for create_graph in (False, True):
+        rows = jacobian(terms, given, vectorize=True, create_graph=create_graph)
+        close(rows, jacobian(terms, given, create_graph=create_graph))
+    plain = hessian(lambda *given: vicreg_loss(*given, method="covariance"), given)
+    close(hessian(vicreg_loss, given, vectorize=True), plain, 64)
+    of_vcreg = hessian(lambda z: vcreg_loss(z, **WEIGHTS), given[0], vectorize=True)
+    close(of_vcreg, hessian(lambda z: vcreg_loss(z, **WEIGHTS), given[0]), 64)
+
+    several = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    for value in (vicreg_loss(*given), terms(*given)[1] + terms(*given)[3]):
+        wanted = torch.autograd.grad(value, given, retain_graph=True)
+        got = torch.autograd.grad(value, given, several, is_grads_batched=True, create_graph=True)
+        for batch, gradient in zip(got, wanted, strict=True):
+            close(batch, several[:, None, None] * gradient)
+        second = torch.autograd.grad(sum((batch[1] ** 2).sum() for batch in got), given)
+        plainly = torch.autograd.grad(value, given, create_graph=True)
+        right = torch.autograd.grad(sum(4 * (g**2).sum() for g in plainly), given)
+        close(second, right, 64)
+
+
+class _Module(torch.nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> Any:
+        return self.function(a, b)
+
+
+EXPORTED = {
+    "loss": vicreg_loss,
+    "terms": lambda a, b: tuple(vicreg_terms(a, b)),
+    "closed form": vicreg_value_and_grad,
+    "smooth L1": lambda a, b: vcreg_loss(a, penalty="smooth_l1", **WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(
+    ("d", "sizes", "dim"),
+    [
+        (20, (7, 2, 20), Dim("n", min=2, max=20)),  # the Gram matrix throughout
+        (5, (9, 6, 300), Dim("n", min=6)),  # the covariance throughout
+        (20, (7, 9, 20), Dim.AUTO),
+        (5, (9, 6, 300), Dim.AUTO),
+    ],
+    ids=str,
+)
+def test_a_program_for_any_number_of_samples(
+    name: str, d: int, sizes: tuple[int, ...], dim: Any
+) -> None:
+    function = EXPORTED[name]
+    shapes = ({0: dim}, {0: dim})
+    program = export(_Module(function), tuple(draw((sizes[0], d))), dynamic_shapes=shapes)
+    for n in sizes:
+        views = [view.detach() for view in draw((n, d))]
+        close(program.module()(*views), function(*views), n)
+
+
+def test_a_program_that_would_go_both_ways_is_refused() -> None:
+    dim = Dim("n", min=2, max=100)
+    views, shapes = tuple(draw((7, 20))), ({0: dim}, {0: dim})
+    with pytest.raises(ValueError, match=r"method must be 'gram' or 'covariance'.*20 samples"):
+        export(_Module(vicreg_loss), views, dynamic_shapes=shapes)
+    chosen = _Module(lambda a, b: vicreg_loss(a, b, method="covariance"))
+    program = export(chosen, views, dynamic_shapes=shapes).module()
+    for n in (5, 60):
+        close(program(*draw((n, 20))), vicreg_loss(*draw((n, 20))), 64)
+
+
+@pytest.fixture
+def mesh() -> Iterator[Any]:
+    """A device mesh of this process alone."""
+    dist = pytest.importorskip("torch.distributed")
+    if not dist.is_available():
+        pytest.skip("PyTorch was built without torch.distributed")
+    store = dist.HashStore()
+    dist.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_dtensors_are_whole_or_refused(mesh: Any) -> None:
+    """A replicated one gives what its values do; of a sharded one each process has a part."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    plain = [view.detach() for view in draw((6, 9))]
+    wanted, gradients = vicreg_value_and_grad(*plain)
+    views = [distribute_tensor(view, mesh, [Replicate()]).requires_grad_() for view in plain]
+    loss = vicreg_loss(*views)
+    close(loss.full_tensor(), wanted)
+    for gradient, right in zip(torch.autograd.grad(loss, views), gradients, strict=True):
+        close(gradient.full_tensor(), right)
+    close(vicreg_value_and_grad(*views)[1][0].full_tensor(), gradients[0])
+    layer = VCReg(**WEIGHTS)
+    layer(views[0]).sum().backward()
+    z = plain[0].clone().requires_grad_()
+    layer(z).sum().backward()
+    close(views[0].grad.full_tensor(), z.grad)
+
+    for placement in (Shard(0), Shard(1)):
+        sharded = [distribute_tensor(view, mesh, [placement]) for view in plain]
+        for function in (vicreg_loss, vicreg_terms, vicreg_value_and_grad):
+            with pytest.raises(ValueError, match=r"views\[0\] must be whole.*full_tensor\(\)"):
+                function(*sharded)
+        with pytest.raises(ValueError, match="z must be whole"):
+            diagnose(sharded[0])
+        with pytest.raises(ValueError, match="x must be whole"):
+            VCReg(**WEIGHTS)(sharded[0].requires_grad_())
