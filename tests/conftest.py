@@ -94,7 +94,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Say what did not run and why, the most frequent reason first."""
     skipped = terminalreporter.getreports("skipped")
-    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    reasons = Counter(_reason(report.longrepr[2]) for report in skipped)
     left_out = config.stash.get(_left_out, 0)
     if reasons or left_out:
         terminalreporter.section("not run")
@@ -104,6 +104,13 @@ def pytest_terminal_summary(
         terminalreporter.line(f"{left_out:6} left out as long: nox -s tests_all runs them too")
     elif left_out:
         terminalreporter.line(f"{left_out:6} left out by -m or -k")
+
+
+def _reason(text: str) -> str:
+    """Return why a test was skipped, in words that many have in common."""
+    reason = text.removeprefix("Skipped: ").partition(": ")[0]
+    name, has, what = reason.partition(" has ")
+    return f"the library{has}{what}" if name in map(str, BACKENDS) else reason
 
 
 @pytest.fixture

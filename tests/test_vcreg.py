@@ -325,8 +325,9 @@ for function in functions:
     [
         ("numpy", 256, 8192, 200 * 2**20),
         ("torch", 256, 8192, 200 * 2**20),
-        # Smaller, since it is compiled a block after another; C alone is 64 MiB.
-        ("compiled", 64, 4096, 4 * 4096**2 // 2),
+        # Smaller, since it is compiled a block after another, which takes most of a minute.
+        # C alone is 64 MiB.
+        pytest.param("compiled", 64, 4096, 4 * 4096**2 // 2, marks=pytest.mark.long),
     ],
     ids=["numpy", "torch", "torch.compile"],
 )
