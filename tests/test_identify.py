@@ -350,6 +350,78 @@ def test_two_departures_at_once() -> None:
     assert found.explained
 
 
+# --- a cosine -----------------------------------------------------------------------------
+
+
+def cosines(a: np.ndarray, b: np.ndarray, eps: float = 0.0) -> np.ndarray:
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + eps)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return 1 - cosines(a, b).mean()
+
+
+def rows(z: np.ndarray) -> np.ndarray:
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def in_float32(loss: Loss) -> Loss:
+    return lambda a, b: float(loss(a.astype(np.float32), b.astype(np.float32)))
+
+
+# The weights and what departs. What is wrong of one term says nothing of the others.
+COSINES: dict[str, tuple[Loss, tuple[float, float, float], tuple[str, ...]]] = {
+    "official": (plain(invariance=cosine), (25, 25, 1), ("a cosine, the mean over",)),
+    "other weights": (
+        plain((0.3, 7, 0.02), gamma=0.5, eps=1e-3, invariance=cosine),
+        (0.3, 7, 0.02),
+        ("a cosine, the mean over",),
+    ),
+    "no covariance": (plain((25, 25, 0), invariance=cosine), (25, 25, 0), ("a cosine",)),
+    "no variance": (plain((25, 0, 1), invariance=cosine), (25, 0, 1), ("a cosine",)),
+    "of 2 - 2 cos": (plain(invariance=lambda a, b: 2 * cosine(a, b)), (50, 25, 1), ("a cosine",)),
+    "negative": (
+        plain(invariance=lambda a, b: -cosines(a, b).mean()),
+        (25, 25, 1),
+        ("a cosine", "-25 is added"),
+    ),
+    "sum": (
+        plain(invariance=lambda a, b: (1 - cosines(a, b)).sum()),
+        (25, 25, 1),
+        ("a cosine, the sum over",),
+    ),
+    "with an ε": (
+        plain(invariance=lambda a, b: 1 - cosines(a, b, 1e-8).mean()),
+        (25, 25, 1),
+        ("a cosine",),
+    ),
+    "of normalised samples": (
+        plain(invariance=lambda a, b: ((rows(a) - rows(b)) ** 2).mean()),
+        (25, 25, 1),
+        ("of samples normalised",),
+    ),
+    "and a population covariance": (
+        plain(corrections=(1, 0), invariance=cosine),
+        (25, 25, 1),
+        ("a cosine", "a population covariance"),
+    ),
+    "in float32": (in_float32(plain(invariance=cosine)), (25, 25, 1), ("a cosine",)),
+}
+
+
+@pytest.mark.parametrize("name", COSINES)
+def test_a_cosine_for_the_invariance_leaves_the_other_terms_as_they_are(name: str) -> None:
+    loss, weights, departures = COSINES[name]
+    found = identify(loss)
+    assert found.nearest == "official"
+    assert found.weights == weights
+    assert found.explained
+    said = [text.partition(": ")[2] for text in found.departures]
+    assert [text.startswith(part) for text, part in zip(said, departures, strict=True)]
+    if weights[1] == 25:
+        assert (found.gamma, found.eps) == (1, pytest.approx(1e-4, rel=1e-3))
+
+
 # --- none of them -------------------------------------------------------------------------
 
 

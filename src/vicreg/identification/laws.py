@@ -79,7 +79,8 @@ def _constant(values: list[float], slack: float) -> float | None:
 def invariance_laws(term: Invariance, slack: float) -> dict[Law, float]:
     """Return the weight by each law that fits: more than one where n or d could not be varied."""
     found = {}
-    for features in ("d", "1", "√d"):
+    # A cosine has no size that goes with d; of samples that were normalised it is a d-th.
+    for features in ("d", "1", "√d", *(("d²",) if term.cosine else ())):
         for samples in ("n", "1", "n - 1"):
             weights = [
                 coefficient * (FEATURES[features](d) / d) * (SAMPLES[samples](n) / n)

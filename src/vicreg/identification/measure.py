@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from vicreg.backends import Floats
-from vicreg.identification.probes import NoValueError, Probed, Shape, uncorrelated
+from vicreg.identification.probes import (
+    NoValueError,
+    Shape,
+    Values,
+    WithoutSign,
+    ordinary_pairs,
+    uncorrelated,
+)
 
 __all__ = ["Covariance", "Hinge", "Invariance", "Measured", "Variance", "measure"]
 
@@ -30,11 +37,17 @@ _TAIL = (2.0**10, 2.0**11, 2.0**12)
 
 @dataclass
 class Invariance:
-    """The term that compares the views."""
+    """The term that compares the views.
+
+    A coefficient is that of the mean square of the difference, or of what there is in its place:
+    of 1 - cos, the mean over the samples, where it is a cosine.
+    """
 
     coefficients: dict[Shape, float] = field(default_factory=dict)
     power: float = 2.0
     by_feature: bool = True
+    cosine: bool = False
+    eps: float = 0.0  # added to the product of the norms that a cosine is divided by
     unrecognised: str = ""
 
     @property
@@ -143,17 +156,22 @@ class _Profile(NamedTuple):
 _NO_HINGE = _Profile(0.0, 0.0, Hinge(0.0, 0.0, 0.0), "std", True, False, 1.0, "")
 
 
-def measure(f: Probed) -> Measured:
+def measure(f: Values) -> Measured:
     """Return what the terms are; one that cannot be probed is unrecognised, with the reason."""
-    variance, covariance, constants, base = _measure_profiles(f)
     invariance = Invariance()
     with _recognising(invariance):
         _measure_invariance(f, invariance)
+    if invariance.cosine:
+        f = WithoutSign(f)
+    variance, covariance, constants, base = _measure_profiles(f)
     with _recognising(covariance):
         _measure_covariance(f, covariance)
     if variance.present and not variance.unrecognised:
         with _recognising(variance):
             _measure_variance_details(f, variance, base, covariance.entries)
+    if invariance.cosine:  # without the cosine a weight of 1 - cos is left of it
+        for shape, weight in invariance.coefficients.items():
+            constants[shape] = _nonzero(f, constants[shape] - weight, weight)
     return Measured(invariance, variance, covariance, constants)
 
 
@@ -165,10 +183,10 @@ def _recognising(term: Invariance | Variance | Covariance) -> Iterator[None]:
         term.unrecognised = str(error)
 
 
-def _nonzero(f: Probed, difference: float, *values: float) -> float:
+def _nonzero(f: Values, difference: float, *values: float) -> float:
     """Return `difference`, or 0 where it is no more than the rounding of `values`."""
     size = max((abs(value) for value in values), default=0.0)
-    return difference if abs(difference) > 2.0**8 * f.roundoff * size else 0.0
+    return difference if abs(difference) > max(2.0**8 * f.roundoff * size, f.noise) else 0.0
 
 
 def _same(a: float, b: float, slack: float) -> bool:
@@ -198,7 +216,7 @@ def _rescale(coefficients: dict[Shape, float], power: float, scale: float) -> No
 # --- invariance ---------------------------------------------------------------------------
 
 
-def _measure_invariance(f: Probed, found: Invariance) -> None:
+def _measure_invariance(f: Values, found: Invariance) -> None:
     for shape in f.shapes:
         found.coefficients[shape] = _turned(f, shape, _ABOVE, shape.d) / (2 * _ABOVE) ** 2
     shape = f.shapes[0]
@@ -208,9 +226,11 @@ def _measure_invariance(f: Probed, found: Invariance) -> None:
         _rescale(found.coefficients, 2 - found.power, 2 * _ABOVE)
         one = _turned(f, shape, _ABOVE, 1)
         found.by_feature = _same(one * shape.d, change, f.slack)
+        if found.power == 0:
+            _measure_cosine(f, found)
 
 
-def _turned(f: Probed, shape: Shape, scale: float, features: int) -> float:
+def _turned(f: Values, shape: Shape, scale: float, features: int) -> float:
     """Return what turning the sign of the second view's first `features` adds.
 
     Neither its variances change nor, as they are zero, its covariances.
@@ -221,11 +241,47 @@ def _turned(f: Probed, shape: Shape, scale: float, features: int) -> float:
     return _nonzero(f, after - before, after, before)
 
 
+def _measure_cosine(f: Values, found: Invariance) -> None:
+    """See whether the views are compared by the cosine of each sample with itself.
+
+    The coefficients become those of 1 - cos, from what turning a view adds: 1 - cos is 2 then,
+    far out, where what is added to the norms is not seen. That is read off near 0.
+    """
+    far, near, shape = _TAIL[-1], 2.0**-10, f.shapes[0]
+    weights = {each: _turned(f, each, far, each.d) / 2 for each in f.shapes}
+    weight, eps = weights[shape], 0.0
+    if not weight:
+        return
+    cosine = _turned(f, shape, near, shape.d) / (2 * weight)
+    if abs(1 - cosine) > f.slack and cosine:
+        eps = shape.d * near**2 * (1 / cosine - 1)
+    if _is_cosine(f, weight, eps, shape):
+        found.cosine, found.coefficients, found.eps = True, weights, eps
+
+
+def _is_cosine(f: Values, weight: float, eps: float, shape: Shape) -> bool:
+    """Return whether 1 - cos is what the order of one view's samples changes, and no more."""
+    for z1, z2 in ordinary_pairs(shape):
+        other = np.roll(z2, 1, axis=0)
+        before, after = f(z1, z2), f(z1, other)
+        change = weight * (mean_cosine(z1, z2, eps) - mean_cosine(z1, other, eps))
+        size = max(abs(before), abs(after), abs(weight))
+        if abs(after - before - change) > f.slack * size:
+            return False
+    return True
+
+
+def mean_cosine(z1: Floats, z2: Floats, eps: float = 0.0) -> float:
+    """Return the mean cosine of two samples of the same place."""
+    norms = np.linalg.norm(z1, axis=1) * np.linalg.norm(z2, axis=1)
+    return float(np.mean(np.sum(z1 * z2, axis=1) / (norms + eps)))
+
+
 # --- variance -----------------------------------------------------------------------------
 
 
 def _measure_profiles(
-    f: Probed,
+    f: Values,
 ) -> tuple[Variance, Covariance, dict[Shape, float], _Profile]:
     profiles = {shape: _profile(f, shape) for shape in f.shapes}
     base = profiles[f.shapes[0]]
@@ -240,18 +296,18 @@ def _measure_profiles(
     if len(forms) > 1 and not variance.unrecognised:
         variance.unrecognised = "its form changes with n or d"
     diagonal = {shape: p.diagonal for shape, p in profiles.items()}
-    constants = {shape: p.constant for shape, p in profiles.items()}
+    constants = {shape: _nonzero(f, p.constant) for shape, p in profiles.items()}
     return variance, Covariance(diagonal=diagonal), constants, base
 
 
-def _profile(f: Probed, shape: Shape) -> _Profile:
+def _profile(f: Values, shape: Shape) -> _Profile:
     try:
         return _measured_profile(f, shape)
     except NoValueError as error:
         return _NO_HINGE._replace(unrecognised=str(error))
 
 
-def _measured_profile(f: Probed, shape: Shape) -> _Profile:
+def _measured_profile(f: Values, shape: Shape) -> _Profile:
     columns = uncorrelated(shape)
 
     def at(scale: float) -> float:
@@ -278,7 +334,7 @@ def _measured_profile(f: Probed, shape: Shape) -> _Profile:
     return profile._replace(diagonal=diagonal / (shape.d * shape.unit**2))
 
 
-def _growth(f: Probed, tail: list[float]) -> float | None:
+def _growth(f: Values, tail: list[float]) -> float | None:
     """Return the power by which the function grows with the scale; None where it is constant."""
     first, second = tail[1] - tail[0], tail[2] - tail[1]
     if not _nonzero(f, second, *tail):
@@ -287,7 +343,7 @@ def _growth(f: Probed, tail: list[float]) -> float | None:
 
 
 def _hinge_profile(
-    f: Probed, shape: Shape, at: Callable[[float], float], constant: float, clipped: bool
+    f: Values, shape: Shape, at: Callable[[float], float], constant: float, clipped: bool
 ) -> _Profile:
     least = at(_LEAST)
     nothing = _NO_HINGE._replace(constant=constant)
@@ -332,7 +388,7 @@ def _open_at(at: Callable[[float], float], constant: float, threshold: float) ->
 
 
 def _fitted(
-    f: Probed, shape: Shape, hinge: Callable[[float], float], top: float, squared: bool
+    f: Values, shape: Shape, hinge: Callable[[float], float], top: float, squared: bool
 ) -> tuple[str, Hinge] | None:
     """Return what the hinge is on, and its numbers; None where it is none.
 
@@ -363,7 +419,7 @@ def _fitted(
     return on, Hinge(sign * (weight**2 if squared else weight), gamma, eps)
 
 
-def _three_points(q: list[float], y: list[float], f: Probed) -> tuple[str, Hinge] | None:
+def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge] | None:
     if y[0] == y[2]:
         return None
     ratio = (y[0] - y[1]) / (y[0] - y[2])
@@ -415,7 +471,7 @@ def _holds_between(
 
 
 def _measure_variance_details(
-    f: Probed, variance: Variance, base: _Profile, entries: Floats | None
+    f: Values, variance: Variance, base: _Profile, entries: Floats | None
 ) -> None:
     shape = f.shapes[0]
     columns = uncorrelated(shape)
@@ -430,10 +486,10 @@ def _measure_variance_details(
     variance.first_view = _share_of_first_view(f, low, high)
     # One feature moved changes its variance, if that is not centred, and no covariance.
     shift = np.where(np.arange(shape.d) == 0, base.open_at, 0.0)
-    variance.centred = not _moves(f, low / 2, shift)
+    variance.centred = not _moves(f, low / 2, shift, whole)
 
 
-def _share_of_first_view(f: Probed, changed: Floats, plain: Floats) -> float:
+def _share_of_first_view(f: Values, changed: Floats, plain: Floats) -> float:
     """Return how much of the change of both views alike is the first's.
 
     Whatever compares the views is the same for both orders.
@@ -447,7 +503,7 @@ def _share_of_first_view(f: Probed, changed: Floats, plain: Floats) -> float:
 # --- covariance ---------------------------------------------------------------------------
 
 
-def _measure_covariance(f: Probed, covariance: Covariance) -> None:
+def _measure_covariance(f: Values, covariance: Covariance) -> None:
     for shape in f.shapes:
         pairs = shape.d * (shape.d - 1)
         change = _correlated(f, shape, _ABOVE, _alike(shape))
@@ -465,18 +521,18 @@ def _measure_covariance(f: Probed, covariance: Covariance) -> None:
             f, _alike(shape) * _ABOVE, uncorrelated(shape) * _ABOVE
         )
         shift = np.full(shape.d, 2 * _ABOVE)
-        covariance.centred = not _moves(f, uncorrelated(shape) * _ABOVE, shift)
+        covariance.centred = not _moves(f, uncorrelated(shape) * _ABOVE, shift, change)
     if covariance.present:
         _measure_pairs(f, covariance, f.shapes[0])
 
 
-def _correlated(f: Probed, shape: Shape, scale: float, z: Floats) -> float:
+def _correlated(f: Values, shape: Shape, scale: float, z: Floats) -> float:
     """Return what correlations add where no feature's variance changes."""
     before, after = f(scale * uncorrelated(shape)), f(scale * z)
     return _nonzero(f, after - before, after, before)
 
 
-def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape) -> None:
+def _measure_pairs(f: Values, covariance: Covariance, shape: Shape) -> None:
     if shape.d > 16:  # hundreds of pairs
         return
     columns, d = uncorrelated(shape), shape.d
@@ -493,7 +549,7 @@ def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape) -> None:
         covariance.entries = _diagonal_entries(f, shape)
 
 
-def _diagonal_entries(f: Probed, shape: Shape) -> Floats:
+def _diagonal_entries(f: Values, shape: Shape) -> Floats:
     columns, large, small = uncorrelated(shape), 2.0**7, 2.0**6
     entries = []
     for feature in range(shape.d):
@@ -503,7 +559,6 @@ def _diagonal_entries(f: Probed, shape: Shape) -> Floats:
     return np.asarray(entries)
 
 
-def _moves(f: Probed, z: Floats, shift: Floats) -> bool:
-    """Return whether moving both views alike changes the value."""
-    before, after = f(z), f(z + shift)
-    return abs(after - before) > f.slack * max(abs(after), abs(before))
+def _moves(f: Values, z: Floats, shift: Floats, size: float) -> bool:
+    """Return whether moving both views alike changes a term that is of that size there."""
+    return abs(f(z + shift) - f(z)) > max(f.slack * abs(size), f.noise)

@@ -12,7 +12,14 @@ import numpy as np
 from vicreg.backends import Floats
 from vicreg.conventions import Convention, Weights, conventions
 from vicreg.identification.laws import FEATURES, SAMPLES, Law
-from vicreg.identification.measure import Covariance, Hinge, Invariance, Measured, Variance
+from vicreg.identification.measure import (
+    Covariance,
+    Hinge,
+    Invariance,
+    Measured,
+    Variance,
+    mean_cosine,
+)
 from vicreg.identification.probes import Shape
 from vicreg.identification.reading import Laws, Reading
 from vicreg.losses import (
@@ -114,6 +121,9 @@ def _invariance_model(term: Invariance, laws: Laws, law: Law | None) -> Model:
 
     def model(z1: Floats, z2: Floats) -> float:
         n, d = z1.shape
+        if term.cosine:
+            size = n * d / (SAMPLES[law.samples](n) * FEATURES[law.features](d))
+            return float(weight * size * (1 - mean_cosine(z1, z2, term.eps)))
         if term.power == 1 and not term.by_feature:
             rows = float(np.sum(np.linalg.norm(z1 - z2, axis=1)))
             return weight * rows / SAMPLES[law.samples](n)

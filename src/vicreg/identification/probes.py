@@ -11,14 +11,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import NamedTuple
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from vicreg.backends import Floats
 from vicreg.functions import FunctionError, LossFunction
 
-__all__ = ["NoValueError", "Probed", "Shape", "ordinary_pairs", "shapes_for", "uncorrelated"]
+__all__ = [
+    "NoValueError",
+    "Probed",
+    "Shape",
+    "Values",
+    "WithoutSign",
+    "ordinary_pairs",
+    "shapes_for",
+    "uncorrelated",
+]
 
 _DOUBLE, _SINGLE, _HALF = 2.0**-53, 2.0**-24, 2.0**-8
 # Sizes for functions that take only some: 5 and 8 features on 16 and 32 samples come first.
@@ -40,6 +50,24 @@ class Shape(NamedTuple):
     def unit(self) -> float:
         """The sample variance of a column of ±1."""
         return self.n / (self.n - 1)
+
+
+class Values(Protocol):
+    """What the measurements need of a function of two NumPy arrays."""
+
+    shapes: list[Shape]
+    roundoff: float
+
+    @property
+    def slack(self) -> float:
+        """The relative error that a measured ratio may have: some thousand roundings."""
+
+    @property
+    def noise(self) -> float:
+        """What a value of 0 may come out as: of arrays that matter, a sum's rounding."""
+
+    def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
+        """Return the value for two views; one given is both."""
 
 
 class Probed:
@@ -70,6 +98,12 @@ class Probed:
     def slack(self) -> float:
         """The relative error that a measured ratio may have: some thousand roundings."""
         return min(2.0**13 * self.roundoff, 0.05)
+
+    @cached_property
+    def noise(self) -> float:
+        """What a value of 0 may come out as: 1 - cos of equal arrays is such a rounding error."""
+        values = [abs(self(*pair)) for pair in ordinary_pairs(self.shapes[0])]
+        return 2.0**8 * self.roundoff * float(np.median(values))
 
     def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
         """Return the value for two views; one given is both."""
@@ -132,6 +166,27 @@ class Probed:
         return third > 0 and all(
             abs(change - k * third) <= third / 4 for k, change in enumerate(changes, 1)
         )
+
+
+class WithoutSign:
+    """What is left of a function where the second view's sign is averaged out.
+
+    The statistics of a view do not know its sign. A cosine changes with it, and is gone.
+    """
+
+    def __init__(self, function: Values) -> None:
+        self._function = function
+        self.shapes = function.shapes
+        self.roundoff, self.slack, self.noise = (
+            function.roundoff,
+            function.slack,
+            function.noise,
+        )
+
+    def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
+        """Return the value for two views; one given is both."""
+        z2 = z1 if z2 is None else z2
+        return (self._function(z1, z2) + self._function(z1, -z2)) / 2
 
 
 def shapes_for(probed: Probed) -> list[Shape]:

@@ -132,8 +132,8 @@ def _read_invariance(
         return 0.0, own, []
     if term.unrecognised:
         return None, None, [f"invariance: not recognised: {term.unrecognised}"]
-    departures = _invariance_form(term)
-    law = own if own in laws.invariance else next(iter(laws.invariance), None)
+    law = own if own in laws.invariance and not term.cosine else next(iter(laws.invariance), None)
+    departures = _invariance_form(term, law)
     if law is None:
         departures = departures or ["invariance: its size goes with n or d in no known way"]
         return None, None, departures
@@ -141,11 +141,27 @@ def _read_invariance(
         departures.append(f"invariance: {convention.name} has no such term")
     elif law != own and term.power == 2:
         departures += _sums("invariance", law, own, convention.name)
-    weight = snapped(laws.invariance[law], laws.error)
-    return (None if term.power not in (1, 2) else weight), law, departures
+    weight = laws.invariance[law]
+    if _of_normalised(term, law):
+        weight /= 2  # |a - b|² is 2 - 2 cos
+    known = term.cosine or term.power in (1, 2)
+    return (snapped(weight, laws.error) if known else None), law, departures
 
 
-def _invariance_form(term: Invariance) -> list[str]:
+def _of_normalised(term: Invariance, law: Law | None) -> bool:
+    """Whether a cosine is the mean square of the difference, of samples of norm 1."""
+    return term.cosine and law is not None and law.features == "d²"
+
+
+def _invariance_form(term: Invariance, law: Law | None) -> list[str]:
+    if _of_normalised(term, law):
+        return ["invariance: of samples normalised to norm 1, where it is of samples as they are"]
+    if term.cosine:
+        total = law is not None and law.samples == "1"
+        return [
+            f"invariance: a cosine, the {'sum' if total else 'mean'} over the samples of 1 - cos, "
+            "where it is the square of the difference"
+        ]
     if term.power == 1:
         kind = "an absolute difference (L1)" if term.by_feature else "a norm"
         return [f"invariance: {kind}, where it is the square of the difference"]
