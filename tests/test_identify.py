@@ -350,7 +350,7 @@ def test_two_departures_at_once() -> None:
     assert found.explained
 
 
-# --- a cosine -----------------------------------------------------------------------------
+# --- what is done before and after --------------------------------------------------------
 
 
 def cosines(a: np.ndarray, b: np.ndarray, eps: float = 0.0) -> np.ndarray:
@@ -363,6 +363,11 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 def rows(z: np.ndarray) -> np.ndarray:
     return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def standardised(z: np.ndarray, axis: int, eps: float = 0.0) -> np.ndarray:
+    variance = z.var(axis=axis, keepdims=True)
+    return (z - z.mean(axis=axis, keepdims=True)) / np.sqrt(variance + eps)
 
 
 def in_float32(loss: Loss) -> Loss:
@@ -379,6 +384,7 @@ COSINES: dict[str, tuple[Loss, tuple[float, float, float], tuple[str, ...]]] = {
     ),
     "no covariance": (plain((25, 25, 0), invariance=cosine), (25, 25, 0), ("a cosine",)),
     "no variance": (plain((25, 0, 1), invariance=cosine), (25, 0, 1), ("a cosine",)),
+    "alone": (plain((25, 0, 0), invariance=cosine), (25, 0, 0), ("a cosine",)),
     "of 2 - 2 cos": (plain(invariance=lambda a, b: 2 * cosine(a, b)), (50, 25, 1), ("a cosine",)),
     "negative": (
         plain(invariance=lambda a, b: -cosines(a, b).mean()),
@@ -420,6 +426,187 @@ def test_a_cosine_for_the_invariance_leaves_the_other_terms_as_they_are(name: st
     assert [text.startswith(part) for text, part in zip(said, departures, strict=True)]
     if weights[1] == 25:
         assert (found.gamma, found.eps) == (1, pytest.approx(1e-4, rel=1e-3))
+
+
+NORMALISED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "each sample is divided by its norm": rows,
+    "each sample is divided by its root mean square": lambda z: rows(z) * z.shape[1] ** 0.5,
+    # As layers do, which add something to the variance.
+    "each sample has its mean removed and is divided by its std": (
+        lambda z: standardised(z, 1, 1e-5)
+    ),
+    "each sample is divided by its largest magnitude": (
+        lambda z: z / np.abs(z).max(axis=1, keepdims=True)
+    ),
+    "each feature has its mean removed and is divided by its std": (
+        lambda z: standardised(z, 0, 1e-5)
+    ),
+    "each feature is divided by its sample std": lambda z: z / z.std(axis=0, ddof=1),
+    "each feature is divided by its norm over the samples": lambda z: (
+        z / np.linalg.norm(z, axis=0)
+    ),
+    "each view is divided by its norm": lambda z: z / np.linalg.norm(z),
+}
+
+
+@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_inputs_that_are_normalised(how: str, precision: str) -> None:
+    normalise = NORMALISED[how]
+
+    def loss(a: np.ndarray, b: np.ndarray) -> float:
+        return official(normalise(a), normalise(b))
+
+    found = identify(loss if precision == "float64" else in_float32(loss))
+    assert found.departures == (f"the inputs are normalised: {how}",)
+    assert found.explained
+    assert not found.identified
+    assert found.nearest == "official"
+    # A std of 1 leaves the hinge nothing to do, whatever its weight is.
+    hinge = None if "divided by its" in how and "std" in how and "feature" in how else 25
+    assert found.weights == (25, hinge, 1)
+
+
+def test_normalised_inputs_of_other_losses() -> None:
+    paper = written_out("paper", (3, 7, 0.5))
+    found = identify(lambda a, b: paper(rows(a), rows(b)))
+    assert (found.nearest, found.explained) == ("algorithm1", True) or found.nearest == "paper"
+    assert found.departures == ("the inputs are normalised: each sample is divided by its norm",)
+    sine = identify(lambda a, b: np.sin(rows(a)).sum() * np.cos(rows(b)).mean())
+    assert sine.departures[0] == (
+        "the inputs are normalised: the scale of a sample changes nothing"
+    )
+    assert "not recognised" in sine.departures[1]
+    assert not sine.explained
+
+
+BOUNDED: dict[str, tuple[Loss, str]] = {
+    **{
+        f"at most {bound:g}": (
+            lambda a, b, bound=bound: np.minimum(official(a, b), bound),
+            f"it is never above {vicreg.identification.result.short(bound)}",
+        )
+        for bound in (1, 10, 100, 1e4, 1e9)
+    },
+    **{
+        f"at least {bound:g}": (
+            lambda a, b, bound=bound: np.maximum(official(a, b), bound),
+            f"it is never below {bound:g}",
+        )
+        for bound in (0.001, 5, 60)
+    },
+    "both": (
+        lambda a, b: np.clip(official(a, b), 0.5, 100),
+        "it is never above 100 and never below 0.5",
+    ),
+    "tanh": (
+        lambda a, b: 100 * np.tanh(official(a, b) / 100),
+        "it is 100 tanh(loss / 100)",
+    ),
+    "in float32": (
+        in_float32(lambda a, b: np.minimum(official(a, b), 50)),
+        "it is never above 50",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_loss_that_is_bounded(name: str) -> None:
+    loss, how = BOUNDED[name]
+    found = identify(loss)
+    assert found.departures == (f"the loss is bounded: {how}",)
+    assert found.explained
+    assert not found.identified
+    assert found.nearest == "official"
+    assert found.weights == (25, 25, 1)
+    assert (found.gamma, found.eps) == (1, 1e-4)
+
+
+def test_bounded_losses_of_other_numbers() -> None:
+    loss = plain((3, 10, 0.1), gamma=0.5)
+    found = identify(lambda a, b: min(loss(a, b), 100))
+    assert (found.weights, found.gamma) == ((3, 10, 0.1), 0.5)
+    assert found.departures == ("the loss is bounded: it is never above 100",)
+    negative = identify(lambda a, b: -min(official(a, b), 100))
+    assert [text.partition(":")[0] for text in negative.departures] == [
+        "the loss is bounded",
+        "sign",
+    ]
+    smooth = identify(lambda a, b: official(a, b) / (1 + official(a, b)))
+    assert smooth.departures[0] == "the loss is bounded: it is never above 1"
+    assert not smooth.explained
+
+
+# --- what is right is not accused ---------------------------------------------------------
+
+
+def cross_correlated(a: np.ndarray, b: np.ndarray) -> float:
+    return ((((a - a.mean(axis=0)).T @ (b - b.mean(axis=0))) / len(a)) ** 2).mean()
+
+
+def contrastive(a: np.ndarray, b: np.ndarray) -> float:
+    similar = np.exp(rows(a) @ rows(b).T)
+    return -np.log(np.diag(similar) / similar.sum(axis=1)).mean()
+
+
+# None of them; and the weights of what is right all the same, None for what is not recognised.
+RIGHT: dict[str, tuple[Loss, tuple[float | None, ...]]] = {
+    "means pulled to 0": (
+        lambda a, b: official(a, b) + (a.mean(axis=0) ** 2 + b.mean(axis=0) ** 2).mean(),
+        (25, 25, 1),
+    ),
+    "cross-correlation": (lambda a, b: official(a, b) + cross_correlated(a, b), (25, 25, 1)),
+    "weight decay": (
+        lambda a, b: official(a, b) + 0.01 * (a**2 + b**2).mean(),
+        (25, None, 1),
+    ),
+    "Huber": (
+        plain(
+            invariance=lambda a, b: np.where(
+                abs(a - b) < 1, (a - b) ** 2 / 2, abs(a - b) - 0.5
+            ).mean()
+        ),
+        (None, 25, 1),
+    ),
+    "bounded covariance": (plain(covariance=lambda C: min(squares(C), 10)), (25, 25, None)),
+    "bounded invariance": (
+        plain(invariance=lambda a, b: min(((a - b) ** 2).mean(), 10)),
+        (None, 25, 1),
+    ),
+    "cosine of all": (
+        plain(invariance=lambda a, b: 1 - (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)),
+        (None, 25, 1),
+    ),
+    "root": (lambda a, b: np.sqrt(official(a, b)), (None, None, None)),
+    "tanh of the inputs": (lambda a, b: official(np.tanh(a), np.tanh(b)), (None, None, None)),
+    "bounded inputs": (
+        lambda a, b: official(np.clip(a, -3, 3), np.clip(b, -3, 3)),
+        (None, 25, None),
+    ),
+    "contrastive": (
+        lambda a, b: plain((0, 25, 1))(a, b) + contrastive(a, b),
+        (None, None, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_nothing_is_said_that_ordinary_arrays_do_not_show(name: str) -> None:
+    loss, weights = RIGHT[name]
+    found = identify(loss)
+    assert not found.identified
+    assert not found.explained
+    assert found.weights == weights
+    assert found.departures
+    for text in found.departures:
+        assert "not recognised" in text
+        term = text.partition(":")[0]
+        assert term not in ("invariance", "variance", "covariance") or None in weights
+
+
+def test_a_hinge_of_the_mean_is_still_named() -> None:
+    found = identify(NONE["hinge of the mean"])
+    assert found.departures[0] == "variance: the hinge is not taken feature by feature"
 
 
 # --- none of them -------------------------------------------------------------------------
@@ -536,6 +723,48 @@ def test_other_libraries() -> None:
             assert found.convention == convention
             assert found.weights == (25, 25, 1)
             assert found.residual < 1e-12
+
+
+def test_what_is_done_before_and_after_in_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+
+    def cosine_loss(a: Any, b: Any) -> Any:
+        invariance = 25 * (1 - functional.cosine_similarity(a, b).mean())
+        return invariance + vicreg_loss(a, b, invariance_weight=0)
+
+    def normalised(a: Any, b: Any) -> Any:
+        return vicreg_loss(functional.normalize(a.float()), functional.normalize(b.float()))
+
+    def clamped(a: Any, b: Any) -> Any:
+        return torch.clamp(vicreg_loss(a, b), max=100)
+
+    layer = torch.nn.BatchNorm1d(5, affine=False, track_running_stats=False)
+    for function, departure in (
+        (cosine_loss, "invariance: a cosine"),
+        (normalised, "the inputs are normalised: each sample is divided by its norm"),
+        (clamped, "the loss is bounded: it is never above 100"),
+        (
+            lambda a, b: vicreg_loss(layer(a), layer(b)),
+            "the inputs are normalised: each feature has its mean removed",
+        ),
+    ):
+        found = identify(function, backend="torch")
+        assert [text.startswith(departure) for text in found.departures] == [True]
+        assert found.explained
+        assert found.weights[::2] == (25, 1)
+
+
+def test_what_is_done_after_in_jax() -> None:
+    jax = pytest.importorskip("jax")
+
+    @jax.jit
+    def bounded(a: Any, b: Any) -> Any:
+        return jax.numpy.minimum(vicreg_loss(a, b), 100.0)
+
+    found = identify(bounded, backend="jax")
+    assert found.departures == ("the loss is bounded: it is never above 100",)
+    assert found.weights == (25, 25, 1)
 
 
 def test_a_module_that_takes_single_precision_alone() -> None:

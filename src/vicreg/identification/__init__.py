@@ -2,7 +2,9 @@
 
 A function is probed with chosen arrays, each term alone (`probes`, `measure`); how a term's size
 goes with n and d tells what it is divided by (`laws`); what was found is read as each convention
-(`reading`) and compared, through the public functions, on random arrays (`model`, `study`).
+(`reading`) and compared, through the public functions, on random arrays (`model`, `study`). Of a
+function that is none of them it is seen whether its inputs are normalised or its values bounded
+(`wrapped`), and else which of the departures random arrays have too (`confirm`).
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     weight of 50 is "algorithm1" with 25. Of all that are, the answer is the one whose published
     weights, γ and ε are met, or else the fewest of them missed; `Identification.equivalents`
     has them all.
+
+    What departs is said where random arrays have it too; a term that is neither a published one
+    nor one of those is not recognised, and the others are still named. Inputs that are
+    normalised and a loss that is bounded are said to be, with the convention that there is within.
 
     Weights are found to rounding, and are rounded to the short decimal that is within the error
     of the measurement (about 1e-12 of a float64, 4e-6 of a float32).

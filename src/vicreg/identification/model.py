@@ -29,7 +29,14 @@ from vicreg.losses import (
     vicreg_terms,
 )
 
-__all__ = ["Model", "best_weights", "convention_model", "departing_model"]
+__all__ = [
+    "Model",
+    "best_weights",
+    "convention_model",
+    "departing_model",
+    "term_models",
+    "terms_of",
+]
 
 Model = Callable[[Floats, Floats], float]
 
@@ -45,15 +52,16 @@ def convention_model(
     """Return the public loss with these numbers."""
 
     def loss(z1: Floats, z2: Floats) -> float:
-        terms = _terms(convention, gamma, eps, z1, z2)
+        terms = terms_of(convention, gamma, eps, z1, z2)
         return math.fsum(w * t for w, t in zip(weights, terms, strict=True) if w)
 
     return loss
 
 
-def _terms(
+def terms_of(
     convention: Convention, gamma: float | None, eps: float | None, z1: Floats, z2: Floats
 ) -> tuple[float, float, float]:
+    """Return the terms of two views, unweighted; where there is no hinge γ does not matter."""
     has_eps = convention.hinge_on == "std"
     terms = vicreg_terms(
         z1,
@@ -74,7 +82,7 @@ def best_weights(
 ) -> tuple[Weights, Floats]:
     """Return the weights, none negative, that bring a convention nearest to `values`, and it."""
     terms = np.asarray(
-        [_terms(reading.convention, reading.gamma, reading.eps, *pair) for pair in pairs]
+        [terms_of(reading.convention, reading.gamma, reading.eps, *pair) for pair in pairs]
     )
     best: tuple[Weights, Floats] = ((0.0, 0.0, 0.0), np.zeros(len(values)))
     for chosen in range(1, 8):
@@ -96,27 +104,40 @@ def departing_model(
 
     None where a term is not recognised.
     """
-    if any(weight is None for weight in reading.weights):
+    parts = term_models(measured, laws, reading)
+    if any(weight is None for weight in reading.weights) or None in parts:
         return None
     values = list(measured.constants.values())
     if len(set(values)) > 1 and max(values) - min(values) > laws.slack * max(map(abs, values)):
         return None
-    parts = [_invariance_model(measured.invariance, laws, reading.laws[0])]
-    if measured.variance.present:
-        parts.append(_variance_model(measured.variance, laws, reading))
-    if measured.covariance.present:
-        parts.append(_covariance_model(measured.covariance, laws, reading.laws[2]))
     constant = values[0]
 
     def model(z1: Floats, z2: Floats) -> float:
-        return constant + math.fsum(part(z1, z2) for part in parts)
+        return constant + math.fsum(part(z1, z2) for part in parts if part is not None)
 
     return model, not measured.covariance.even
 
 
+def term_models(
+    measured: Measured, laws: Laws, reading: Reading
+) -> tuple[Model | None, Model | None, Model | None]:
+    """Return each term as it was measured, departures and all; None where it is not recognised."""
+    invariance, variance, covariance = reading.laws
+    known = [weight is not None for weight in reading.weights]
+    return (
+        _invariance_model(measured.invariance, laws, invariance) if known[0] else None,
+        _variance_model(measured.variance, laws, variance) if known[1] else None,
+        _covariance_model(measured.covariance, laws, covariance) if known[2] else None,
+    )
+
+
+def _nothing(z1: Floats, z2: Floats) -> float:
+    return 0.0
+
+
 def _invariance_model(term: Invariance, laws: Laws, law: Law | None) -> Model:
     if not term.present or law is None:
-        return lambda z1, z2: 0.0
+        return _nothing
     weight = laws.invariance[law]
 
     def model(z1: Floats, z2: Floats) -> float:
@@ -151,9 +172,9 @@ def _with_divisor(z: Floats, divisor: float, centred: bool) -> tuple[Floats, int
     return np.concatenate([z, -z]) * math.sqrt(n / divisor), 0
 
 
-def _variance_model(term: Variance, laws: Laws, reading: Reading) -> Model:
-    law = reading.laws[1]
-    assert law is not None
+def _variance_model(term: Variance, laws: Laws, law: Law | None) -> Model:
+    if not term.present or law is None:
+        return _nothing
     fit = laws.variance[law]
 
     def of_view(z: Floats) -> float:
@@ -189,7 +210,8 @@ def _hinge(term: Variance, convention: Convention, fit: Hinge) -> Callable[[Floa
 
 
 def _covariance_model(term: Covariance, laws: Laws, law: Law | None) -> Model:
-    assert law is not None
+    if not term.present or law is None:
+        return _nothing
     weight = laws.covariance[law]
 
     def of_view(z: Floats) -> float:

@@ -95,6 +95,11 @@ class Probed:
         self.roundoff = self._roundoff()
 
     @property
+    def seen(self) -> tuple[float, ...]:
+        """Every value it has given."""
+        return tuple(self._known.values())
+
+    @property
     def slack(self) -> float:
         """The relative error that a measured ratio may have: some thousand roundings."""
         return min(2.0**13 * self.roundoff, 0.05)
@@ -148,17 +153,19 @@ class Probed:
         """Return the unit roundoff of what it computes in, whatever it is given and returns.
 
         A change of the input that is well above the roundoff shows in proportion; one below it
-        is lost, or comes out as a rounding.
+        is lost, or comes out as a rounding. A bounded loss may be at its bound for some arrays.
         """
+        pairs = ordinary_pairs(self.shapes[0])
         for roundoff, step in ((_DOUBLE, 2.0**-36), (_SINGLE, 2.0**-14)):
-            if any(self._follows(step, seed) for seed in range(4)):
-                return roundoff
-        z1, z2 = ordinary_pairs(self.shapes[0])[0]
-        return _DOUBLE if self(2 * z1, z2) == self(z1, z2) else _HALF
+            for pair in pairs:
+                if any(self._follows(step, pair, seed) for seed in range(4)):
+                    return roundoff
+        same = all(self(2 * z1, z2) == self(z1, z2) for z1, z2 in pairs)
+        return _DOUBLE if same else _HALF
 
-    def _follows(self, step: float, seed: int) -> bool:
+    def _follows(self, step: float, pair: tuple[Floats, Floats], seed: int) -> bool:
         """Return whether changes of that relative size show in proportion."""
-        z1, z2 = ordinary_pairs(self.shapes[0])[0]
+        z1, z2 = pair
         pattern = np.random.default_rng(seed).standard_normal(z1.shape)
         before = self(z1, z2)
         changes = [abs(self(z1 * (1 + k * step * pattern), z2) - before) for k in (1, 2, 3)]

@@ -21,8 +21,9 @@ from vicreg.identification.measure import Covariance, Hinge, Invariance, Measure
 from vicreg.identification.probes import Probed
 from vicreg.identification.result import short
 
-__all__ = ["Laws", "Reading", "laws_of", "nearest_reading", "read_as"]
+__all__ = ["Laws", "Reading", "laws_of", "nearest_reading", "read_as", "signs"]
 
+_NO_SUCH_TERM = "has no such term"
 _OUTSIDE = (1e-3, *sorted({c.eps for c in conventions.values() if c.eps}), 1e-6, 1e-8)
 
 
@@ -77,7 +78,9 @@ class Reading:
             differ = sum(a != b for a, b in zip(self.weights, published, strict=True))
         if self.eps is not None:
             differ += 2 * (self.eps != self.convention.eps) + (self.gamma != 1)
-        return len({text.partition(":")[0] for text in self.departures}), differ
+        terms = {text.partition(":")[0] for text in self.departures}
+        foreign = any(text.endswith(_NO_SUCH_TERM) for text in self.departures)
+        return len(terms) + foreign, differ
 
 
 def nearest_reading(measured: Measured, laws: Laws) -> tuple[Reading, list[Reading]]:
@@ -93,14 +96,10 @@ def read_as(convention: Convention, measured: Measured, laws: Laws) -> Reading:
     variance = _read_variance(measured.variance, laws, convention, own[1])
     covariance = _read_covariance(measured.covariance, laws, convention, own[2])
     hinge = variance[3]
-    weights = (invariance[0], variance[0], covariance[0])
+    found = (invariance[0], variance[0], covariance[0])
+    weights = _published_or(found, convention.weights, laws.error)
     departures = [*invariance[2], *variance[2], *covariance[2]]
-    if all(w is None or w <= 0 for w in weights) and any(w is not None and w < 0 for w in weights):
-        departures.append("sign: the whole loss is negative, as for something to be maximised")
-    else:
-        for name, weight in zip(("invariance", "variance", "covariance"), weights, strict=True):
-            if weight is not None and weight < 0:
-                departures.append(f"{name}: its sign is negative")
+    departures += signs(weights)
     if None not in weights:
         departures += _constant(measured, laws)
     return Reading(
@@ -111,6 +110,34 @@ def read_as(convention: Convention, measured: Measured, laws: Laws) -> Reading:
         eps=hinge.eps if hinge else None,
         departures=tuple(departures),
     )
+
+
+def _published_or(
+    weights: tuple[float | None, float | None, float | None],
+    published: tuple[float, float, float] | None,
+    error: float,
+) -> tuple[float | None, float | None, float | None]:
+    """Return the published weights where what was found is within the error of them."""
+    if published is None:
+        return weights
+    first, second, third = (
+        own if weight is not None and abs(weight - own) <= error * own else weight
+        for weight, own in zip(weights, published, strict=True)
+    )
+    return first, second, third
+
+
+def signs(weights: tuple[float | None, float | None, float | None]) -> list[str]:
+    """Return what is negative of what is to be made small."""
+    negative = [weight is not None and weight < 0 for weight in weights]
+    if any(negative) and all(weight is None or weight <= 0 for weight in weights):
+        return ["sign: the whole loss is negative, as for something to be maximised"]
+    names = ("invariance", "variance", "covariance")
+    return [
+        f"{name}: its sign is negative"
+        for name, is_negative in zip(names, negative, strict=True)
+        if is_negative
+    ]
 
 
 def _constant(measured: Measured, laws: Laws) -> list[str]:
@@ -138,7 +165,7 @@ def _read_invariance(
         departures = departures or ["invariance: its size goes with n or d in no known way"]
         return None, None, departures
     if own is None:
-        departures.append(f"invariance: {convention.name} has no such term")
+        departures.append(f"invariance: {convention.name} {_NO_SUCH_TERM}")
     elif law != own and term.power == 2:
         departures += _sums("invariance", law, own, convention.name)
     weight = laws.invariance[law]

@@ -40,8 +40,8 @@ class Identification:
         The convention, or where it is none of them the one that the fewest terms depart from;
         None where nothing could be compared.
     departures : tuple of str
-        What departs from `nearest`, each with the term first; of an identified function at most
-        its ε.
+        What departs from `nearest`, each with the term first, or with what is done to all of the
+        inputs or the loss; of an identified function at most its ε.
     explained : bool
         Whether the function with these departures gives every value that was compared.
     equivalents : mapping of str to three floats

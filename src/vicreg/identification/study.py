@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from vicreg.backends import Floats
 from vicreg.conventions import Weights, conventions
 from vicreg.functions import FunctionError, LossFunction
+from vicreg.identification.confirm import confirmed
 from vicreg.identification.measure import Measured, measure
 from vicreg.identification.model import (
     Model,
@@ -22,6 +24,7 @@ from vicreg.identification.model import (
 from vicreg.identification.probes import NoValueError, Probed, Shape, ordinary_pairs
 from vicreg.identification.reading import Laws, Reading, laws_of, nearest_reading
 from vicreg.identification.result import Identification, short
+from vicreg.identification.wrapped import wrapped
 
 __all__ = ["identified"]
 
@@ -58,7 +61,7 @@ def _identified_quietly(function: LossFunction) -> Identification:
         values = _values(f, nearest.gamma)
     except NoValueError as error:
         return _unusable(str(error))
-    if np.ptp(values.values) <= f.slack * np.max(np.abs(values.values)):
+    if np.ptp(f.seen) <= f.slack * np.max(np.abs(f.seen)):
         return _unusable(f"it is constant: {short(values.values[0])} for all arrays")
     if not nearest.departures:
         model = _values_of(_model_of(nearest), values)
@@ -97,6 +100,10 @@ def _values(f: Probed, gamma: float | None) -> _Values:
                     raise
                 continue  # it takes no such shape
             pairs.append((z1, z2))
+    z1, z2 = (2.0**10 * z for z in pairs[0])  # a bound may be far beyond what is ordinary
+    with suppress(FunctionError, NoValueError):
+        values.append(f(z1, z2))
+        pairs.append((z1, z2))
     return _Values(pairs, np.asarray(values))
 
 
@@ -195,12 +202,15 @@ def _departing(
     measured: Measured, laws: Laws, reading: Reading, values: _Values, f: Probed
 ) -> Identification:
     found = departing_model(measured, laws, reading, f.shapes[0]) if reading.departures else None
-    departures = reading.departures
     explained = False
     if found is not None:
         model, one_d = found
         seen = _of_features(values, f.shapes[0].d) if one_d else values
         explained = _agree(_values_of(model, seen), seen.values, reading, 8 * _tolerance(f))
+    if not explained:
+        within = wrapped(f, measured, reading, values.pairs)
+        reading, explained = within or (confirmed(f, measured, laws, reading), False)
+    departures = reading.departures
     if not explained:
         departures += _unexplained(reading)
     _, model_values = best_weights(reading, values.pairs, values.values)
