@@ -24,8 +24,9 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     ----------
     function : callable
         Called with two arrays of shape (n, d), of several n and d, and to return one number.
-        Values are all that is used of it, about a hundred: no gradient. The views may also be
-        the first argument and one named ``ref_emb``.
+        Values are all that is used of it, about a hundred: no gradient. It may take some n and d
+        alone and raise for others: up to 8192 features are tried, beside fewer samples or more.
+        The views may also be the first argument and one named ``ref_emb``.
     backend : str, optional
         The library of the arrays: "numpy", "torch", "jax", "mlx", "cupy", "dask",
         "array_api_strict", "ndonnx", "mparray", or the import path of any namespace of the array
@@ -41,8 +42,8 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     TypeError
         `function` cannot be called, or `backend` is no string.
     ValueError
-        An unknown backend; or the function raises, or returns no number
-        (``vicreg.functions.FunctionError``).
+        An unknown backend; or the function raises for every shape that is tried, which the error
+        names, or returns no number (``vicreg.functions.FunctionError``).
     vicreg.requirements.RequirementError
         The library is not installed.
 

@@ -79,8 +79,12 @@ def _constant(values: list[float], slack: float) -> float | None:
 def invariance_laws(term: Invariance, slack: float) -> dict[Law, float]:
     """Return the weight by each law that fits: more than one where n or d could not be varied."""
     found = {}
-    # A cosine has no size that goes with d; of samples that were normalised it is a d-th.
-    for features in ("d", "1", "√d", *(("d²",) if term.cosine else ())):
+    features_tried: tuple[str, ...] = ("d", "1", "√d")
+    if term.cosine:  # it has no size that goes with d; of normalised samples it is a d-th
+        features_tried += ("d²",)
+    if term.power == 1 and not term.by_feature:  # a norm
+        features_tried = ("√d",)
+    for features in features_tried:
         for samples in ("n", "1", "n - 1"):
             weights = [
                 coefficient * (FEATURES[features](d) / d) * (SAMPLES[samples](n) / n)

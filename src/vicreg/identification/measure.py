@@ -166,6 +166,10 @@ def measure(f: Values) -> Measured:
     variance, covariance, constants, base = _measure_profiles(f)
     with _recognising(covariance):
         _measure_covariance(f, covariance)
+    for shape, coefficient in covariance.coefficients.items():
+        # Where a diagonal is taken off its square, the rounding grows as the square does.
+        if abs(covariance.diagonal[shape]) <= f.slack * abs(coefficient):
+            covariance.diagonal[shape] = 0.0
     if variance.present and not variance.unrecognised:
         with _recognising(variance):
             _measure_variance_details(f, variance, base, covariance.entries)
@@ -195,7 +199,9 @@ def _same(a: float, b: float, slack: float) -> bool:
 
 def _alike(shape: Shape) -> Floats:
     """Return features that are all the first: every covariance is the variance."""
-    return np.repeat(uncorrelated(shape)[:, :1], shape.d, axis=1)
+    z = uncorrelated(shape)
+    z[:, : shape.live] = z[:, :1]
+    return z
 
 
 def _power(small: float, large: float) -> float:
@@ -218,14 +224,19 @@ def _rescale(coefficients: dict[Shape, float], power: float, scale: float) -> No
 
 def _measure_invariance(f: Values, found: Invariance) -> None:
     for shape in f.shapes:
-        found.coefficients[shape] = _turned(f, shape, _ABOVE, shape.d) / (2 * _ABOVE) ** 2
+        share = shape.rows * shape.live / (shape.n * shape.d)
+        change = _turned(f, shape, _ABOVE, shape.d)
+        found.coefficients[shape] = change / share / (2 * _ABOVE) ** 2
     shape = f.shapes[0]
     if found.present:
         change = _turned(f, shape, _ABOVE, shape.d)
         found.power = _power(change, _turned(f, shape, 2 * _ABOVE, shape.d))
         _rescale(found.coefficients, 2 - found.power, 2 * _ABOVE)
         one = _turned(f, shape, _ABOVE, 1)
-        found.by_feature = _same(one * shape.d, change, f.slack)
+        found.by_feature = _same(one * shape.live, change, f.slack)
+        if found.power == 1 and not found.by_feature:  # a norm goes with the root of them
+            for each in found.coefficients:
+                found.coefficients[each] *= math.sqrt(each.live / each.d)
         if found.power == 0:
             _measure_cosine(f, found)
 
@@ -248,13 +259,13 @@ def _measure_cosine(f: Values, found: Invariance) -> None:
     far out, where what is added to the norms is not seen. That is read off near 0.
     """
     far, near, shape = _TAIL[-1], 2.0**-10, f.shapes[0]
-    weights = {each: _turned(f, each, far, each.d) / 2 for each in f.shapes}
+    weights = {each: _turned(f, each, far, each.d) / 2 * each.n / each.rows for each in f.shapes}
     weight, eps = weights[shape], 0.0
     if not weight:
         return
-    cosine = _turned(f, shape, near, shape.d) / (2 * weight)
+    cosine = _turned(f, shape, near, shape.d) / _turned(f, shape, far, shape.d)
     if abs(1 - cosine) > f.slack and cosine:
-        eps = shape.d * near**2 * (1 / cosine - 1)
+        eps = shape.live * near**2 * (1 / cosine - 1)
     if _is_cosine(f, weight, eps, shape):
         found.cosine, found.coefficients, found.eps = True, weights, eps
 
@@ -325,13 +336,32 @@ def _measured_profile(f: Values, shape: Shape) -> _Profile:
     def left(scale: float) -> float:
         return at(scale) - diagonal * scale**4
 
-    constant = left(2.0**6) if diagonal else tail[-1] if clipped else 0.0
-    profile = _hinge_profile(f, shape, left, constant, clipped)
+    # Of what is large and taken off, the rounding is left: not where all hinges are still closed.
+    top = _ABOVE if diagonal and shape.live < shape.d else _TAIL[-1]
+    constant = left(min(top, 2.0**6)) if diagonal else tail[-1] if clipped else 0.0
+    profile = _hinge_profile(f, shape, left, constant, clipped, top)
     if growth is not None and not profile.unrecognised:
         wanted = 1 if profile.on == "std" else 2
         if abs(growth - wanted) > 0.05:
             profile = profile._replace(unrecognised="it grows as no hinge does")
-    return profile._replace(diagonal=diagonal / (shape.d * shape.unit**2))
+    profile = _without_dead(f, shape, profile)
+    return profile._replace(diagonal=diagonal / (shape.live * shape.unit**2))
+
+
+def _without_dead(f: Values, shape: Shape, profile: _Profile) -> _Profile:
+    """Take off what the features that are 0 at every scale have added."""
+    weight, gamma, eps = profile.fit
+    dead = shape.d / shape.live - 1
+    if not dead or not weight:
+        return profile
+    if profile.clipped:
+        short = gamma - math.sqrt(eps)
+        added = dead * weight * (short**2 if profile.squared else short)
+        constant = _nonzero(f, profile.constant - added, added)
+        profile = profile._replace(constant=constant)
+    else:
+        gamma = (gamma + dead * math.sqrt(eps)) / (1 + dead)
+    return profile._replace(fit=Hinge(weight * (1 + dead), gamma, eps))
 
 
 def _growth(f: Values, tail: list[float]) -> float | None:
@@ -343,18 +373,24 @@ def _growth(f: Values, tail: list[float]) -> float | None:
 
 
 def _hinge_profile(
-    f: Values, shape: Shape, at: Callable[[float], float], constant: float, clipped: bool
+    f: Values,
+    shape: Shape,
+    at: Callable[[float], float],
+    constant: float,
+    clipped: bool,
+    top: float,
 ) -> _Profile:
     least = at(_LEAST)
     nothing = _NO_HINGE._replace(constant=constant)
     # Beside a fourth power that was taken off, the constant has its rounding.
     size = max(abs(least), abs(constant))
-    if clipped and abs(least - constant) <= f.slack * size:
+    if clipped and abs(least - constant) <= f.slack * f.roundoff / f.resolution * size:
         return nothing
-    open_at = _open_at(at, constant, abs(least - constant) * f.slack) if clipped else _ABOVE
+    threshold = max(abs(least - constant) * f.slack, f.noise if shape.live < shape.d else 0.0)
+    open_at = _open_at(at, constant, threshold, top) if clipped else _ABOVE
     if clipped:
         # Twice as far the hinge may act by less than the threshold.
-        constant = _nonzero(f, at(4 * open_at), least)
+        constant = _nonzero(f, at(min(4 * open_at, top)), least)
 
     def hinge(scale: float) -> float:
         return at(scale) - constant
@@ -375,9 +411,9 @@ def _hinge_profile(
     )
 
 
-def _open_at(at: Callable[[float], float], constant: float, threshold: float) -> float:
-    """Return the largest power of two at which the hinge acts."""
-    low, high = -30, 12
+def _open_at(at: Callable[[float], float], constant: float, threshold: float, top: float) -> float:
+    """Return the largest power of two, below `top`, at which the hinge acts."""
+    low, high = -30, round(math.log2(top))
     while high - low > 1:
         middle = (low + high) // 2
         if abs(at(2.0**middle) - constant) > threshold:
@@ -425,7 +461,7 @@ def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge
     ratio = (y[0] - y[1]) / (y[0] - y[2])
     linear = (q[1] - q[0]) / (q[2] - q[0])
     # A rounding of y is this much of the ratio's numerator.
-    slack = max(f.slack, 16 * f.roundoff * abs(y[0]) / max(abs(y[0] - y[1]), 1e-300))
+    slack = max(f.slack, 16 * f.resolution * abs(y[0]) / max(abs(y[0] - y[1]), 1e-300))
     if abs(ratio - linear) <= slack * linear:
         weight = (y[0] - y[2]) / (q[2] - q[0])
         return "variance", Hinge(weight, y[0] / weight + q[0], 0.0)
@@ -433,7 +469,7 @@ def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge
     weight = (y[0] - y[2]) / (math.sqrt(q[2] + eps) - math.sqrt(q[0] + eps))
     gamma = y[0] / weight + math.sqrt(q[0] + eps)
     # Roots are seen beside γ, to the roundoff; so is what ε adds to the smallest of them.
-    seen = 64 * f.roundoff * abs(gamma)
+    seen = 64 * f.resolution * abs(gamma)
     if eps <= max(seen**2, 2 * seen * math.sqrt(q[0])):
         eps = 0.0
     return "std", Hinge(weight, gamma, eps)
@@ -482,7 +518,7 @@ def _measure_variance_details(
     if entries is not None:  # a diagonal that is left in has its own features
         squares = (base.open_at**4 - (2 * base.open_at) ** 4) * shape.unit**2
         whole, one = whole - squares * float(np.sum(entries)), one - squares * entries[0]
-    variance.by_feature = _same(one * shape.d, whole, f.slack)
+    variance.by_feature = _same(one * shape.live, whole, f.slack)
     variance.first_view = _share_of_first_view(f, low, high)
     # One feature moved changes its variance, if that is not centred, and no covariance.
     shift = np.where(np.arange(shape.d) == 0, base.open_at, 0.0)
@@ -505,7 +541,7 @@ def _share_of_first_view(f: Values, changed: Floats, plain: Floats) -> float:
 
 def _measure_covariance(f: Values, covariance: Covariance) -> None:
     for shape in f.shapes:
-        pairs = shape.d * (shape.d - 1)
+        pairs = shape.live * (shape.live - 1)
         change = _correlated(f, shape, _ABOVE, _alike(shape))
         covariance.coefficients[shape] = change / (pairs * _ABOVE**4 * shape.unit**2)
     if any(covariance.coefficients.values()):
@@ -520,7 +556,7 @@ def _measure_covariance(f: Values, covariance: Covariance) -> None:
         covariance.first_view = _share_of_first_view(
             f, _alike(shape) * _ABOVE, uncorrelated(shape) * _ABOVE
         )
-        shift = np.full(shape.d, 2 * _ABOVE)
+        shift = np.where(np.arange(shape.d) < shape.live, 2 * _ABOVE, 0.0)
         covariance.centred = not _moves(f, uncorrelated(shape) * _ABOVE, shift, change)
     if covariance.present:
         _measure_pairs(f, covariance, f.shapes[0])
@@ -533,7 +569,9 @@ def _correlated(f: Values, shape: Shape, scale: float, z: Floats) -> float:
 
 
 def _measure_pairs(f: Values, covariance: Covariance, shape: Shape) -> None:
-    if shape.d > 16:  # hundreds of pairs
+    if shape.d > 16 or shape.live < shape.d:  # hundreds of pairs, or not all
+        if covariance.diagonal[shape]:
+            covariance.entries = np.full(shape.live, covariance.diagonal[shape])
         return
     columns, d = uncorrelated(shape), shape.d
     changes = np.zeros((d, d))

@@ -1,4 +1,4 @@
-"""The function that a reading describes, made of the public functions alone."""
+"""The function that a reading describes, made of the public functions where they have it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Model = Callable[[Floats, Floats], float]
 # The plain form of each term; its sums are scaled where they are used.
 _STD = replace(conventions["official"], name="std", eps=0.0)
 _VARIANCE = replace(_STD, name="variance", hinge_on="variance")
-_UNCENTRED = {"variance_correction": 0, "covariance_correction": 0}
+_MANY = 1024
 
 
 def convention_model(
@@ -72,7 +72,7 @@ def terms_of(
         covariance_weight=1.0,
         gamma=1.0 if gamma is None or gamma <= 0 else gamma,
         eps=eps if has_eps else None,
-        method="covariance",
+        method=_method(z1.shape[1]),
     )
     return float(terms.invariance), float(terms.variance), float(terms.covariance)
 
@@ -218,7 +218,7 @@ def _covariance_model(term: Covariance, laws: Laws, law: Law | None) -> Model:
         n, d = z.shape
         if term.power == 0:
             view, correction = _with_divisor(z, n - 1, term.centred)
-            view = view / np.sqrt([_second_moment(view, i, i, correction) for i in range(d)])
+            view = view / np.sqrt(np.diag(_second_moments(view, correction)))
         else:
             view, correction = _with_divisor(z, SAMPLES[law.samples](n), term.centred)
         return weight * _entries(term, view, correction) / FEATURES[law.features](d)
@@ -226,10 +226,15 @@ def _covariance_model(term: Covariance, laws: Laws, law: Law | None) -> Model:
     return _of_views(term.first_view, of_view)
 
 
-def _second_moment(z: Floats, i: int, j: int, correction: int) -> float:
-    """Return the size of one covariance: two features have no other."""
-    convention = replace(_STD, covariance_correction=correction)
-    return math.sqrt(float(covariance_loss(z[:, [i, j]], convention=convention)))
+def _method(d: int) -> str:
+    """Return the plain definition, but not the matrix of thousands of features."""
+    return "covariance" if d <= _MANY else "auto"
+
+
+def _second_moments(z: Floats, correction: int) -> Floats:
+    deviations = z - np.mean(z, axis=0)
+    moments: Floats = np.abs(deviations.T @ deviations) / (len(z) - correction)
+    return moments
 
 
 def _entries(term: Covariance, z: Floats, correction: int) -> float:
@@ -238,10 +243,8 @@ def _entries(term: Covariance, z: Floats, correction: int) -> float:
     off = ~np.eye(d, dtype=bool)
     if term.even and term.entries is None and term.power != 2:
         convention = replace(_STD, covariance_correction=correction)
-        return float(d * covariance_loss(z, convention=convention, method="covariance"))
-    moments = np.asarray(
-        [[_second_moment(z, i, j, correction) for i in range(d)] for j in range(d)]
-    )
+        return float(d * covariance_loss(z, convention=convention, method=_method(d)))
+    moments = _second_moments(z, correction)
     if term.power == 2:
         return float(np.sum(moments[off]) if term.additive else np.linalg.norm(moments[off]))
     shares = np.full((d, d), float(any(term.coefficients.values())))

@@ -46,7 +46,7 @@ def laws_of(measured: Measured, f: Probed) -> Laws:
         variance=variance_laws(measured.variance, f.slack),
         covariance=covariance_laws(measured.covariance, f.slack),
         slack=f.slack,
-        error=max(64 * f.roundoff, 1e-12),
+        error=max(64 * f.roundoff, 1e-12) * f.resolution / f.roundoff,
         roundoff=f.roundoff,
     )
 
