@@ -14,6 +14,7 @@ import pytest
 from backends import Backend
 from errors import largest_error, rounding
 
+from vicreg import vicreg_terms, vicreg_value_and_grad
 from vicreg.verification.paths import PATHS, Path
 
 #: Each route with as many features as it is taken for and with positions, of 2 and of 3 views; the
@@ -235,3 +236,57 @@ def test_vcreg_by_each_path(xp: Backend, path: Path, delta: float | None, positi
     assert largest_error(xp.numpy(loss), of([z])) <= bound
     assert largest_error(xp.numpy(path.vcreg_loss(given, **settings)), of([z])) <= bound
     assert largest_error(xp.numpy(gradient), definition.gradients(of, [z])[0]) <= bound
+
+
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_pytorch_differentiates_it_twice_and_keeps_no_large_array(path: Path, method: str) -> None:
+    torch = pytest.importorskip("torch")
+    from torch.autograd import gradcheck, gradgradcheck
+
+    a, b = torch.randn(2, 6, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pair = a.requires_grad_(), b.requires_grad_()
+
+    def loss(x, y):
+        return path.vicreg_loss(x, y, method=method)
+
+    assert gradcheck(loss, pair, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(loss, pair)
+    value = loss(*pair)
+    first = torch.autograd.grad(value, pair, retain_graph=True)
+    again = torch.autograd.grad(value, pair)  # nothing that was saved has been written to
+    assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
+    if path.sizes.stacked == 0:  # each view's by itself
+        assert first[0].untyped_storage().data_ptr() != first[1].untyped_storage().data_ptr()
+
+
+def test_gradients_of_small_views_share_no_memory() -> None:
+    views = np.random.default_rng(0).standard_normal((2, 5, 7))
+    _, (first, second) = vicreg_value_and_grad(*views)
+    assert first.base is None
+    assert second.base is None
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("shape", [(1023, 257), (1024, 256), (1100, 1200)], ids=str)
+def test_pytorch_gives_the_gradient_of_any_terms_at_any_size(
+    shape: tuple[int, int], views: int
+) -> None:
+    """On both sides of the sizes from which the views are worked on in blocks, as they come."""
+    torch = pytest.importorskip("torch")
+    arrays = np.random.default_rng(0).standard_normal((views, *shape))
+    given = [torch.tensor(array, requires_grad=place != 1) for place, array in enumerate(arrays)]
+    chosen = [view for view in given if view.requires_grad]
+    terms = vicreg_terms(*given)[1:]
+    alone = [torch.autograd.grad(term, chosen, retain_graph=True) for term in terms]
+    bound = 4 * rounding("float64", *shape)
+    for term, gradients in enumerate(alone):
+        weights = dict(zip(WEIGHTS, np.eye(3)[term].tolist(), strict=True))
+        _, truth = vicreg_value_and_grad(*arrays, **weights, method="covariance")
+        right = [truth[place] for place in range(views) if place != 1]
+        for gradient, wanted in zip(gradients, right, strict=True):
+            assert largest_error(gradient.numpy(), wanted) <= bound, term
+    for pair in ((0, 1), (0, 2), (1, 2), (0, 1, 2)):
+        of_sum = torch.autograd.grad(sum(terms[i] for i in pair), chosen, retain_graph=True)
+        for place, gradient in enumerate(of_sum):
+            wanted = sum(alone[i][place] for i in pair)
+            assert largest_error(gradient.numpy(), wanted.numpy()) <= bound, pair
