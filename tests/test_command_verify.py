@@ -16,17 +16,33 @@ pytest.importorskip("sklearn")
 
 from test_command import refused, run
 
+from vicreg.backends import find_backends
 from vicreg.core import statistics
-from vicreg.verification.suite import DTYPES, VALUES, Measurement, Results
+from vicreg.verification import plan, target
+from vicreg.verification.paths import AS_CALLED, PATHS
+from vicreg.verification.suite import Measurement, Results
 
 QUICK = ("--backend", "numpy", "--convention", "official", "--convention", "article")
+
+
+@pytest.fixture(autouse=True)
+def few_large_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the large inputs the first, and for targets none: the truth of others takes long."""
+    monkeypatch.setattr(plan, "_large", lambda *a: iter(list(_LARGE_SETUPS(*a))[:1]))
+    small = tuple(case for case in target.TARGET_CASES if case.exactly)
+    monkeypatch.setattr(target, "TARGET_CASES", small)
+
+
+_LARGE_SETUPS = plan._large
+_TERMS = ("invariance", "variance", "covariance", "vicreg_terms, differentiated")
 
 
 def test_two_libraries_agree_and_the_reports_say_all(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     data, text = tmp_path / "report.json", tmp_path / "report.md"
     files = ("--json", str(data), "--markdown", str(text))
-    result = run("verify", *QUICK, "--backend", "torch", *files)
+    dtypes = ("--dtype", "float32", "--dtype", "bfloat16")
+    result = run("verify", *QUICK, "--backend", "torch", *dtypes, *files)
     assert result.exit_code == 0, result.output
     assert "All agree" in result.stdout
     assert "Each pair of libraries" in result.stdout
@@ -38,20 +54,32 @@ def test_two_libraries_agree_and_the_reports_say_all(tmp_path: Path) -> None:
     assert report["seed"] == 0
     assert {"vicreg", "python", "numpy", "torch", "array-api-compat"} <= set(report["versions"])
     rows = {(row["library"], row["dtype"]): row for row in report["libraries"]}
-    assert set(rows) == {("numpy", d) for d in DTYPES if d != "bfloat16"} | {
-        ("torch", d) for d in DTYPES
-    }
+    assert set(rows) == {("numpy", "float32"), ("torch", "float32"), ("torch", "bfloat16")}
     for row in rows.values():
         assert row["passed"] is True
-        assert row["problems"] == 24
+        assert row["problems"] > 20
         assert 0 < row["value"]["error"] <= 1
         assert 0 < row["gradient"]["error"] <= 1
-        assert row["value"]["of"] in VALUES
-    (pair,) = [pair for pair in report["pairs"] if pair["dtype"] == "float64"]
+        assert "loss" in row["value"]["of"] or row["value"]["of"].endswith(_TERMS)
+        assert row["gradient"]["path"] in map(str, (*PATHS, AS_CALLED))
+    by_path = {(row["library"], row["path"]): row["error"] for row in report["paths"]}
+    assert set(by_path) == {
+        (name, str(path)) for name in ("numpy", "torch") for path in (*PATHS, AS_CALLED)
+    }
+    assert all(0 < error <= 1 for error in by_path.values())
+    (pair,) = report["pairs"]
     assert pair["libraries"] == ["numpy", "torch"]
     assert 0 <= pair["value"] <= 2
     assert "All agree." in text.read_text()
     assert "| torch | bfloat16 |" in text.read_text()
+    assert "| torch | one by one, in parts |" in text.read_text()
+    assert "Each path through the code" in result.stdout
+    lines = [line for line in result.stderr.splitlines() if "%" in line]
+    assert [int(line.split("%")[0]) for line in lines] == sorted(
+        int(line.split("%")[0]) for line in lines
+    )
+    assert lines
+    assert all(line.endswith("left") for line in lines)
 
 
 def test_a_fault_is_a_failure_with_its_case(
@@ -66,6 +94,7 @@ def test_a_fault_is_a_failure_with_its_case(
     assert "FAIL" in result.stdout
     assert "Not all agree." in result.stdout
     assert "the variance is off by" in result.stdout
+    assert "(stacked; " in result.stdout
     report = json.loads(file.read_text())
     assert report["passed"] is False
     assert all(row["errors"]["variance"] > 1 for row in report["failures"])
@@ -167,9 +196,9 @@ def test_a_namespace_in_the_current_directory(own_code: str) -> None:
 def test_a_terminal_of_few_letters(own_code: str) -> None:
     """The command itself, since what encodes is the stream it was started with."""
     command = Path(sys.executable).with_name("vicreg")
-    for target, status in (("loss", 0), ("doubled", 1)):
+    for name, status in (("loss", 0), ("doubled", 1)):
         ran = subprocess.run(
-            [command, "verify", "--target", f"{own_code}:{target}", "--dtype", "float64"],
+            [command, "verify", "--target", f"{own_code}:{name}", "--dtype", "float64"],
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"},
@@ -224,19 +253,74 @@ def test_bad_usage_is_one_line(own_code: str, tmp_path: Path) -> None:
 
 def test_help_teaches() -> None:
     printed = run("verify", "--help").stdout
-    for option in ("--target", "--namespace", "--json", "--markdown", "--seed", "--device"):
+    options = ("--target", "--namespace", "--json", "--markdown", "--seed", "--device", "--full")
+    for option in options:
         assert option in printed
-    assert "vicreg verify --backend torch --backend jax" in printed
+    assert "vicreg verify --backend torch --backend dask" in printed
 
 
 def test_failures_are_counted_when_there_are_many() -> None:
-    from vicreg.verification.report import failures, pairs_table
+    from vicreg.verification.report import failures, in_common, pairs_table, paths_table
 
-    one = Measurement("numpy", "float64", "wide", "official", {"loss": 3.0, "gradient": 0.5})
-    worse = Measurement("numpy", "float64", "tall", "paper", {}, "raised MemoryError: none left")
-    results = Results(0, [one] * 20 + [worse])
+    numpy = ("numpy", "float64")
+    many = {"gradient": 0.5} | {f"gradient {place}": 3.0 + place for place in range(5)}
+    one = Measurement(*numpy, "wide", "official", "stacked", "Gram route", {"loss": 2.0}, many)
+    elsewhere = Measurement(*numpy, "wide", "official", "one by one", "Gram route", {"loss": 1.5})
+    worse = Measurement(*numpy, "tall", "paper", complaint="raised MemoryError: none left")
+    passed = Measurement("torch", "float32", "tall", "paper", values={"loss": 0.5})
+    results = Results(0, [passed] + [one] * 20 + [elsewhere, worse])
     lines = failures(results)
     assert lines[0] == "numpy float64, paper, tall: raised MemoryError: none left"
-    assert lines[1] == "numpy float64, official, wide: the loss is off by 3 times its bound"
-    assert lines[-1] == "and 9 more (--json FILE has them all)"
+    assert lines[1] == (
+        "numpy float64, official, wide (stacked; Gram route): the gradient 4 is off by 7 times "
+        "its bound, the gradient 3 is off by 6 times its bound, and 4 more"
+    )
+    # Another path's worst before the same one's others.
+    assert lines[2] == (
+        "numpy float64, official, wide (one by one; Gram route): the loss is off by 1.5 times its "
+        "bound"
+    )
+    assert lines[-1] == "and 10 more (--json FILE has them all)"
+    assert in_common(results) == "numpy; float64"
     assert pairs_table(results) is None
+    assert paths_table(results) is not None
+
+
+def test_the_command_without_arguments_takes_what_people_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And says of the others how they run."""
+    asked = []
+
+    def find(names, devices):
+        asked.append(names)
+        return find_backends(["numpy"], devices)
+
+    monkeypatch.setattr("vicreg.backends.find_backends", find)
+    result = run("verify", "--dtype", "float32", "--convention", "official", width=120)
+    assert result.exit_code == 0, result.output
+    assert asked == [("numpy", "torch", "jax", "mlx", "cupy")]
+    assert (
+        "dask, array_api_strict, ndonnx, mparray: run with --full, or by name (--backend)"
+        in result.stdout
+    )
+
+
+def test_full_says_beforehand_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--full", "--dtype", "float32", "--convention", "official")
+    result = run("verify", "--backend", "numpy", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("This will take about ")
+    assert "run with --full" not in result.stdout
+    refused(run("verify", "--full", "--target", "math:hypot"), "--target has one suite")
+
+
+@pytest.mark.long
+def test_the_whole_of_it() -> None:
+    """Everything that is asked without arguments, in a process of its own."""
+    command_line = Path(sys.executable).with_name("vicreg")
+    ran = subprocess.run([command_line, "verify"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
+    for library in ("numpy", "torch", "jax", "mlx"):
+        if find_backends([library])[0]:
+            assert f" {library} " in ran.stdout

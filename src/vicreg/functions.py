@@ -173,16 +173,26 @@ class LossFunction:
         dtype = dtype or backend.dtypes[0]
         with backend.active():
             output = self.on_arrays(backend.asarray(z1, dtype), backend.asarray(z2, dtype))
-            try:
-                return float(backend.to_numpy(output).reshape(()))
-            except Exception:
-                pass
-            try:  # a number of another kind than the backend's arrays
-                return float(output)
-            except Exception as error:
-                raise FunctionError(
-                    f"{self.name} must return a real number; it returned {type(output).__name__}"
-                ) from error
+            return self.number(output)
+
+    def number(self, output: Array) -> float:
+        """Return what `on_arrays` returned as a number.
+
+        Raises
+        ------
+        FunctionError
+            It is none.
+        """
+        try:
+            return float(self.backend.to_numpy(output).reshape(()))
+        except Exception:
+            pass
+        try:  # a number of another kind than the backend's arrays
+            return float(output)
+        except Exception as error:
+            raise FunctionError(
+                f"{self.name} must return a real number; it returned {type(output).__name__}"
+            ) from error
 
 
 def _takes_ref_emb(function: Callable[..., Any]) -> bool:

@@ -23,14 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vicreg.backends.standard import StandardBackend
-from vicreg.verification.cases import CASES, Case
+from vicreg.verification.cases import CASES, MORE, Case
 from vicreg.verification.definition import DEFINITIONS
-from vicreg.verification.suite import DTYPES, measured, problem
+from vicreg.verification.paths import PATHS, Path
+from vicreg.verification.problems import DTYPES, problem
+from vicreg.verification.questions import EVERY, Way
+from vicreg.verification.suite import Measurement, measured
 
 __all__ = ["ConformanceProblem", "check_conformance", "conformance_problems"]
 
 Array = Any
 Floats = npt.NDArray[np.float64]
+
+
+#: The hard ones, and three views.
+_CASES = (*CASES, *MORE[:2])
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def conformance_problems(
     >>> from vicreg.testing import conformance_problems
     >>> problems = conformance_problems(dtypes=["float32"], conventions=["official"])
     >>> print(problems[0], len(problems))
-    wide-float32-official 12
+    wide-float32-official 17
     """
     for name, given, known in (
         ("dtypes", dtypes, DTYPES),
@@ -100,7 +107,7 @@ def conformance_problems(
     return [
         ConformanceProblem(case, dtype, convention, seed)
         for dtype in dtypes
-        for case in CASES
+        for case in _CASES
         for convention in conventions
     ]
 
@@ -114,6 +121,8 @@ def check_conformance(
     to_numpy: Callable[[Array], Floats] | None = None,
 ) -> None:
     """Assert that the loss and its gradient are right on the arrays of `namespace`.
+
+    On each path that the code takes by the size of its input, on this one.
 
     Parameters
     ----------
@@ -149,16 +158,17 @@ def check_conformance(
     ...     check_conformance(np, problem)
     """
     backend = _GivenBackend(namespace, device, asarray, to_numpy)
-    given = _problem(problem)
-    measurement, _ = measured(backend, given)
-    if measurement.passed:
-        return
-    wrong = [
-        f"the {name} is off by {error:.3g} times its bound"
-        for name, error in measurement.errors.items()
-        if not error <= 1.0
-    ]
-    raise AssertionError(f"{problem}: {measurement.complaint or ', '.join(wrong)}")
+    for path in PATHS:
+        measurement = _on_path(backend, problem, path)
+        if measurement.passed:
+            continue
+        wrong = [
+            f"the {name} is off by {error:.3g} times its bound"
+            for name, error in measurement.errors.items()
+            if not error <= 1.0
+        ]
+        said = measurement.complaint or ", ".join(wrong)
+        raise AssertionError(f"{problem} ({path}): {said}")
 
 
 class _GivenBackend(StandardBackend):
@@ -183,5 +193,15 @@ class _GivenBackend(StandardBackend):
         return convert(array)
 
 
-def _problem(chosen: ConformanceProblem) -> Any:
-    return problem(chosen.case, chosen.dtype, chosen.convention, chosen.seed)
+def _on_path(backend: StandardBackend, chosen: ConformanceProblem, path: Path) -> Measurement:
+    case, definition = chosen.case, DEFINITIONS[chosen.convention]
+    way = Way(path, chosen.convention, definition, "auto", case.feature_axis)
+    given = problem(
+        case,
+        chosen.dtype,
+        chosen.convention,
+        definition,
+        seed=chosen.seed,
+        kept_apart=path.sizes.kept_apart,
+    )
+    return measured(backend, way, given, EVERY)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,6 +13,13 @@ import numpy.typing as npt
 
 Array = Any
 Floats = npt.NDArray[np.float64]
+
+#: (function, arrays) -> gradients
+GradientWay = Callable[[Callable[..., Array], Sequence[Array]], tuple[Array, ...]]
+#: (function, arrays, directions) -> the scalar's derivative
+ForwardWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], Array]
+#: (function, arrays, directions) -> the gradients' derivatives
+SecondWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], tuple[Array, ...]]
 
 ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
 
@@ -36,6 +43,10 @@ class Backend(ABC):
     compiles = False
     #: Whether it is used under its compiler, so that a time without it would be nobody's.
     always_compiled = False
+    #: Whether a product of large matrices takes it ten times as long as others, or more.
+    multiplies_slowly = False
+    #: Whether large arrays can be asked of it at all.
+    takes_large = True
 
     def __init__(self, name: str, device: str, dtypes: tuple[str, ...]) -> None:
         self.name = name
@@ -61,14 +72,45 @@ class Backend(ABC):
         """Return the values of `array` in float64."""
 
     def differentiate(
-        self, function: Callable[..., Any], arrays: Sequence[Array]
-    ) -> tuple[Any, tuple[Array, ...]]:
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[Array],
+        wanted: Sequence[bool] | None = None,
+    ) -> tuple[Any, tuple[Array | None, ...]]:
         """Return what `function` returns for `arrays`, and its gradient by each of them.
 
         By the library's automatic differentiation. `function` returns a scalar, or a tuple that
-        begins with the scalar to differentiate.
+        begins with the scalar to differentiate. Where only some gradients are `wanted` the others
+        are None, and nothing is differentiated by those arrays.
         """
         raise NotImplementedError(f"{self.name} has no automatic differentiation")
+
+    @property
+    def gradient_ways(self) -> Mapping[str, GradientWay]:
+        """Other ways to the gradient of a scalar function by its arrays, by name."""
+        return {}
+
+    @property
+    def forward_ways(self) -> Mapping[str, ForwardWay]:
+        """Ways to the derivative of a scalar function along directions, one an array, by name."""
+        return {}
+
+    @property
+    def second_ways(self) -> Mapping[str, SecondWay]:
+        """Ways to the derivative of its gradient along directions, by name."""
+        return {}
+
+    def vcreg_layer(self, **settings: Any) -> Callable[[Array], Array] | None:
+        """Return VCReg as a layer with these settings; None where there is none."""
+        return None
+
+    def as_used(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function` of arrays as people run it: compiled, where they compile."""
+        return function
+
+    def on_one_thread(self) -> AbstractContextManager[Any]:
+        """Return a context in which small arrays are not divided among threads."""
+        return nullcontext()
 
     def synchronise(self, output: Any) -> None:  # noqa: B027 - most libraries have no need
         """Wait until `output`, an array or a nest of tuples of arrays, has been computed.
@@ -86,9 +128,12 @@ class Backend(ABC):
         return self.compiled(lambda *arrays: self.differentiate(function, arrays))
 
     def compiled_ahead(
-        self, function: Callable[..., Any], arrays: Sequence[Array]
+        self, function: Callable[..., Any], arrays: Sequence[Array], quickly: bool = False
     ) -> Callable[..., Any]:
-        """Return a `compiled` function, compiled for `arrays` without having been run."""
+        """Return a `compiled` function, compiled for `arrays` without having been run.
+
+        Where it is to be compiled `quickly` the machine code need not be fast.
+        """
         return function
 
     def forget_compiled(self) -> None:  # noqa: B027
@@ -126,6 +171,17 @@ class Backend(ABC):
             return version(self.name.partition(".")[0])
         except PackageNotFoundError:
             return "unknown"
+
+
+def chosen(arrays: Sequence[Array], wanted: Sequence[bool] | None) -> tuple[int, ...]:
+    """Return the places of the arrays that are wanted; None wants them all."""
+    return tuple(place for place in range(len(arrays)) if wanted is None or wanted[place])
+
+
+def placed(found: Sequence[Array], places: Sequence[int], count: int) -> tuple[Array | None, ...]:
+    """Return `count` arrays, those found in their places and None in the others."""
+    by_place = dict(zip(places, found, strict=True))
+    return tuple(by_place.get(place) for place in range(count))
 
 
 def first(output: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,7 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg.backends.base import ALL_DTYPES, Array, Backend, Floats, first
+from vicreg.backends.base import (
+    ALL_DTYPES,
+    Array,
+    Backend,
+    Floats,
+    ForwardWay,
+    SecondWay,
+    chosen,
+    first,
+    placed,
+)
 
 __all__ = ["JaxBackend", "backends"]
 
@@ -42,17 +53,37 @@ class JaxBackend(Backend):
         return np.asarray(array).astype(np.float64)
 
     def differentiate(
-        self, function: Callable[..., Any], arrays: Sequence[Array]
-    ) -> tuple[Any, tuple[Array, ...]]:
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[Array],
+        wanted: Sequence[bool] | None = None,
+    ) -> tuple[Any, tuple[Array | None, ...]]:
         def with_output(*views: Array) -> tuple[Array, Any]:
             output = function(*views)
             return first(output), output
 
-        every = tuple(range(len(arrays)))
-        (_, output), gradients = jax.value_and_grad(with_output, argnums=every, has_aux=True)(
-            *arrays
-        )
-        return output, gradients
+        places = chosen(arrays, wanted)
+        (_, output), found = jax.value_and_grad(with_output, argnums=places, has_aux=True)(*arrays)
+        return output, placed(found, places, len(arrays))
+
+    @property
+    def forward_ways(self) -> Mapping[str, ForwardWay]:
+        return {"jax.jvp": _forward}
+
+    @property
+    def second_ways(self) -> Mapping[str, SecondWay]:
+        return {
+            "jax.grad of jax.grad": _backward_twice,
+            "jax.jvp of jax.grad": _forward_over_backward,
+        }
+
+    def vcreg_layer(self, **settings: Any) -> Callable[[Array], Array]:
+        from vicreg.jax import vcreg
+
+        return functools.partial(vcreg, **settings)
+
+    def as_used(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.compiled(function)
 
     def synchronise(self, output: Any) -> None:
         jax.block_until_ready(output)  # type: ignore[no-untyped-call]
@@ -62,9 +93,12 @@ class JaxBackend(Backend):
         return compiled
 
     def compiled_ahead(
-        self, function: Callable[..., Any], arrays: Sequence[Array]
+        self, function: Callable[..., Any], arrays: Sequence[Array], quickly: bool = False
     ) -> Callable[..., Any]:
-        ahead: Callable[..., Any] = jax.jit(function).lower(*arrays).compile()
+        # XLA's own optimisations stay; those of LLVM, which take as long again, do not.
+        options: Any = {"xla_backend_optimization_level": "0"} if quickly else None
+        lowered = jax.jit(function).lower(*arrays)
+        ahead: Callable[..., Any] = lowered.compile(compiler_options=options)
         return ahead
 
     def forget_compiled(self) -> None:
@@ -87,6 +121,36 @@ class JaxBackend(Backend):
     @property
     def device_name(self) -> str | None:
         return None if self._device.platform == "cpu" else str(self._device.device_kind)
+
+
+def _gradient(function: Callable[..., Array], arrays: Sequence[Array]) -> Callable[..., Any]:
+    gradient: Callable[..., Any] = jax.grad(function, argnums=tuple(range(len(arrays))))
+    return gradient
+
+
+def _forward(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> Array:
+    return jax.jvp(function, tuple(arrays), tuple(directions))[1]
+
+
+def _backward_twice(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> tuple[Array, ...]:
+    def along(*views: Array) -> Array:
+        pairs = zip(_gradient(function, arrays)(*views), directions, strict=True)
+        return sum(jnp.vdot(gradient, direction) for gradient, direction in pairs)
+
+    changes: tuple[Array, ...] = _gradient(along, arrays)(*arrays)
+    return changes
+
+
+def _forward_over_backward(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> tuple[Array, ...]:
+    gradient = _gradient(function, arrays)
+    changes: tuple[Array, ...] = jax.jvp(gradient, tuple(arrays), tuple(directions))[1]
+    return changes
 
 
 def backends(name: str) -> list[Backend]:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from vicreg.backends.base import ALL_DTYPES, Array, Backend, Floats, first
+from vicreg.backends.base import (
+    ALL_DTYPES,
+    Array,
+    Backend,
+    Floats,
+    ForwardWay,
+    SecondWay,
+    chosen,
+    first,
+    placed,
+)
 
 __all__ = ["MlxBackend", "backends"]
 
@@ -19,6 +29,10 @@ class MlxBackend(Backend):
 
     differentiates = True
     compiles = True
+
+    @property
+    def multiplies_slowly(self) -> bool:  # type: ignore[override]  # of each device
+        return self.device == "cpu"
 
     def active(self) -> AbstractContextManager[Any]:
         return _default_device(mx.cpu if self.device == "cpu" else mx.gpu)
@@ -33,14 +47,26 @@ class MlxBackend(Backend):
         return np.array(wide).astype(np.float64)
 
     def differentiate(
-        self, function: Callable[..., Any], arrays: Sequence[Array]
-    ) -> tuple[Any, tuple[Array, ...]]:
-        every = list(range(len(arrays)))
+        self,
+        function: Callable[..., Any],
+        arrays: Sequence[Array],
+        wanted: Sequence[bool] | None = None,
+    ) -> tuple[Any, tuple[Array | None, ...]]:
+        places = chosen(arrays, wanted)
         # A tuple's first element is what is differentiated.
-        output, gradients = mx.value_and_grad(
-            lambda *views: _as_tuple(function(*views)), argnums=every
+        output, found = mx.value_and_grad(
+            lambda *views: _as_tuple(function(*views)), argnums=list(places)
         )(*arrays)
-        return (output if len(output) > 1 else first(output)), tuple(gradients)
+        gradients = placed(_as_tuple(found), places, len(arrays))
+        return (output if len(output) > 1 else first(output)), gradients
+
+    @property
+    def forward_ways(self) -> Mapping[str, ForwardWay]:
+        return {"mx.jvp": _forward}
+
+    @property
+    def second_ways(self) -> Mapping[str, SecondWay]:
+        return {"mx.grad of mx.grad": _backward_twice, "mx.jvp of mx.grad": _forward_over_backward}
 
     def synchronise(self, output: Any) -> None:
         mx.eval(output)  # until now nothing is computed
@@ -58,7 +84,37 @@ class MlxBackend(Backend):
 
 
 def _as_tuple(output: Any) -> tuple[Any, ...]:
-    return tuple(output) if isinstance(output, tuple) else (output,)
+    return tuple(output) if isinstance(output, (tuple, list)) else (output,)
+
+
+def _gradient(function: Callable[..., Array], arrays: Sequence[Array]) -> Callable[..., Any]:
+    gradient: Callable[..., Any] = mx.grad(function, argnums=list(range(len(arrays))))
+    return lambda *views: _as_tuple(gradient(*views))
+
+
+def _forward(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> Array:
+    _, (change,) = mx.jvp(function, list(arrays), list(directions))
+    return change
+
+
+def _backward_twice(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> tuple[Array, ...]:
+    def along(*views: Array) -> Array:
+        pairs = zip(_gradient(function, arrays)(*views), directions, strict=True)
+        return sum(mx.sum(gradient * direction) for gradient, direction in pairs)
+
+    return tuple(_gradient(along, arrays)(*arrays))
+
+
+def _forward_over_backward(
+    function: Callable[..., Array], arrays: Sequence[Array], directions: Sequence[Array]
+) -> tuple[Array, ...]:
+    gradient = _gradient(function, arrays)
+    _, changes = mx.jvp(lambda *views: list(gradient(*views)), list(arrays), list(directions))
+    return tuple(changes)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ DIGITS = 50
 class MparrayBackend(StandardBackend):
     """mparray, whose one precision is mpmath's: `DIGITS` digits, whatever the dtype is called."""
 
+    takes_large = False  # each number is a Python object
+
     def __init__(self, name: str) -> None:
         super().__init__(mparray, name)
         self.dtypes = ("float64",)

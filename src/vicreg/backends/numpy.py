@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import numpy as np
 
 from vicreg.backends.base import Array, Backend, Floats
@@ -18,10 +21,18 @@ class NumpyBackend(Backend):
     def to_numpy(self, array: Array) -> Floats:
         return np.asarray(array, dtype=np.float64)
 
+    def on_one_thread(self) -> AbstractContextManager[Any]:
+        try:
+            from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+        except ImportError:
+            return nullcontext()
+        limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+        return limits
+
     @property
     def threads(self) -> int | None:
         try:
-            from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+            from threadpoolctl import threadpool_info
         except ImportError:
             return None
         libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]

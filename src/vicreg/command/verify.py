@@ -17,13 +17,16 @@ __all__ = ["add_to"]
 
 _HELP = """Check that libraries, or your own function, compute the same loss and gradient.
 
-Without arguments: every library that is installed, on every device it has, in float16, bfloat16,
-float32 and float64, in every convention, on inputs made to be hard, against exact arithmetic. The
-exit status is 0 where all agree, 1 where any differs.
+Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, those that are installed, on every device
+they have, in float16, bfloat16, float32 and float64. Each is asked for values and gradients in
+every way there is, on every path that the code takes by size, in every convention, on inputs made
+to be hard and on large ones, and held to exact arithmetic. It takes a minute. The exit status is
+0 where all agree, 1 where any differs.
 
 \b
-vicreg verify                                  all that is here
-vicreg verify --backend torch --backend jax    two libraries
+vicreg verify                                  in a minute
+vicreg verify --full                           every library here, every input in every convention
+vicreg verify --backend torch --backend dask   two libraries
 vicreg verify --markdown report.md             with a report to keep
 vicreg verify --namespace my_arrays            a library of your own
 vicreg verify --target my_code:my_loss --backend torch
@@ -71,6 +74,14 @@ def add_to(app: typer.Typer) -> None:
             typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
         ] = None,
         seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+        full: Annotated[
+            bool,
+            typer.Option(
+                "--full",
+                help="Every library that is installed, and every input in every convention and "
+                "dtype too: many minutes, and it says beforehand how many.",
+            ),
+        ] = False,
     ) -> None:
         with one_line_errors():
             require("numpy")
@@ -85,10 +96,12 @@ def add_to(app: typer.Typer) -> None:
             if target is not None:
                 if namespace:
                     raise RequirementError("--target takes its library by --backend")
+                if full:
+                    raise RequirementError("--full is of libraries; --target has one suite")
                 passed = _verify_target(target, backend, dtype, device, convention, seed, files)
             else:
                 passed = _verify_libraries(
-                    backend, namespace, dtype, device, convention, seed, files
+                    backend, namespace, dtype, device, convention, seed, full, files
                 )
         if not passed:
             raise typer.Exit(1)
@@ -101,6 +114,10 @@ _Files = dict[str, Path | None]
 _FULL_PRECISION = ("float64", "float32")
 
 
+#: The libraries that people compute a loss with; the others run by name.
+_EVERYDAY = ("numpy", "torch", "jax", "mlx", "cupy")
+
+
 def _verify_libraries(
     names: Sequence[str] | None,
     namespaces: Sequence[str] | None,
@@ -108,21 +125,38 @@ def _verify_libraries(
     devices: Sequence[str] | None,
     conventions: Sequence[str] | None,
     seed: int,
+    full: bool,
     files: _Files,
 ) -> bool:
-    from vicreg.progress import steps_progress
-    from vicreg.verification.cases import CASES
+    from vicreg.backends import NAMES
+    from vicreg.progress import duration, steps_progress
+    from vicreg.verification.costs import expected_steps, pace_of_this_machine
     from vicreg.verification.definition import DEFINITIONS
-    from vicreg.verification.suite import DTYPES, run_suite
+    from vicreg.verification.plan import setups
+    from vicreg.verification.problems import DTYPES
+    from vicreg.verification.suite import run_suite
 
     chosen_dtypes = _chosen("--dtype", dtypes, DTYPES)
     chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
+    not_asked: tuple[str, ...] = ()
+    if not full and not names and not namespaces:
+        names = _EVERYDAY
+        not_asked = tuple(name for name in NAMES if name not in _EVERYDAY)
     backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
-    total = len(CASES) * sum(len(set(chosen_dtypes) & set(one.dtypes)) for one in backends)
-    with steps_progress(_stderr(), total) as on_case:
-        results = run_suite(
-            backends, chosen_dtypes, chosen_conventions, seed=seed, on_case=on_case
-        )
+    if not_asked:
+        left_out[", ".join(not_asked)] = "run with --full, or by name (--backend)"
+    left_out |= {
+        f"{backend}, large inputs": "each of its numbers is an object of Python"
+        for backend in backends
+        if not backend.takes_large
+    }
+    planned = setups(chosen_dtypes, chosen_conventions, full)
+    steps = expected_steps(backends, planned)
+    if full:
+        expected = pace_of_this_machine() * sum(step.seconds for step in steps)
+        _stderr().print(f"This will take about {duration(expected)}.", highlight=False)
+    with steps_progress(_stderr(), steps) as on_step:
+        results = run_suite(backends, planned, seed, on_step)
     results.left_out.update(left_out)
     count = sum(len(one.errors) for one in results.measurements)
     title = f"{len(backends)} libraries and devices, {count} comparisons with the truth"
@@ -141,8 +175,10 @@ def _verify_target(
 ) -> bool:
     from vicreg.functions import FunctionError, LossFunction, load_function
     from vicreg.progress import steps_progress
+    from vicreg.verification.costs import expected_target_steps
     from vicreg.verification.definition import DEFINITIONS
-    from vicreg.verification.target import TARGET_CASES, explanations, run_target
+    from vicreg.verification.explanation import explanations
+    from vicreg.verification.target import TARGET_CASES, run_target
 
     (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
     if more:
@@ -153,14 +189,15 @@ def _verify_target(
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
     functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
-    total = len(TARGET_CASES) * sum(len(set(chosen_dtypes) & set(b.dtypes)) for b in backends)
+    steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
     try:
         for one in functions:  # what cannot be called at all is said before anything is shown
             first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
             with redirect_stdout(sys.stderr):
-                one(*TARGET_CASES[0].views(seed), dtype=first)
-        with steps_progress(_stderr(), total) as on_case, redirect_stdout(sys.stderr):
-            results = run_target(functions, chosen_dtypes, convention, seed, on_case)
+                first_view, second_view = TARGET_CASES[0].views(seed)
+                one(first_view, second_view, dtype=first)
+        with steps_progress(_stderr(), steps) as on_case, redirect_stdout(sys.stderr):
+            results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
     results.left_out.update(left_out)
@@ -171,7 +208,7 @@ def _verify_target(
         for one in functions:
             for line in explanations(one, convention, results, seed):
                 _print(f"On {one.backend}: {line}.")
-        failed = [one for one in results.measurements if one.errors.get("loss", 0.0) > 1.0]
+        failed = [one for one in results.measurements if one.values["loss"] > 1.0]
         for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
             _print(f"\nWhat it is on {name}, by vicreg identify:\n{_identified(function, name)}")
     return results.passed
@@ -228,6 +265,11 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
     console = Console(highlight=False)
     console.print(report.results_table(results, title))
     console.print(report.UNIT, style="dim")
+    paths = report.paths_table(results)
+    if paths is not None:
+        console.print()
+        console.print(paths)
+        console.print(report.PATHS_CAPTION, style="dim")
     pairs = report.pairs_table(results)
     if pairs is not None:
         console.print()
@@ -237,7 +279,7 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
         console.print("\nDid not run:")
         for name, why in results.left_out.items():
             console.print(f"  {name}: {why}", markup=False, soft_wrap=True)
-    if any("finite difference" in one.errors for one in results.measurements):
+    if any("finite difference" in one.gradients for one in results.measurements):
         console.print("\nGradients are by finite differences where there is no autodiff.")
     console.print()
     if results.passed:
@@ -246,6 +288,9 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
         console.print("[bold red]Not all agree.[/bold red]")
     for line in report.failures(results):
         console.print(f"  {line}", markup=False, soft_wrap=True)
+    common = report.in_common(results)
+    if common:
+        console.print(f"All that failed is of: {common}.", markup=False, soft_wrap=True)
     _write(files, results, description(backends), f"vicreg verify: {title}")
 
 

@@ -22,14 +22,46 @@ hinge         Δ of the std and 2u (γ + std); nothing where the std is above γ
               u W γ where they are summed.
 Σ O²          2 Σ |O| ΔC + Σ ΔC² + u (W + N) Σ O².
 zc O          |zc| ΔC + ē |O| + u N |zc| |O|.
+smooth L1     T = C within ±δ is in the place of O. ΔT is ΔC, and 4u δ where C is beyond δ by more
+              than that. Of Σ T (2C − T) the roundings are those of |T| (2|C| + |T|).
 zc ∘ w        w is −1/(m std) where the hinge acts. ē |w| + |zc| Δw + 4u |zc w|, with
               Δw = |w| (Δstd / std + 4u); all of |zc w| where the hinge may or may not act.
-invariance    u (W + N) of itself: nothing in it cancels but z − z', which is exact to u. Of its
-              gradient u N.
+invariance    of two views u (W + N) of itself: nothing in it cancels but z − z', which is exact to
+              u. Of its gradient u N. Of k views the core takes the deviations v from the mean,
+              from the first view: with D = |z − z_1| and A its mean over the views, their error is
+              ṽ = (k + 4) u (D + A); 2 |v| ṽ + ṽ² in the sum of their squares, ṽ in the gradient.
 
 The Gram route forms K = s zc zcᵀ and takes Σ K² − Σ C_jj² and K zc − zc ∘ diag C, whose
 differences cancel: their terms are added for all but the eight largest features (n − 1 of them,
 where that is less), which it keeps apart. ``method="auto"`` takes that route for n ≤ d.
+
+Where C is large it is not formed. Σ |O| ΔC ≤ ‖O‖ ‖ΔC‖ (Cauchy-Schwarz) and |O| ≤ P; so nothing but
+n × n matrices is wanted: with X = u N |zc| / 2 + ẽ, ΔC = s (|zc|ᵀX + its transpose) + m⁻¹ n δδᵀ,
+
+    ‖|zc|ᵀX‖² = Σ (|zc||zc|ᵀ) ∘ (X Xᵀ),   |zc| |zc|ᵀX = (|zc||zc|ᵀ) X,   ‖O‖² = Σ K² − Σ C_jj²,
+
+and what the diagonals have in it is taken off.
+
+A truth that is itself computed in float64, plainly and by the d × d matrix, is wrong by the bound
+of that; it is added to that of what is judged.
+
+along a direction   the derivative of a value is Σ g ∘ v with g the gradient, v the direction. Its
+              error is Σ (Δg + u (W + N) |g|) ∘ |v|, |g| standing for the sum of the terms' |g|.
+second derivative   along v. It is made of Z = |zc| + D + a and V, the same of the direction: a sum
+              of products of three of them, or of two and a function of the std. Three centrings,
+              two products of matrices and what is done once are wrong by at most 8 N u of the sum
+              F of absolute values,
+
+                  4 s (V Q + Z R),   Q = s ZᵀZ,   R = s (VᵀZ + ZᵀV)             for zc O
+                  V / (m std) + Z diag R / (2 m std³)                           for zc ∘ w
+
+              with the diagonals of Q and R taken twice, which the Gram route adds and subtracts.
+              Of 1/std the error is another ρ = 3 N u Q_jj / (2 std²) + 4u, of 1/std³ three times
+              that. The invariance is a square: 2 N u of |v| and its mean over the views, in its
+              own scale. A library that differentiates the closed form centres F once more on its
+              way back, which adds its mean over the samples, and subtracts from the first sample
+              the sum over all of them, which is 0 but for 2 N u of the sum of F.
+              The hinge is taken to act or not: the inputs leave no doubt.
 
 Half precision is computed in float32, and each gradient is rounded once more, by u of the half
 precision. A target's own code has its bound in its own dtype, centred plainly; what cannot be
@@ -47,7 +79,15 @@ import numpy.typing as npt
 from vicreg.core.sizes import DEFAULT_SIZES
 from vicreg.verification.definition import TERMS, Definition
 
-__all__ = ["UNDERFLOW", "UNIT_ROUNDOFF", "Rounding", "rounding_bounds"]
+__all__ = [
+    "PLAIN_FLOAT64",
+    "UNDERFLOW",
+    "UNIT_ROUNDOFF",
+    "Bound",
+    "Rounding",
+    "curvature_bounds",
+    "rounding_bounds",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,6 +107,8 @@ UNDERFLOW = {
 }
 #: Roundings of a number that is not summed: centring, scales, weights, roots.
 _ROUNDINGS_OF_ONE = 16
+#: With more features than this, and than samples, C is large.
+_LARGE = 256
 
 
 @dataclass(frozen=True)
@@ -81,26 +123,39 @@ class Rounding:
         The dtype of the gradients.
     plain : bool
         Whether z − mean(z) is formed plainly, or after the first sample is subtracted.
+    method : {"auto", "gram", "covariance"}
+        By which route.
+    kept_apart : int
+        How many of the largest features the Gram route keeps apart.
     """
 
     computed_in: str
     returned_in: str
     plain: bool = False
+    method: str = "auto"
+    kept_apart: int = DEFAULT_SIZES.kept_apart
 
     @property
     def u(self) -> float:
         """The unit roundoff of the computation."""
         return UNIT_ROUNDOFF[self.computed_in]
 
+    def by_gram(self, n: int, d: int) -> bool:
+        """Whether the Gram route may be taken."""
+        return self.method == "gram" or (self.method == "auto" and n <= d)
 
-# A bound of a value, and of its gradient by each view.
-_Bound = tuple[float, list[Floats]]
+
+#: The arithmetic of a truth that is computed in float64, by the definition as it stands.
+PLAIN_FLOAT64 = Rounding("float64", "float64", plain=True, method="covariance")
+
+#: The bound of a value, and of each entry of its gradient by each view.
+Bound = tuple[float, list[Floats]]
 
 
 def rounding_bounds(
-    views: Sequence[Floats], definition: Definition, rounding: Rounding, gamma: float = 1.0
-) -> dict[str, tuple[float, tuple[Floats, ...]]]:
-    """Return how far the loss, each term and their gradients may be from the truth.
+    views: Sequence[Floats], definition: Definition, rounding: Rounding
+) -> dict[str, Bound]:
+    """Return how far each term and its gradients may be from the truth.
 
     Parameters
     ----------
@@ -110,13 +165,11 @@ def rounding_bounds(
         The formula.
     rounding : Rounding
         The arithmetic.
-    gamma : float
-        γ.
 
     Returns
     -------
     dict
-        "loss" and each term, unweighted: the bound of the value, and of each view's gradient.
+        Of each term, unweighted. Of a weighted sum of terms it is the same sum of these.
     """
     n, *_, d = shape = views[0].shape
     flat = [view.reshape(n, -1, d) for view in views]
@@ -127,8 +180,8 @@ def rounding_bounds(
         of_sets.append(
             {
                 "invariance": _invariance(sets, definition),
-                "variance": _variance(sets, definition, gamma),
-                "covariance": _covariance(sets, definition),
+                "variance": _variance(sets, definition),
+                "covariance": _covariance(sets, definition, rounding),
             }
         )
     bounds = {}
@@ -139,25 +192,7 @@ def rounding_bounds(
             for view in range(len(views))
         ]
         bounds[term] = (value, gradients)
-    weighted = list(zip(definition.weights, (bounds[term] for term in TERMS), strict=True))
-    loss = sum(weight * value for weight, (value, _) in weighted)
-    gradients = [
-        np.sum([weight * of_view[view] for weight, (_, of_view) in weighted], axis=0)
-        for view in range(len(views))
-    ]
-    bounds["loss"] = (loss, gradients)
-    return {
-        name: _returned(value, gradients, rounding) for name, (value, gradients) in bounds.items()
-    }
-
-
-def _returned(
-    value: float, gradients: list[Floats], rounding: Rounding
-) -> tuple[float, tuple[Floats, ...]]:
-    """Add what underflow loses."""
-    of_value = value + 4 * UNDERFLOW[rounding.computed_in]
-    below = 4 * UNDERFLOW[rounding.returned_in]
-    return of_value, tuple(gradient + below for gradient in gradients)
+    return bounds
 
 
 class _SampleSet:
@@ -176,39 +211,56 @@ class _SampleSet:
         self.of_mean = u * size * meant
         self.of_entries = 4 * u * (np.abs(zc) + moved)
         self.of_zc = self.of_mean + self.of_entries
+        self.absolute = np.abs(zc)
+        #: X: half of what is summed to an entry of ΔC, but for δ.
+        self.half = u * size * self.absolute / 2 + self.of_entries
         updated = np.sqrt((zc**2).sum(axis=0) * (z**2).sum(axis=0))
         self.of_update = u * size * updated * float(rounding.plain)
 
+    def variances(self, m: int) -> tuple[Floats, Floats]:
+        """Return the diagonals of C and ΔC."""
+        error = 2 * (self.absolute * self.half).sum(axis=0) + self.n * self.of_mean**2
+        return (self.zc**2).sum(axis=0) / m, error / m
+
     def covariance(self, m: int) -> tuple[Floats, Floats]:
         """Return C and ΔC."""
-        absolute = np.abs(self.zc)
-        of_entries = absolute.T @ self.of_entries
-        error = self.u * self.size * (absolute.T @ absolute) + of_entries + of_entries.T
+        error = self.absolute.T @ self.half
+        error = error + error.T
         error += self.n * np.outer(self.of_mean, self.of_mean)
-        return self.zc.T @ self.zc / m, error / m
+        error /= m
+        return self.zc.T @ self.zc / m, error
 
 
-def _invariance(sets: Sequence[_SampleSet], definition: Definition) -> _Bound:
-    first, second = (one.z for one in sets)
-    if definition.invariance is None:
-        return 0.0, [np.zeros_like(first), np.zeros_like(second)]
+def _invariance(sets: Sequence[_SampleSet], definition: Definition) -> Bound:
+    views, k = np.stack([one.z for one in sets]), len(sets)
+    if definition.invariance is None or k == 1:
+        return 0.0, [np.zeros_like(view) for view in views]
     one = sets[0]
-    divisor = first.size if definition.invariance == "mean" else first.shape[0]
-    difference = np.abs(first - second)
-    whole = one.summed * first.size
-    of_gradient = one.u * one.size * 2 * difference / divisor
-    value = one.u * (whole + one.size) * float((difference**2).sum()) / divisor
-    return value, [of_gradient, of_gradient]
+    divisor = views[0].size if definition.invariance == "mean" else one.n
+    whole = one.u * (one.summed * views.size + one.size)
+    if k == 2:
+        difference = np.abs(views[0] - views[1])
+        of_gradient = one.u * one.size * 2 * difference / divisor
+        return whole * float((difference**2).sum()) / divisor, [of_gradient, of_gradient]
+    # The mean over the pairs is this times the sum of the squared deviations.
+    scale = 2 / ((k - 1) * divisor)
+    from_first = np.abs(views - views[0])
+    deviations = np.abs(views - views[0] - (views - views[0]).mean(axis=0))
+    errors = (k + 4) * one.u * (from_first + from_first.mean(axis=0))
+    value = float((2 * deviations * errors + errors**2 + whole * deviations**2).sum())
+    gradients = 2 * scale * (errors + one.u * one.size * deviations)
+    return scale * value, list(gradients)
 
 
-def _variance(sets: Sequence[_SampleSet], definition: Definition, gamma: float) -> _Bound:
+def _variance(sets: Sequence[_SampleSet], definition: Definition) -> Bound:
     value, gradients = 0.0, []
-    share = (2.0 if definition.sum_variance else 1.0) / (len(sets) * sets[0].d)
+    gamma = definition.gamma
+    share = _over_views(definition.sum_variance, sets) / sets[0].d
     for one in sets:
         m = one.n - definition.n_variance
-        c, error = one.covariance(m)
-        variance = np.diag(c) + definition.eps
-        of_variance = np.diag(error) + one.of_update / m + 2 * one.u * definition.eps
+        variance, of_variance = one.variances(m)
+        variance = variance + definition.eps
+        of_variance = of_variance + one.of_update / m + 2 * one.u * definition.eps
         spread, of_spread = (
             _root_and_error(variance, of_variance, one.u)
             if definition.std
@@ -222,11 +274,14 @@ def _variance(sets: Sequence[_SampleSet], definition: Definition, gamma: float) 
         undecided = np.abs(spread - gamma) <= of_hinge
         of_slope = near * np.where(undecided, np.maximum(slope, of_slope), of_slope)
         slope = near * slope
-        absolute = np.abs(one.zc)
         gradients.append(
-            share * ((one.of_zc + 4 * one.u * absolute) * slope + absolute * of_slope)
+            share * ((one.of_zc + 4 * one.u * one.absolute) * slope + one.absolute * of_slope)
         )
     return value, gradients
+
+
+def _over_views(is_sum: bool, sets: Sequence[_SampleSet]) -> float:
+    return (2.0 if is_sum and len(sets) > 1 else 1.0) / len(sets)
 
 
 def _root_and_error(variance: Floats, of_variance: Floats, u: float) -> tuple[Floats, Floats]:
@@ -250,39 +305,66 @@ def _slope_and_error(
     return slope, slope * (np.where(dead, 1.0, of_spread / np.where(dead, 1.0, spread)) + 4 * u)
 
 
-def _covariance(sets: Sequence[_SampleSet], definition: Definition) -> _Bound:
+def _covariance(sets: Sequence[_SampleSet], definition: Definition, rounding: Rounding) -> Bound:
     d = sets[0].d
-    scale = (2.0 if definition.sum_covariance else 1.0) / (len(sets) * definition.divide(d))
+    scale = _over_views(definition.sum_covariance, sets) / definition.divide(d)
     value, gradients = 0.0, []
     for one in sets:
         m = one.n - definition.n_covariance
         whole = one.summed * len(sets) * max(one.n, d) ** 2
-        of_squares, of_product = _by_covariance(one, m, whole)
-        if one.n <= d:
-            of_kernel, of_kernel_product = _by_gram(one, m, whole)
+        if definition.delta is None and d > max(one.n, _LARGE):
+            of_squares, of_product = _by_norms(one, m, whole)
+        else:
+            of_squares, of_product = _by_covariance(one, m, whole, definition.delta)
+        if definition.delta is None and rounding.by_gram(one.n, d):
+            of_kernel, of_kernel_product = _by_gram(one, m, whole, rounding.kept_apart)
             of_squares, of_product = of_squares + of_kernel, of_product + of_kernel_product
         value += scale * of_squares
         gradients.append(scale * 4 / m * of_product)
     return value, gradients
 
 
-def _by_covariance(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
-    """Return the error of Σ O², and of zc O."""
+def _by_covariance(
+    one: _SampleSet, m: int, whole: int, delta: float | None
+) -> tuple[float, Floats]:
+    """Return the error of Σ O², and of zc O; or of the same with the smooth L1."""
     c, of_c = one.covariance(m)
-    off = 1.0 - np.eye(one.d)
-    o, of_o = np.abs(c) * off, of_c * off
-    un, absolute = one.u * one.size, np.abs(one.zc)
-    value = float((2 * o * of_o + of_o**2 + (one.u * whole + un) * o**2).sum())
-    return value, absolute @ of_o + one.of_zc @ o + un * absolute @ o
+    for matrix in (c, of_c):
+        np.fill_diagonal(matrix, 0.0)
+    o, of_o = np.abs(c), of_c
+    t, of_t, squares = o, of_o, o**2
+    if delta is not None:
+        t = np.minimum(o, delta)
+        of_t = np.where(o > delta + of_o, 4 * one.u * delta, of_o)
+        squares = t * (2 * o + t)
+    un = one.u * one.size
+    value = float((2 * t * of_o + of_o**2 + (one.u * whole + un) * squares).sum())
+    return value, one.absolute @ of_t + (one.of_zc + un * one.absolute) @ t
 
 
-def _by_gram(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
+def _by_norms(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
+    """Return no less than `_by_covariance` does, without a d × d matrix."""
+    un, absolute, half, of_mean = one.u * one.size, one.absolute, one.half, one.of_mean
+    gram = absolute @ absolute.T
+    own = (absolute * half).sum(axis=0)  # the diagonal of |zc|ᵀX
+    of_half = (gram * (half @ half.T)).sum() - (own**2).sum()
+    of_c = (2 * float(np.sqrt(max(of_half, 0.0))) + one.n * float((of_mean**2).sum())) / m
+    energies = (one.zc**2).sum(axis=0)
+    squares = float(((one.zc @ one.zc.T) ** 2).sum() - (energies**2).sum()) / m**2
+    value = 2 * np.sqrt(squares) * of_c + of_c**2 + (one.u * whole + un) * squares
+    of_sums = one.of_zc + un * absolute
+    product = gram @ half + (absolute @ half.T + of_sums @ absolute.T) @ absolute
+    product -= 2 * own * absolute + energies * of_sums
+    product += one.n * np.outer(absolute @ of_mean, of_mean)
+    return value, product / m
+
+
+def _by_gram(one: _SampleSet, m: int, whole: int, kept_apart: int) -> tuple[float, Floats]:
     """Return what the differences add: of Σ K² − Σ C_jj², and of K zc − zc ∘ diag C."""
-    c, of_c = one.covariance(m)
-    diagonal, of_diagonal = np.diag(c), np.diag(of_c)
+    diagonal, of_diagonal = one.variances(m)
     rest = np.ones(one.d)
-    rest[np.argsort(diagonal)[-min(DEFAULT_SIZES.kept_apart, one.n - 1) :]] = 0.0
-    b, of_b, absolute = one.zc * rest, one.of_zc * rest, np.abs(one.zc)
+    rest[np.argsort(diagonal)[-min(kept_apart, one.n - 1) :]] = 0.0
+    b, of_b, absolute = one.zc * rest, one.of_zc * rest, one.absolute
     un = one.u * one.size
     kernel = np.abs(b @ b.T) / m
     moved = of_b @ np.abs(b).T
@@ -295,3 +377,78 @@ def _by_gram(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
         absolute * of_diagonal + one.of_zc * diagonal + 2 * un * absolute * diagonal
     )
     return squares, product
+
+
+def curvature_bounds(
+    views: Sequence[Floats],
+    directions: Sequence[Floats],
+    definition: Definition,
+    rounding: Rounding,
+) -> dict[str, list[Floats]]:
+    """Return how far the derivative of each term's gradients along directions may be off.
+
+    Parameters
+    ----------
+    views, directions : sequences of array of float64, shape (n, d)
+        The views, and a direction each.
+    definition, rounding : Definition, Rounding
+        As in `rounding_bounds`.
+
+    Returns
+    -------
+    dict
+        Of each term, unweighted: a bound a view.
+    """
+    k = len(views)
+    sets = [_SampleSet(view, rounding, summed=1) for view in views]
+    along = [_SampleSet(direction, rounding, summed=1) for direction in directions]
+    n, d, u = sets[0].n, sets[0].d, rounding.u
+    nu = u * sets[0].size
+    of_variance = _over_views(definition.sum_variance, sets) / d
+    of_covariance = _over_views(definition.sum_covariance, sets) / definition.divide(d)
+    bounds: dict[str, list[Floats]] = {term: [] for term in TERMS}
+    absolute = np.abs(np.stack(directions))
+    divisor = n * d if definition.invariance == "mean" else n
+    for place, (one, moving) in enumerate(zip(sets, along, strict=True)):
+        z, v = _size_of(one), _size_of(moving)
+        q, r = (_with_diagonal(matrix) for matrix in (z.T @ z, v.T @ z + z.T @ v))
+        changes = absolute[place] + absolute.mean(axis=0)
+        is_there = definition.invariance is not None and k > 1
+        pairs = 2 * k / (max(k - 1, 1) * divisor)
+        bounds["invariance"].append(2 * nu * pairs * changes * float(is_there))
+        m = n - definition.n_variance
+        variance = (one.zc**2).sum(axis=0) / m + definition.eps
+        if definition.std:
+            std = np.sqrt(variance)
+            of_std = 3 * nu * np.diag(q) / m / (2 * variance) + 4 * u
+            straight, bent = v / (m * std), z * np.diag(r) / (2 * m**2 * std**3)
+            error = straight * (8 * nu + of_std) + bent * (8 * nu + 3 * of_std)
+            acts = std < definition.gamma
+        else:
+            error, acts = 8 * nu * 2 / m * v, variance < definition.gamma
+        bounds["variance"].append(of_variance * acts * _sent_back(error))
+        m = n - definition.n_covariance
+        error = 8 * nu * 4 / m**2 * (v @ q + z @ r)
+        bounds["covariance"].append(of_covariance * _sent_back(error))
+    return bounds
+
+
+def _size_of(one: _SampleSet) -> Floats:
+    """Return Z: what an entry of zc is a sum of."""
+    from_first = np.abs(one.z - one.z[:1])
+    size: Floats = one.absolute + from_first + from_first.mean(axis=0)
+    return size
+
+
+def _with_diagonal(matrix: Floats) -> Floats:
+    """Return the matrix with twice its diagonal."""
+    doubled: Floats = matrix + np.diag(np.diag(matrix))
+    return doubled
+
+
+def _sent_back(error: Floats) -> Floats:
+    """Return the error of what is centred again, and subtracted from the first sample."""
+    sent: Floats = error + error.mean(axis=0)
+    # `error` is 8 N u F at least.
+    sent[0] += 2 / 8 * sent.sum(axis=0)
+    return sent

@@ -1,4 +1,4 @@
-"""Inputs made to be hard, each with why it is."""
+"""The inputs, each with why it is: hard ones, large ones, and ones that leave terms at zero."""
 
 from __future__ import annotations
 
@@ -8,46 +8,99 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CASES", "Case", "rounded_to"]
+__all__ = [
+    "CASES",
+    "LARGE",
+    "MORE",
+    "SIZES",
+    "VCREG",
+    "ZEROS",
+    "Case",
+    "case_of_size",
+    "rounded_to",
+]
 
 Floats = npt.NDArray[np.float64]
+Shape = tuple[int, ...]
 Make = Callable[[np.random.Generator, Floats], Floats]
 
-_WIDE, _TALL, _SQUARE, _POSITIONS = (16, 40), (40, 16), (24, 24), (8, 2, 2, 12)
+_WIDE, _TALL, _SQUARE = (16, 40), (32, 16), (24, 24)
+#: Up to so many elements and features the truth is exact; integers are too slow for more.
+_EXACT_ELEMENTS, _EXACT_FEATURES = 1024, 64
+
+
+def _as_drawn(_: np.random.Generator, z: Floats) -> Floats:
+    return z
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pair of views.
+    """The views of one input.
 
     Parameters
     ----------
     name : str
         What is hard about them.
     shape : tuple of int
-        ``(n, ..., d)``.
+        ``(n, ..., d)``, as the formulas have it.
     transform : callable
-        Makes the two views, stacked, of two that have most of their values in common.
+        Makes the views, stacked, of ones that have most of their values in common.
+    count : int
+        How many views.
+    given : tuple of int, optional
+        The shape in which a library is given them, if another: samples spread over positions,
+        which are to be pooled.
+    feature_axis : int
+        Where the features are then moved to.
     """
 
     name: str
-    shape: tuple[int, ...]
-    transform: Make = field(repr=False)
+    shape: Shape
+    transform: Make = field(default=_as_drawn, repr=False)
+    count: int = 2
+    given: Shape | None = None
+    feature_axis: int = -1
 
     def __str__(self) -> str:
         return self.name
 
-    def views(self, seed: int = 0) -> tuple[Floats, Floats]:
-        """Return the two views in float64."""
+    @property
+    def exactly(self) -> bool:
+        """Whether the truth is exact."""
+        return int(np.prod(self.shape)) <= _EXACT_ELEMENTS and self.d <= _EXACT_FEATURES
+
+    @property
+    def n(self) -> int:
+        """How many samples each sample set has."""
+        return self.shape[0]
+
+    @property
+    def d(self) -> int:
+        """How many features."""
+        return self.shape[-1]
+
+    def views(self, seed: int = 0) -> tuple[Floats, ...]:
+        """Return the views in float64, ``(n, ..., d)``."""
         rng = np.random.default_rng([seed, *self.name.encode()])
         common = 0.8 * rng.standard_normal(self.shape)
-        views = common + 0.3 * rng.standard_normal((2, *self.shape))
-        first, second = self.transform(rng, views)
-        return first, second
+        views = common + 0.3 * rng.standard_normal((self.count, *self.shape))
+        if not self.exactly:
+            # Numbers of both full dtypes: one truth, which takes its time, serves them.
+            views = rounded_to("float32", views)
+        return tuple(self.transform(rng, views))
 
+    def directions(self, seed: int = 0) -> tuple[Floats, ...]:
+        """Return a direction for each view, of numbers that both full dtypes have."""
+        rng = np.random.default_rng([seed, *self.name.encode(), 1])
+        return tuple(rounded_to("float32", rng.standard_normal((self.count, *self.shape))))
 
-def _as_drawn(_: np.random.Generator, z: Floats) -> Floats:
-    return z
+    def as_given(self, view: Floats) -> Floats:
+        """Return what a library is given of a view."""
+        return np.moveaxis(view.reshape(self.given or self.shape), -1, self.feature_axis)
+
+    def as_stated(self, gradient: Floats) -> Floats:
+        """Return what came back as the formulas have it, ``(n, ..., d)``."""
+        return np.moveaxis(gradient, self.feature_axis, -1).reshape(self.shape)
 
 
 def _dead(_: np.random.Generator, z: Floats) -> Floats:
@@ -56,7 +109,13 @@ def _dead(_: np.random.Generator, z: Floats) -> Floats:
 
 
 def _one_large(_: np.random.Generator, z: Floats) -> Floats:
-    z[..., 5] *= 1000.0
+    # Towards the end, where nothing that takes the first it meets would find it.
+    z[..., -4] *= 1000.0
+    return z
+
+
+def _many_large(_: np.random.Generator, z: Floats) -> Floats:
+    z[..., 1:34:3] *= 1000.0
     return z
 
 
@@ -79,27 +138,118 @@ def _whitened(rng: np.random.Generator, z: Floats) -> Floats:
     hadamard = np.ones((1, 1))
     while len(hadamard) < n:
         hadamard = np.kron(np.array([[1.0, 1.0], [1.0, -1.0]]), hadamard)
-    return np.stack([hadamard[:, 1 + rng.permutation(n - 1)[:d]] for _ in range(2)])
+    return np.stack([hadamard[:, 1 + rng.permutation(n - 1)[:d]] for _ in range(len(z))])
 
 
-#: wide: more features than samples. tall: more samples. square. positions: each is a sample set of
-#: its own. dead: a constant feature. one ×1000: a feature whose std is 1000 times the rest's.
-#: offset: 10000 added to everything. scales: stds from 0.001 to 1000. collapsed: stds of about
-#: 0.001. whitened: uncorrelated features of variance 1, the covariance term 0, the hinge at its
-#: kink.
+def _same(_: np.random.Generator, z: Floats) -> Floats:
+    """Both views the same: no invariance."""
+    return np.stack([z[0]] * len(z))
+
+
+def _spread(_: np.random.Generator, z: Floats) -> Floats:
+    """Stds above γ: no hinge."""
+    return 4 * z
+
+
+def _apart(_: np.random.Generator, z: Floats) -> Floats:
+    """The second view the first, but each feature with another mean."""
+    return np.stack([z[0], z[0] + np.arange(1, z.shape[-1] + 1) / 16])
+
+
+def _one_after_another(*makes: Make) -> Make:
+    def make(rng: np.random.Generator, z: Floats) -> Floats:
+        for one in makes:
+            z = one(rng, z)
+        return z
+
+    return make
+
+
+def _narrow(_: np.random.Generator, z: Floats) -> Floats:
+    """Whitened features of std 1/2: the hinge acts."""
+    return z / 2
+
+
+#: wide: more features than samples, the Gram route. tall: more samples, the covariance route.
+#: square: the two meet. positions: each is a sample set of its own, the features on the second
+#: axis of four, on the last of three, on the first of two. dead: a constant feature. one ×1000: a
+#: feature whose std is 1000 times the rest's; many ×1000: eleven of them, more than the Gram route
+#: keeps apart. offset: 10000 added to everything. scales: stds from 0.001 to 1000. collapsed: stds
+#: of about 0.001. whitened: uncorrelated features of variance 1, the covariance term 0, the hinge
+#: at its kink.
 CASES = (
-    Case("wide", _WIDE, _as_drawn),
-    Case("tall", _TALL, _as_drawn),
-    Case("square", _SQUARE, _as_drawn),
-    Case("positions", _POSITIONS, _as_drawn),
+    Case("wide", _WIDE),
+    Case("tall", _TALL),
+    Case("square", _SQUARE),
+    Case("positions", (6, 2, 3, 8), feature_axis=1),
+    Case("positions, tall", (12, 3, 5)),
+    Case("features first", (9, 14), feature_axis=0),
     Case("dead", _WIDE, _dead),
     Case("dead, tall", _TALL, _dead),
     Case("one ×1000", _WIDE, _one_large),
+    Case("many ×1000", _WIDE, _many_large),
     Case("offset", _WIDE, _offset),
     Case("offset, tall", _TALL, _offset),
     Case("scales", _WIDE, _scales),
     Case("collapsed", _WIDE, _collapsed),
-    Case("whitened", (32, 16), _whitened),
+    Case("whitened", _TALL, _whitened),
+)
+
+#: Three views; and two small ones, for second derivatives.
+MORE = (
+    Case("3 views", (9, 14), count=3),
+    Case("3 views, tall", (14, 9), count=3),
+    Case("small", (6, 10)),
+    Case("small, tall", (10, 6)),
+)
+
+#: One view, for VCReg; images, whose positions are pooled, and positions that are separate.
+VCREG = (
+    Case("1 view", (8, 20), count=1),
+    Case("1 view, tall", (20, 8), count=1),
+    Case("images", (12, 20), count=1, given=(3, 2, 2, 20), feature_axis=1),
+    Case("images, tall", (24, 6), count=1, given=(4, 3, 2, 6), feature_axis=1),
+    Case("separate", (8, 2, 10), count=1),
+    Case("separate, tall", (10, 2, 6), count=1, feature_axis=1),
+)
+
+#: Large enough for everything that depends on size, as it comes.
+LARGE = (
+    Case("1024 × 257", (1024, 257)),
+    Case("300 × 4096", (300, 4096)),
+    Case("2050 × 260", (2050, 260), count=1, given=(41, 10, 5, 260)),
+    Case("300 × 1100", (300, 1100), count=1),
+    Case("64 × 600", (64, 600), count=1),
+)
+
+
+#: All but the named terms are 0: code that leaves a term out, or goes another way then.
+ZEROS = (
+    Case("invariance alone", _TALL, _one_after_another(_whitened, _spread, _apart)),
+    Case("variance alone", _TALL, _one_after_another(_whitened, _narrow, _same)),
+    Case("covariance alone", _TALL, _one_after_another(_spread, _same)),
+    Case("covariance alone, wide", _WIDE, _one_after_another(_spread, _same)),
+    Case("no covariance", _TALL, _one_after_another(_whitened, _narrow, _apart)),
+    Case("no variance", _TALL, _spread),
+    Case("no variance, wide", _WIDE, _spread),
+    Case("no invariance", _TALL, _same),
+    Case("no invariance, wide", _WIDE, _same),
+)
+
+_LENGTHS = (2, 3, 5, 8, 15, 33, 64, 101, 128, 151, 200, 257, 300, 401, 512, 601, 768, 1001, 1024)
+
+
+def case_of_size(n: int, d: int) -> Case:
+    """Return views as they are drawn, of `n` samples and `d` features."""
+    return Case(f"{n} × {d}", (n, d))
+
+
+#: Sizes, odd and even, for code that goes another way from some size on: more and more features,
+#: more and more samples, and both.
+SIZES = (
+    *(case_of_size(12, d) for d in (*_LENGTHS, 1500, 2049)),
+    *(case_of_size(n, 6) for n in (*_LENGTHS, 1500, 2049, 4096, 10001)),
+    *(case_of_size(*shape) for shape in ((257, 300), (1024, 257), (300, 1100))),
 )
 
 

@@ -1,36 +1,43 @@
-"""The published formulas in exact integer arithmetic: a truth that shares nothing with the core.
+"""The published formulas, from their sources: a truth that shares nothing with the core.
 
 Why it exists: a result can only be judged by something that is not made of what it judges. So
-this module writes each convention out again from its source, with the d × d covariance matrix and
-the derivative by the definition, and imports nothing of the package. It is slow, and used on small
-inputs alone.
+this module writes each convention out again, with the d × d covariance matrix and the derivative
+by the definition, and imports nothing of the package but the numbers that it computes with.
 
-A float is an integer times a power of two. So the samples are integers Z over 2^s, and without any
-rounding n·zc = n·Z − ΣZ, and n²·zcᵀzc its product with itself. Only a division and a square root
-end the exactness: both are taken to `FRACTION_BITS` binary places, over 150 decimal digits. What
-comes out is a pair of floats whose sum is the number to twice the precision of a float.
+Those are integers over a denominator (`rationals`), where nothing is rounded but a root and a
+reciprocal, and what comes out is a pair of floats whose sum is the number to twice the precision
+of a float. It is slow, and for small inputs alone. For large ones the same lines run over NumPy's
+float64, whose own error `bounds` adds to that of what is judged.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DEFINITIONS", "TERMS", "Definition", "Exact", "SampleSets", "exact_terms"]
+from vicreg.verification.rationals import (
+    Exact,
+    Rationals,
+    clipped,
+    exact,
+    reciprocal,
+    root,
+    to_places,
+    where,
+    without_diagonal,
+)
+
+__all__ = ["DEFINITIONS", "TERMS", "Definition", "Terms", "Three", "Views"]
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.object_]  # Python's integers, which have no largest
-
-#: Binary places of what is divided or rooted.
-FRACTION_BITS = 512
+Numbers = Any  # Rationals, or an array of float64
+Three = tuple[float, float, float]
 
 TERMS = ("invariance", "variance", "covariance")
 
@@ -50,11 +57,16 @@ class Definition:
     n_variance, n_covariance : int
         What is subtracted from n in the variance and in the covariance.
     sum_variance, sum_covariance : bool
-        Whether two views' terms are added, or averaged.
+        Whether two views' terms are added, or averaged. Of k views a sum is twice the average;
+        one view alone has nothing to add.
     divide : callable
         What the squared off-diagonal entries are divided by, for d features.
     weights : tuple of three floats
         The published weights; ones where none are published.
+    gamma : float
+        γ.
+    delta : float or None
+        Where the off-diagonal entries count linearly, 2δ|c| − δ² for c²; None is nowhere.
     """
 
     invariance: str | None
@@ -65,7 +77,9 @@ class Definition:
     sum_variance: bool
     sum_covariance: bool
     divide: Callable[[int], int]
-    weights: tuple[float, float, float]
+    weights: Three
+    gamma: float = 1.0
+    delta: float | None = None
 
 
 def _d(d: int) -> int:
@@ -93,221 +107,271 @@ DEFINITIONS: Mapping[str, Definition] = {
 }
 
 
-@dataclass(frozen=True)
-class Exact:
-    """Numbers to twice the precision of a float: ``high + low``."""
-
-    high: Floats
-    low: Floats
-
-    def error_of(self, values: Floats) -> Floats:
-        """Return how far `values` are from these numbers, absolute, to full precision."""
-        with np.errstate(invalid="ignore"):  # an infinity is as far as can be, or in its place
-            difference = np.abs((values - self.high) - self.low)
-        return np.where(values == self.high, np.abs(self.low), difference)
-
-
 class _View:
-    """One view of one sample set, exactly: integers over a power of two."""
+    """One view of one sample set, and what the terms of every definition need of it."""
 
-    def __init__(self, z: Floats) -> None:
+    def __init__(self, z: Numbers) -> None:
+        self.z = z
         self.n, self.d = z.shape
-        self.integers, self.shift = _integers(z)
-        # n · zc, still integers.
-        self.centred: Integers = self.n * self.integers - self.integers.sum(axis=0)
 
     @cached_property
-    def products(self) -> Integers:
-        """n² · zcᵀzc."""
-        products: Integers = self.centred.T @ self.centred
-        return products
+    def centred(self) -> Numbers:
+        return self.z - self.z.mean(axis=0)
 
     @cached_property
-    def off_diagonal(self) -> Integers:
-        """The same with a zero diagonal."""
-        return np.where(np.eye(self.d, dtype=bool), 0, self.products)
+    def energies(self) -> Numbers:
+        """The sum of the squares of each feature."""
+        return (self.centred * self.centred).sum(axis=0)
 
     @cached_property
-    def times_off_diagonal(self) -> Integers:
-        """n³ · zc O."""
-        times: Integers = self.centred @ self.off_diagonal
-        return times
+    def products(self) -> Numbers:
+        """O, the products zcᵀ zc with a zero diagonal."""
+        return without_diagonal(self.centred.T @ self.centred)
 
-    def variance(self, feature: int, correction: int) -> Fraction:
-        """Return the variance of one feature."""
-        m = self.n - correction
-        return Fraction(self.products[feature, feature], m * self.n**2 << 2 * self.shift)
+    @cached_property
+    def squares(self) -> Numbers:
+        """Σ O²."""
+        return (self.products * self.products).sum()
+
+    @cached_property
+    def times_products(self) -> Numbers:
+        """The product zc O."""
+        product = self.centred @ self.products
+        if not isinstance(product, Rationals):
+            del self.products  # a large matrix, whose sum of squares is known by now
+        return product
 
 
-class SampleSets:
-    """Two views, and what is exact of them: made once, for every convention.
+class Views:
+    """The views of an input, and what is known of them: made once, for every definition.
 
     Parameters
     ----------
-    views : two arrays of float64, shape (n, d) or (n, ..., d)
+    views : sequence of arrays of float64, shape (n, d) or (n, ..., d)
         Each position on the middle axes is a sample set of its own.
+    exactly : bool
+        Whether to compute in exact numbers, or in float64.
+    twice : bool
+        Whether what comes out is wanted to twice the precision of a float: to judge what is
+        narrower than float64 one float is enough.
     """
 
-    def __init__(self, views: tuple[Floats, Floats]) -> None:
-        n, *_, d = views[0].shape
-        self.views = views
-        self.shape = views[0].shape
-        flat = [view.reshape(n, -1, d) for view in views]
-        self.sets = [
-            [_View(view[:, position, :]) for view in flat] for position in range(flat[0].shape[1])
-        ]
+    def __init__(self, views: Sequence[Floats], exactly: bool = True, twice: bool = True) -> None:
+        self.shape, self.twice = views[0].shape, twice
+        number = Rationals.of if exactly else np.asarray
+        self._make([[number(one) for one in self._sets(view)] for view in views])
+
+    def moved(self, directions: Sequence[Floats], step: Rationals) -> Views:
+        """Return the views, exactly, a step along the directions."""
+        there = object.__new__(Views)
+        there.shape, there.twice = self.shape, self.twice
+        there._make(
+            [
+                [
+                    views[place].z + Rationals.of(along) * step
+                    for views, along in zip(self.sets, self._sets(direction), strict=True)
+                ]
+                for place, direction in enumerate(directions)
+            ]
+        )
+        return there
+
+    def _make(self, views: Sequence[Sequence[Numbers]]) -> None:
+        self.sets = [[_View(z) for z in sets] for sets in zip(*views, strict=True)]
+
+    def _sets(self, view: Floats) -> list[Floats]:
+        """Return the sample sets of a view."""
+        n, *_, d = self.shape
+        flat = view.reshape(n, -1, d)
+        return [flat[:, position, :] for position in range(flat.shape[1])]
 
 
-def exact_terms(
-    sets: SampleSets, definition: Definition, gamma: float = 1.0
-) -> dict[str, tuple[Exact, tuple[Exact, ...]]]:
-    """Return the loss and each term, unweighted, with the gradient by each view.
+class _Term:
+    """A term of one sample set: its value, and its gradient by each view once it is wanted."""
+
+    def __init__(self, value: Numbers, gradients: Callable[[], list[Numbers]]) -> None:
+        self.value = to_places(value)
+        self._form = gradients
+
+    @cached_property
+    def gradients(self) -> list[Numbers]:
+        return [to_places(gradient) for gradient in self._form()]
+
+
+class Terms:
+    """The terms of some views by a definition, and every weighted sum of them.
 
     Parameters
     ----------
-    sets : SampleSets
+    views : Views
         The views.
     definition : Definition
         The formula.
-    gamma : float
-        γ.
-
-    Returns
-    -------
-    dict
-        "loss" and each of `TERMS`: the value, 0-d, and one gradient a view, of its shape.
     """
-    parts = {
-        "invariance": _over_positions(sets, lambda views: _invariance(views, definition)),
-        "variance": _over_positions(sets, lambda views: _variance(views, definition, gamma)),
-        "covariance": _over_positions(sets, lambda views: _covariance(views, definition)),
-    }
-    weighted = [
-        _times(part, Fraction(weight))
-        for part, weight in zip(parts.values(), definition.weights, strict=True)
-    ]
-    parts["loss"] = _added(weighted)
-    return {
-        name: (_exact(np.asarray(value, dtype=object)), tuple(map(_exact, gradients)))
-        for name, (value, gradients) in parts.items()
-    }
+
+    def __init__(self, views: Views, definition: Definition) -> None:
+        self._views, self._definition = views, definition
+        self._known: dict[Three, tuple[Exact, ...]] = {}
+
+    def value(self, weights: Three) -> Exact:
+        """Return the weighted sum of the terms, 0-d."""
+        return exact(self._value(weights), self._views.twice)
+
+    def gradients(self, weights: Three) -> tuple[Exact, ...]:
+        """Return its gradient by each view."""
+        if weights not in self._known:
+            self._known[weights] = self._placed(self._gradients(weights))
+        return self._known[weights]
+
+    def change(self, weights: Three, directions: Sequence[Floats]) -> Exact:
+        """Return its derivative along directions, one a view."""
+        moving = zip(*(self._views._sets(direction) for direction in directions), strict=True)
+        change: Numbers = 0
+        for gradients, along in zip(self._gradients(weights), moving, strict=True):
+            for gradient, direction in zip(gradients, along, strict=True):
+                change = change + (gradient * Rationals.of(direction)).sum()
+        return exact(change, self._views.twice)
+
+    def change_of_gradients(
+        self, weights: Three, directions: Sequence[Floats]
+    ) -> tuple[Exact, ...]:
+        """Return the derivative of the gradients along directions.
+
+        By a central difference: the step is 2^-100 and the gradients have `PLACES` places, so
+        that what it leaves out is far below a float's last digit.
+        """
+        step = Rationals(1, 1 << 100)
+        ahead, behind = (
+            Terms(self._views.moved(directions, sign * step), self._definition) for sign in (1, -1)
+        )
+        return self._placed(
+            [
+                [(a - b) * (1 << 99) for a, b in zip(*both, strict=True)]
+                for both in zip(ahead._gradients(weights), behind._gradients(weights), strict=True)
+            ]
+        )
+
+    @cached_property
+    def _of_sets(self) -> list[tuple[_Term, _Term, _Term]]:
+        definition = self._definition
+        return [
+            (
+                _invariance(views, definition),
+                _variance(views, definition),
+                _covariance(views, definition),
+            )
+            for views in self._views.sets
+        ]
+
+    def _value(self, weights: Three) -> Numbers:
+        values = [_weighted([term.value for term in terms], weights) for terms in self._of_sets]
+        return _total(values) / len(values)
+
+    def _gradients(self, weights: Three) -> list[list[Numbers]]:
+        """Return the gradient by each view, of each sample set."""
+        count = len(self._of_sets)
+        return [
+            [
+                _weighted(of_view, weights) / count
+                for of_view in zip(*(term.gradients for term in terms), strict=True)
+            ]
+            for terms in self._of_sets
+        ]
+
+    def _placed(self, gradients: list[list[Numbers]]) -> tuple[Exact, ...]:
+        """Return the gradients of all sample sets, each in its place."""
+        shape = self._views.shape
+        found = []
+        for of_view in zip(*gradients, strict=True):
+            pairs = [exact(gradient, self._views.twice) for gradient in of_view]
+            high, low = (
+                np.stack([getattr(pair, part) for pair in pairs], axis=1).reshape(shape)
+                for part in ("high", "low")
+            )
+            found.append(Exact(high, low))
+        return tuple(found)
 
 
-# A term of one sample set, or of all: its value, and its gradient by each view, both in units of
-# 2^-FRACTION_BITS.
-_Part = tuple[int, list[Integers]]
-
-_ONE = 1 << FRACTION_BITS
+def _weighted(numbers: Sequence[Numbers], weights: Three) -> Numbers:
+    parts = [weight * each for weight, each in zip(weights, numbers, strict=True) if weight]
+    return _total(parts) if parts else 0.0 * numbers[0]
 
 
-def _invariance(views: Sequence[_View], definition: Definition) -> _Part:
-    """Over two views: the squared difference, 2 (z − z') its derivative."""
-    if definition.invariance is None:
-        return 0, [np.zeros((view.n, view.d), dtype=object) for view in views]
+def _invariance(views: Sequence[_View], definition: Definition) -> _Term:
+    """The squared difference of each pair of views, 2 (z − z') its derivative."""
     n, d = views[0].n, views[0].d
-    divisor = n * d if definition.invariance == "mean" else n
-    value, pairs = 0, list(itertools.combinations(range(len(views)), 2))
-    gradients: list[Integers] = [np.zeros((n, d), dtype=object) for _ in views]
-    for a, b in pairs:
-        shift = max(views[a].shift, views[b].shift)
-        difference = (views[a].integers << shift - views[a].shift) - (
-            views[b].integers << shift - views[b].shift
-        )
-        value += (int((difference * difference).sum()) << FRACTION_BITS) // (
-            divisor * len(pairs) << 2 * shift
-        )
-        slope = (2 * difference << FRACTION_BITS) // (divisor * len(pairs) << shift)
-        gradients[a] = gradients[a] + slope
-        gradients[b] = gradients[b] - slope
-    return value, gradients
+    nothing = 0 * views[0].z
+    pairs = list(itertools.combinations(range(len(views)), 2))
+    if definition.invariance is None or not pairs:
+        return _Term(nothing.sum(), lambda: [nothing for _ in views])
+    divisor = len(pairs) * (n * d if definition.invariance == "mean" else n)
+    differences = [views[a].z - views[b].z for a, b in pairs]
+    squares = [(difference * difference).sum() for difference in differences]
+
+    def gradients() -> list[Numbers]:
+        found = [nothing for _ in views]
+        for (a, b), difference in zip(pairs, differences, strict=True):
+            slope = 2 * difference / divisor
+            found[a], found[b] = found[a] + slope, found[b] - slope
+        return found
+
+    return _Term(_total(squares) / divisor, gradients)
 
 
-def _variance(views: Sequence[_View], definition: Definition, gamma: float) -> _Part:
+def _variance(views: Sequence[_View], definition: Definition) -> _Term:
     """max(0, γ − s) averaged over the features; the slope of s by z is zc/(m s), or 2 zc/m."""
-    share = Fraction(2 if definition.sum_variance else 1, len(views) * views[0].d)
-    value = Fraction(0)
-    gradients: list[Integers] = []
-    for view in views:
-        m = view.n - definition.n_variance
-        slopes = []
-        for feature in range(view.d):
-            variance = view.variance(feature, definition.n_variance)
-            if definition.std:
-                spread = _root(variance + Fraction(definition.eps))
-                # A feature of no spread at all has no slope: its deviations are zeros.
-                slope = Fraction(1) / (m * spread) if spread else Fraction(0)
-            else:
-                spread, slope = variance, Fraction(2, m)
-            short = Fraction(gamma) - spread
-            value += max(short, Fraction(0)) * share
-            slopes.append(_fixed(-slope * share) if short > 0 else 0)
-        # n 2^s zc, over n 2^s.
-        gradients.append(view.centred * np.array(slopes, dtype=object) // (view.n << view.shift))
-    return _fixed(value), gradients
+    factor, divisor = _over_views(views, definition.sum_variance, views[0].d)
+    m = views[0].n - definition.n_variance
+    spreads = [view.energies / m for view in views]
+    if definition.std:
+        spreads = [root(spread + definition.eps) for spread in spreads]
+    shorts = [definition.gamma - spread for spread in spreads]
+
+    def gradients() -> list[Numbers]:
+        if definition.std:
+            # A feature of no spread at all has no slope: its deviations are zeros.
+            slopes = [reciprocal(m * spread) for spread in spreads]
+        else:
+            slopes = [(0 * spread + 2) / m for spread in spreads]
+        return [
+            -factor * view.centred * where(short > 0, slope) / divisor
+            for view, short, slope in zip(views, shorts, slopes, strict=True)
+        ]
+
+    value = _total([where(short > 0, short).sum() for short in shorts])
+    return _Term(factor * value / divisor, gradients)
 
 
-def _covariance(views: Sequence[_View], definition: Definition) -> _Part:
-    """Σ O² over the divisor, O the covariance without its diagonal; 4 zc O / m its derivative."""
-    n, d = views[0].n, views[0].d
-    m = n - definition.n_covariance
-    share = Fraction(2 if definition.sum_covariance else 1, len(views) * definition.divide(d))
-    value, gradients = 0, []
-    for view in views:
-        squares = int((view.off_diagonal * view.off_diagonal).sum())
-        value += _fixed(Fraction(squares, (m * n**2) ** 2 << 4 * view.shift) * share)
-        numerator = 4 * share.numerator * view.times_off_diagonal << FRACTION_BITS
-        gradients.append(numerator // (share.denominator * m**2 * n**3 << 3 * view.shift))
-    return value, gradients
+def _covariance(views: Sequence[_View], definition: Definition) -> _Term:
+    """Σ O² over the divisor, O the covariance without its diagonal; 4 zc O / m its derivative.
+
+    Or, of the smooth L1, Σ T (2 O − T) and 4 zc T / m, T being O within ±δ.
+    """
+    factor, divisor = _over_views(views, definition.sum_covariance, definition.divide(views[0].d))
+    m = views[0].n - definition.n_covariance
+    delta = definition.delta
+    if delta is None:
+        return _Term(
+            factor * _total([view.squares for view in views]) / (m**2 * divisor),
+            lambda: [4 * factor * view.times_products / (m**2 * divisor) for view in views],
+        )
+    covariances = [view.products / m for view in views]
+    within = [clipped(o, delta) for o in covariances]
+    pairs = zip(covariances, within, strict=True)
+    penalties = _total([(t * (2 * o - t)).sum() for o, t in pairs])
+    return _Term(
+        factor * penalties / divisor,
+        lambda: [
+            4 * factor * (view.centred @ t) / (m * divisor)
+            for view, t in zip(views, within, strict=True)
+        ],
+    )
 
 
-def _over_positions(sets: SampleSets, term: Callable[[Sequence[_View]], _Part]) -> _Part:
-    """Return the average of a term over the sample sets, each one's gradient in its place."""
-    parts = [term(views) for views in sets.sets]
-    count = len(parts)
-    gradients = []
-    for view in range(len(parts[0][1])):
-        stacked = np.stack([gradients[view] for _, gradients in parts], axis=1)
-        gradients.append((stacked // count).reshape(sets.shape))
-    return sum(value for value, _ in parts) // count, gradients
+def _total(numbers: Sequence[Numbers]) -> Numbers:
+    return sum(numbers[1:], numbers[0])
 
 
-def _times(part: _Part, weight: Fraction) -> _Part:
-    value, gradients = part
-    p, q = weight.numerator, weight.denominator
-    return value * p // q, [gradient * p // q for gradient in gradients]
-
-
-def _added(parts: Sequence[_Part]) -> _Part:
-    gradients = [sum(each[1:], each[0]) for each in zip(*(g for _, g in parts), strict=True)]
-    return sum(value for value, _ in parts), gradients
-
-
-def _integers(z: Floats) -> tuple[Integers, int]:
-    """Return integers and a shift s such that `z` is exactly the integers over 2^s."""
-    ratios = [float(x).as_integer_ratio() for x in z.ravel()]
-    shift = max(denominator.bit_length() - 1 for _, denominator in ratios)
-    whole = [p << shift - (q.bit_length() - 1) for p, q in ratios]
-    return np.array(whole, dtype=object).reshape(z.shape), shift
-
-
-def _root(x: Fraction) -> Fraction:
-    """Return √x to `FRACTION_BITS` places."""
-    scaled = (x.numerator << 2 * FRACTION_BITS) // x.denominator
-    return Fraction(math.isqrt(scaled), _ONE)
-
-
-def _fixed(x: Fraction) -> int:
-    return (x.numerator << FRACTION_BITS) // x.denominator
-
-
-def _exact(fixed: Integers) -> Exact:
-    """Return whole multiples of 2^-FRACTION_BITS as pairs of floats."""
-    pairs = [_pair(number) for number in fixed.ravel()]
-    high, low = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
-    return Exact(high.reshape(fixed.shape), low.reshape(fixed.shape))
-
-
-def _pair(number: Any) -> tuple[float, float]:
-    high = number / _ONE  # of two integers, correctly rounded
-    low = (number - int(math.ldexp(high, FRACTION_BITS))) / _ONE
-    return high, low
+def _over_views(views: Sequence[_View], is_sum: bool, each: int) -> tuple[int, int]:
+    """Return what a sum over the views and over `each` is multiplied and divided by."""
+    return (2 if is_sum and len(views) > 1 else 1), len(views) * each

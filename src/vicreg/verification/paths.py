@@ -18,7 +18,7 @@ from vicreg.core.sizes import DEFAULT_SIZES, Sizes
 from vicreg.dispatch import adapter_for
 from vicreg.losses import VICRegTerms
 
-__all__ = ["PATHS", "Path"]
+__all__ = ["AS_CALLED", "PATHS", "Path"]
 
 Array = Any
 
@@ -138,3 +138,6 @@ PATHS = (
     Path("one by one", Sizes(stacked=_NO_STACKING)),
     Path("one by one, in parts", _IN_PARTS),
 )
+
+#: However the size has it: that of the public functions.
+AS_CALLED = Path("as called", DEFAULT_SIZES)
