@@ -92,7 +92,6 @@ class TimeLeft:
     def _pace(self, kind: str) -> float:
         expected, taken = sum(self._expected.values()), sum(self._taken.values())
         of_all = taken / expected if expected > 0 else 1.0
-        # As good as a few steps of its own.
         assumed = _STEPS_ASSUMED * self._mean_step
         return (self._taken[kind] + assumed * of_all) / (self._expected[kind] + assumed)
 
@@ -101,7 +100,8 @@ class TimeLeft:
         return sum(step.seconds for step in self._steps) / max(len(self._steps), 1)
 
 
-_STEPS_ASSUMED = 1.0
+#: How many steps of its own the pace of all counts as, where one kind has had few.
+_STEPS_ASSUMED = 30.0
 
 
 def duration(seconds: float) -> str:

@@ -35,10 +35,10 @@ class _Costs:
 
 
 _COSTS = {
-    "numpy": _Costs(0.0006, 0.0001),
-    "torch": _Costs(0.003, 0.0001, beginning=1.3),
-    "jax": _Costs(0.0006, 0.0002, 0.04, beginning=0.5),
-    "mlx": _Costs(0.0013, 0.0006),
+    "numpy": _Costs(0.0002, 0.00004),
+    "torch": _Costs(0.0015, 0.0001, beginning=1.6),
+    "jax": _Costs(0.0006, 0.0001, 0.045, beginning=0.5),
+    "mlx": _Costs(0.001, 0.0006),
     "cupy": _Costs(0.003),
     "dask": _Costs(0.05, 0.0002),
     "array_api_strict": _Costs(0.01, 0.0002),
@@ -46,11 +46,13 @@ _COSTS = {
     "mparray": _Costs(0.5, 10.0),
 }
 _OF_ANOTHER = _Costs(0.01, 0.001)
-#: Of an exact truth; of one in float64, for each million numbers of its product.
-_EXACT, _FLOAT = 0.02, 0.0002
+#: Of an exact truth.
+_EXACT = 0.004
+#: Of one in float64: for each million entries of its views, of its matrices, and products.
+_ENTRIES, _MATRICES, _PRODUCTS = 0.17, 0.04, 0.00008
 #: What the code takes that is compiled without the compiler's optimisations.
 _NOT_OPTIMISED = 0.5
-_TRUTH = "the truth"
+_EXACT_TRUTH, _FLOAT_TRUTH = "the exact truth", "the truth in float64"
 
 
 def expected_steps(backends: Sequence[Backend], planned: Sequence[Setup]) -> list[Step]:
@@ -80,7 +82,8 @@ def expected_steps(backends: Sequence[Backend], planned: Sequence[Setup]) -> lis
             continue
         asked = [backend for backend in backends if setup.is_for(backend)]
         if asked:
-            steps.append(Step(_TRUTH, sum(map(_of_truth, setup.cases))))
+            kind = _EXACT_TRUTH if setup.cases[0].exactly else _FLOAT_TRUTH
+            steps.append(Step(kind, sum(map(_of_truth, setup.cases))))
             now += steps[-1].seconds
         for backend in asked:
             seconds, kind = _of_step(backend, setup), backend.name
@@ -130,14 +133,15 @@ def _of_target(backend: Backend, case: Case) -> float:
     points = 2 if backend.differentiates else 4
     product = case.count * case.n * case.d**2 / 1e6
     matrix = case.d**2 / 1e6
-    exact = _EXACT if case.exactly else 0.0
+    exact = 5 * _EXACT if case.exactly else 0.0  # no other setup has needed it before
     return points * (exact + 0.005 + 0.0003 * product + 0.06 * matrix)
 
 
 def _of_truth(case: Case) -> float:
     if case.exactly:
         return _EXACT
-    return case.count * case.n * case.d**2 / 1e6 * _FLOAT
+    n, d = case.n, case.d
+    return case.count * (n * d * _ENTRIES + d**2 * _MATRICES + n * d**2 * _PRODUCTS) / 1e6
 
 
 def _of_step(backend: Backend, setup: Setup) -> float:
@@ -151,9 +155,10 @@ def _of_step(backend: Backend, setup: Setup) -> float:
 
 
 def _of_compiling(backend: Backend, setup: Setup) -> float:
-    count = _evaluations(setup.questions_of(setup.cases[0], backend))
+    case = setup.cases[0]
+    count = _evaluations(setup.questions_of(case, backend))
     part = 1.0 if setup.optimised else _NOT_OPTIMISED
-    return part * _costs(backend).compiling * (4 + count)
+    return _costs(backend).compiling * (8 + part * count * case.count**2 / 4)
 
 
 def _evaluations(questions: Sequence[Question]) -> int:
