@@ -121,8 +121,8 @@ FAULTS = [
     Fault(
         "positions not averaged in the covariance",
         "core/objective.py",
-        "float((covariance / count) ** 0.5) / m",
-        "float(covariance**0.5) / m",
+        "root: float = (covariance / count) ** 0.5",
+        "root: float = covariance**0.5",
     ),
     Fault(
         "diagonal of C moved to the next column",
@@ -164,7 +164,7 @@ FAULTS = [
     Fault(
         "kept-apart features left out of the gradient",
         "core/covariance.py",
-        "return owned.add_product(xp, product, factors.columns, rows[..., where])",
+        "return owned.add_product(xp, product, factors.columns, part(rows, where, -1))",
         "return product",
     ),
     Fault(
@@ -234,6 +234,20 @@ FAULTS = [
         "return found",
         ("paths", "accuracy"),
     ),
+    Fault(
+        "long sums in one go",
+        "core/statistics.py",
+        'return getattr(xp, "sums_pairwise", False)',
+        "return True",
+        ("accuracy",),
+    ),
+    Fault(
+        "features kept apart though the samples tell fewer directions",
+        "core/covariance.py",
+        "count = min(count, n - 1)",
+        "count = min(count, n + 1)",
+        ("accuracy",),
+    ),
     # Smooth L1.
     Fault(
         "only the last block in the smooth L1's value",
@@ -250,10 +264,10 @@ FAULTS = [
         ("vcreg",),
     ),
     Fault(
-        "smooth L1's limit without the number of samples",
+        "smooth L1's limit divided by the number of samples too",
         "core/objective.py",
-        "return self.delta * (scale * (n - self.convention.covariance_correction))",
-        "return self.delta * scale",
+        "self.delta * root,",
+        "self.delta * root / m,",
         ("vcreg",),
     ),
     Fault(
@@ -314,6 +328,20 @@ FAULTS = [
         "of_terms = of_terms or [None, None, None]",
         "of_terms = of_terms[::-1] or [None, None, None]",
         DERIVATIVES,
+    ),
+    Fault(
+        "a feature dead that varies by few units in the last place",
+        "core/collapse.py",
+        "dead = reach == 0  # never",
+        "dead = reach <= 2 * epsilon * size  # never",
+        ("diagnose",),
+    ),
+    Fault(
+        "what departs on simple arrays alone is said",
+        "identification/confirm.py",
+        "if found.as_measured or not said:",
+        "if True:",
+        ("identify",),
     ),
     Fault(
         "stds of a diagnosis divided by n",
@@ -378,6 +406,48 @@ FAULTS = [
         'jax.default_matmul_precision("highest")',
         'jax.default_matmul_precision("default")',
         ("jax",),
+    ),
+    Fault(
+        "a program exported for one size alone",
+        "adapters/torch.py",
+        "objective = replace(objective, sizes=_ONE_WAY)",
+        "objective = replace(objective)",
+        ("torch_modes",),
+    ),
+    Fault(
+        "a gradient formed under torch.no_grad",
+        "adapters/torch.py",
+        "recorded = torch.is_grad_enabled()",
+        "recorded = True",
+        ("torch_modes",),
+    ),
+    Fault(
+        "PyTorch's batches of cotangents taken for arrays",
+        "adapters/torch.py",
+        "return immutable_xp if _are_batched(cotangents) else xp",
+        "return xp",
+        ("torch_modes",),
+    ),
+    Fault(
+        "a distributed tensor's parts taken for the whole",
+        "checks.py",
+        "if partition is not None:",
+        "if False:",
+        ("torch_modes",),
+    ),
+    Fault(
+        "JAX's meshes of explicit axes forgotten",
+        "adapters/jax.py",
+        "if AxisType.Explicit not in mesh.axis_types:",
+        "if True:",
+        ("jax_settings",),
+    ),
+    Fault(
+        "rows broadcast only as JAX is set to let them",
+        "adapters/jax.py",
+        ', jax.numpy_rank_promotion("allow")',
+        "",
+        ("jax_settings",),
     ),
     Fault(
         "JAX's derivative by one view takes every view's",
