@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vicreg.backends import Backend, find_backends
-from vicreg.benchmark.sides import MissingSideError, Problem, build_side
-from vicreg.benchmark.study import LIBRARIES
+from vicreg.tools.backends import Backend, find_backends
+from vicreg.tools.benchmark.sides import MissingSideError, Problem, build_side
+from vicreg.tools.benchmark.study import LIBRARIES
 
 #: A round repeats a short call until it lasts this long, in seconds.
 SAMPLE = 0.02

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from vicreg.benchmark.sides import PRODUCTS, PUBLISHED, VICREG
-from vicreg.benchmark.timing import Effort, Spread, ratio, time_sides
+from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, VICREG
+from vicreg.tools.benchmark.timing import Effort, Spread, ratio, time_sides
 from vicreg.torch import VCReg
 
 #: (n · positions, d) of the representation.

@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 
 from vicreg import vicreg_loss
-from vicreg.backends import Backend
-from vicreg.dispatch import adapter_for
+from vicreg._adapters.dispatch import adapter_for
+from vicreg.tools.backends import Backend
 
 
 class _Stub:
@@ -38,7 +38,7 @@ def checks_alone(backend: Backend) -> Iterator[Callable[[], Any]]:
     views = [backend.asarray(one, "float32") for one in values]
     if backend.name == "torch":
         views = [view.requires_grad_() for view in views]
-    with mock.patch("vicreg.losses.adapter_for", _dispatched):
+    with mock.patch("vicreg._losses.vicreg.adapter_for", _dispatched):
         if vicreg_loss(*views) is not views[0]:
             raise RuntimeError("the loss was evaluated: it is not the checks that are timed")
         yield lambda: vicreg_loss(*views)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from vicreg import vicreg_loss
-from vicreg.backends import backend_named
-from vicreg.benchmark.sides import Problem
-from vicreg.benchmark.study import SIZES
+from vicreg.tools.backends import backend_named
+from vicreg.tools.benchmark.sides import Problem
+from vicreg.tools.benchmark.study import SIZES
 
 
 def ours(x: Any, y: Any) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from vicreg.backends import Backend
-from vicreg.benchmark.sides import SIDES, Problem
-from vicreg.benchmark.study import SIZES
+from vicreg.tools.backends import Backend
+from vicreg.tools.benchmark.sides import SIDES, Problem
+from vicreg.tools.benchmark.study import SIZES
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vicreg.backends import Backend
-from vicreg.benchmark.sides import VICREG, Problem
+from vicreg.tools.backends import Backend
+from vicreg.tools.benchmark.sides import VICREG, Problem
 
 TimeSide = Callable[..., None]
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from layer import BATCH_NORM, SIZES, sides  # noqa: E402
 
-from vicreg.benchmark.sides import PRODUCTS, PUBLISHED, VICREG  # noqa: E402
+from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, VICREG  # noqa: E402
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))

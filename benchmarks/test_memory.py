@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from vicreg.backends import Backend
-from vicreg.benchmark.memory import PeakUnknownError, peak_memory
-from vicreg.benchmark.sides import PUBLISHED, VICREG, Problem
+from vicreg.tools.backends import Backend
+from vicreg.tools.benchmark.memory import PeakUnknownError, peak_memory
+from vicreg.tools.benchmark.sides import PUBLISHED, VICREG, Problem
 
 
 @pytest.mark.parametrize("side", [VICREG, PUBLISHED])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from overhead import checks_alone
 
-from vicreg.backends import Backend
+from vicreg.tools.backends import Backend
 
 
 def test_checks_and_dispatch(

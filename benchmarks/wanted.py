@@ -17,12 +17,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg.backends import Backend, find_backends
-from vicreg.benchmark.report import short
-from vicreg.benchmark.sides import VICREG, Problem
-from vicreg.benchmark.study import SIZES, Result, Study, problems, run_study
-from vicreg.benchmark.timing import FULL, Spread
-from vicreg.progress import steps_progress
+from vicreg.tools.backends import Backend, find_backends
+from vicreg.tools.benchmark.report import short
+from vicreg.tools.benchmark.sides import VICREG, Problem
+from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
+from vicreg.tools.benchmark.timing import FULL, Spread
+from vicreg.tools.progress import steps_progress
 
 LIBRARIES = ("torch", "jax", "numpy")
 

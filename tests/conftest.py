@@ -13,8 +13,8 @@ import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
 from backends import BACKENDS, Backend, why_not
 
-from vicreg.core.sizes import Sizes
-from vicreg.verification import paths
+from vicreg._core.sizes import Sizes
+from vicreg.tools.verification import paths
 
 INSTALLED = {backend.name for backend in BACKENDS if backend.installed}
 

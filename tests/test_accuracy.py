@@ -12,7 +12,7 @@ from backends import Backend
 from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 from vicreg import conventions, covariance_loss, vicreg_loss, vicreg_terms, vicreg_value_and_grad
-from vicreg.core.covariance import largest
+from vicreg._core.covariance import largest
 
 N, D = 48, 160
 
@@ -141,7 +141,7 @@ def test_the_largest_are_found_wherever_equals_stand(xp: Backend, count: int, ru
 def namespace(xp: Backend):
     """The namespace that the core is given for this library."""
     if xp.name in ("torch", "mlx"):
-        adapter = importlib.import_module(f"vicreg.adapters.{xp.name}")
+        adapter = importlib.import_module(f"vicreg._adapters.{xp.name}")
         return getattr(adapter, "xp", xp.xp)
     return array_namespace(xp.asarray([0.0]))
 

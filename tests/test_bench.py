@@ -20,11 +20,11 @@ from backends import BACKENDS, why_not
 from test_command import refused, run
 
 from vicreg import vicreg_loss
-from vicreg.backends import backend_named
-from vicreg.benchmark import memory, sides, study
-from vicreg.benchmark.published import LIBRARIES, published_formula
-from vicreg.benchmark.sides import MODES, PRODUCTS, PUBLISHED, VICREG, Problem, build_side
-from vicreg.benchmark.timing import Effort, Spread, Times, ratio, time_sides
+from vicreg.tools.backends import backend_named
+from vicreg.tools.benchmark import memory, sides, study
+from vicreg.tools.benchmark.published import LIBRARIES, published_formula
+from vicreg.tools.benchmark.sides import MODES, PRODUCTS, PUBLISHED, VICREG, Problem, build_side
+from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_sides
 
 SMALL = ("--size", "6x9", "--size", "12x9", "--size", "6x5", "--quick")
 EFFORT = Effort(rounds=3, sample=1e-6, budget=1e-3, fewest=2, patience=60.0)
@@ -414,7 +414,7 @@ def test_help_teaches() -> None:
 
 def test_the_plots_of_compilers_and_devices() -> None:
     pytest.importorskip("matplotlib")
-    from vicreg.benchmark.plots import draw, draw_panel, panels
+    from vicreg.tools.benchmark.plots import draw, draw_panel, panels
 
     times = {side: Times((0.1, 0.2, 0.3), 1) for side in (VICREG, PUBLISHED, PRODUCTS)}
     results = [

@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 import vicreg
 from vicreg import conventions
-from vicreg.command import application, main
-from vicreg.command.demo import Backend
+from vicreg.tools.command import application, main
+from vicreg.tools.command.demo import Backend
 
 
 def run(*arguments: str, width: int = 80) -> Result:
@@ -152,12 +152,12 @@ def test_main_ends_with_the_status_of_the_command(
 def test_a_diverged_run_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vicreg.demo.study import DivergedError
+    from vicreg.tools.demo.study import DivergedError
 
     def diverged(*_: object, **__: object) -> None:
         raise DivergedError("training diverged in epoch 3")
 
-    monkeypatch.setattr("vicreg.demo.study.run_study", diverged)
+    monkeypatch.setattr("vicreg.tools.demo.study.run_study", diverged)
     monkeypatch.setattr(sys, "argv", ["vicreg", "demo"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -171,7 +171,7 @@ def test_an_interrupt_is_one_line(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vicreg.demo.study.run_study", interrupted)
+    monkeypatch.setattr("vicreg.tools.demo.study.run_study", interrupted)
     monkeypatch.setattr(sys, "argv", ["vicreg", "demo"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -188,7 +188,7 @@ def test_help_teaches() -> None:
 
 
 def test_every_backend_can_be_asked_for() -> None:
-    from vicreg.demo.trainers import BACKENDS
+    from vicreg.tools.demo.trainers import BACKENDS
 
     assert {backend.value for backend in Backend} == set(BACKENDS)
 

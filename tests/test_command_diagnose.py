@@ -17,7 +17,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner, Result
 
 from vicreg import Diagnosis, diagnose
-from vicreg.command import application
+from vicreg.tools.command import application
 
 Z = np.random.default_rng(0).standard_normal((40, 6))
 CONSTANT = np.full((9, 4), 0.1)
@@ -271,7 +271,7 @@ class TestPlot:
 def drawn(diagnosis: Diagnosis) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from vicreg.diagnostics_plot import draw
+    from vicreg.tools.diagnostics_plot import draw
 
     figure = draw(diagnosis, "z.npy")
     FigureCanvasAgg(figure).draw()

@@ -16,11 +16,11 @@ pytest.importorskip("sklearn")
 
 from test_command import refused, run
 
-from vicreg.backends import find_backends
-from vicreg.core import statistics
-from vicreg.verification import plan, target
-from vicreg.verification.paths import AS_CALLED, PATHS
-from vicreg.verification.suite import Measurement, Results
+from vicreg._core import statistics
+from vicreg.tools.backends import find_backends
+from vicreg.tools.verification import plan, target
+from vicreg.tools.verification.paths import AS_CALLED, PATHS
+from vicreg.tools.verification.suite import Measurement, Results
 
 QUICK = ("--backend", "numpy", "--convention", "official", "--convention", "article")
 
@@ -260,7 +260,7 @@ def test_help_teaches() -> None:
 
 
 def test_failures_are_counted_when_there_are_many() -> None:
-    from vicreg.verification.report import failures, in_common, pairs_table, paths_table
+    from vicreg.tools.verification.report import failures, in_common, pairs_table, paths_table
 
     numpy = ("numpy", "float64")
     many = {"gradient": 0.5} | {f"gradient {place}": 3.0 + place for place in range(5)}
@@ -296,7 +296,7 @@ def test_the_command_without_arguments_takes_what_people_use(
         asked.append(names)
         return find_backends(["numpy"], devices)
 
-    monkeypatch.setattr("vicreg.backends.find_backends", find)
+    monkeypatch.setattr("vicreg.tools.backends.find_backends", find)
     result = run("verify", "--dtype", "float32", "--convention", "official", width=120)
     assert result.exit_code == 0, result.output
     assert asked == [("numpy", "torch", "jax", "mlx", "cupy")]

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from vicreg import Diagnosis, diagnose
-from vicreg.demo import digits, encoder, features, report, study
-from vicreg.demo.study import (
+from vicreg.tools.demo import digits, encoder, features, report, study
+from vicreg.tools.demo.study import (
     NO_COVARIANCE,
     NO_VARIANCE,
     TRAINED,
@@ -22,7 +22,7 @@ from vicreg.demo.study import (
     DivergedError,
     run_study,
 )
-from vicreg.requirements import RequirementError, ToolError, require
+from vicreg.tools.requirements import RequirementError, ToolError, require
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,7 @@ class TestReport:
 class TestPlot:
     def test_the_figure_shows_every_variant(self, short: study.Study) -> None:
         pytest.importorskip("matplotlib")
-        from vicreg.demo.plot import draw
+        from vicreg.tools.demo.plot import draw
 
         figure = draw(short)
         titles = [axis.get_title() for axis in figure.axes]
@@ -282,7 +282,7 @@ class TestPlot:
     def test_a_full_collapse_can_be_drawn(self, short: study.Study, tmp_path: Path) -> None:
         """Zeros on logarithmic axes, and correlations that are not defined."""
         pytest.importorskip("matplotlib")
-        from vicreg.demo.plot import draw
+        from vicreg.tools.demo.plot import draw
 
         dead = dataclasses.replace(
             short.outcomes[NO_VARIANCE],
@@ -301,7 +301,7 @@ class TestPlot:
         pytest.importorskip("matplotlib")
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        from vicreg.demo.plot import draw
+        from vicreg.tools.demo.plot import draw
 
         figure = draw(short)
         canvas = FigureCanvasAgg(figure)
@@ -320,7 +320,7 @@ class TestPlot:
     @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
     def test_the_file(self, short: study.Study, tmp_path: Path, suffix: str) -> None:
         pytest.importorskip("matplotlib")
-        from vicreg.demo.plot import save_plot
+        from vicreg.tools.demo.plot import save_plot
 
         file = tmp_path / f"demo{suffix}"
         save_plot(short, file)
@@ -333,7 +333,7 @@ class TestPlot:
         pytest.importorskip("matplotlib")
         from matplotlib.figure import Figure
 
-        from vicreg.demo.plot import save_plot
+        from vicreg.tools.demo.plot import save_plot
 
         def half(self: Figure, path: Path, **_: object) -> None:
             Path(path).write_text("half")

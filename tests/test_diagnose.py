@@ -23,7 +23,7 @@ from vicreg import (
     invariance_loss,
     variance_loss,
 )
-from vicreg.core import collapse
+from vicreg._core import collapse
 
 # On Dask with computing forbidden. On JAX what is measured is compiled whoever calls it; under
 # jax.jit each test would compile it anew.

@@ -62,7 +62,7 @@ def test_readme_table_is_the_data() -> None:
 
 
 def test_the_table_of_hard_inputs_is_the_data() -> None:
-    from vicreg.verification.cases import CASES
+    from vicreg.tools.verification.cases import CASES
 
     page = (ROOT / "docs" / "verification.md").read_text()
     for case in CASES:
@@ -88,13 +88,13 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "losses",
-        "vcreg",
-        "diagnostics",
-        "conventions",
-        "identification",
-        "identification.result",
-        "functions",
+        "_losses.vicreg",
+        "_losses.vcreg",
+        "_diagnostics",
+        "_conventions",
+        "tools.identification",
+        "tools.identification.result",
+        "tools.functions",
         "testing",
         "torch",
         "jax",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vicreg.files import check_file, replacing
-from vicreg.requirements import RequirementError, ToolError
+from vicreg.tools.files import check_file, replacing
+from vicreg.tools.requirements import RequirementError, ToolError
 
 
 def test_a_file_is_replaced_when_the_new_one_is_complete(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from definition import CONVENTIONS, terms
 
-import vicreg
 from vicreg import Identification, conventions, identify, translate_weights, vicreg_loss
-from vicreg.functions import FunctionError
-from vicreg.requirements import RequirementError
+from vicreg.tools.functions import FunctionError
+from vicreg.tools.identification.result import short
+from vicreg.tools.requirements import RequirementError
 
 Loss = Callable[[np.ndarray, np.ndarray], Any]
 PUBLISHED = {
@@ -162,9 +162,7 @@ def test_an_eps_of_ones_own(eps: float) -> None:
     assert found.gamma == 1.5
     assert found.eps == eps
     if eps != 1e-5:
-        assert found.departures == (
-            f"variance: ε is {vicreg.identification.result.short(eps)}, where official has 0.0001",
-        )
+        assert found.departures == (f"variance: ε is {short(eps)}, where official has 0.0001",)
     assert found.official_weights(d=3) == (3.7219, 0.731, 0.0123)
 
 
@@ -485,7 +483,7 @@ BOUNDED: dict[str, tuple[Loss, str]] = {
     **{
         f"at most {bound:g}": (
             lambda a, b, bound=bound: np.minimum(official(a, b), bound),
-            f"it is never above {vicreg.identification.result.short(bound)}",
+            f"it is never above {short(bound)}",
         )
         for bound in (1, 10, 100, 1e4, 1e9)
     },
@@ -902,7 +900,7 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
         identify(official, backend=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^backend must be one of 'numpy', 'torch'.*'tensor'"):
         identify(official, backend="tensor")
-    monkeypatch.setattr("vicreg.backends._is_installed", lambda package: False)
+    monkeypatch.setattr("vicreg.tools.backends._is_installed", lambda package: False)
     with pytest.raises(RequirementError, match=r"^torch is not installed"):
         identify(official, backend="torch")
 
@@ -957,7 +955,7 @@ def run(*arguments: str) -> Any:
     pytest.importorskip("typer")
     from typer.testing import CliRunner
 
-    from vicreg.command import application
+    from vicreg.tools.command import application
 
     return CliRunner().invoke(application(), ["identify", *arguments])
 
@@ -1021,7 +1019,7 @@ def test_the_command_knows_the_library_a_function_uses(module: str) -> None:
 
 def test_letters_are_spelled_where_the_terminal_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("typer")
-    from vicreg.command import functions
+    from vicreg.tools.command import functions
 
     class Stream:
         encoding = "ascii"

@@ -17,7 +17,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
-from vicreg.verification.paths import Path
+from vicreg.tools.verification.paths import Path
 
 jax = pytest.importorskip("jax")
 

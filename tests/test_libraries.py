@@ -18,11 +18,11 @@ from backends import BACKENDS, Backend, why_not
 from errors import rounding
 
 import vicreg
-import vicreg.core
-from vicreg.core.sizes import Sizes
-from vicreg.verification import paths
+import vicreg._core
+from vicreg._core.sizes import Sizes
+from vicreg.tools.verification import paths
 
-CORE = Path(vicreg.core.__file__).parent
+CORE = Path(vicreg._core.__file__).parent
 VIEWS = np.random.default_rng(0).standard_normal((2, 5, 11))
 
 IN_SMALL_BLOCKS = paths.Path("in small blocks", Sizes(columns=4))
@@ -190,7 +190,7 @@ LIBRARIES = ("numpy", "torch", "jax", "cupy", "mlx", "dask", "array_api_strict",
 
 def test_import_brings_no_array_library() -> None:
     check = (
-        "import sys, vicreg, vicreg.checks, vicreg.core.terms; "
+        "import sys, vicreg, vicreg._checks, vicreg._core.terms; "
         f"print([name for name in {LIBRARIES!r} if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

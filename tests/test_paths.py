@@ -15,7 +15,7 @@ from backends import Backend
 from errors import largest_error, rounding
 
 from vicreg import vicreg_terms, vicreg_value_and_grad
-from vicreg.verification.paths import PATHS, Path
+from vicreg.tools.verification.paths import PATHS, Path
 
 #: Each route with as many features as it is taken for and with positions, of 2 and of 3 views; the
 #: other combinations, which nothing but a product's shape tells apart, are long.

@@ -13,10 +13,10 @@ import pytest
 
 rich_console = pytest.importorskip("rich.console")
 
-from vicreg.progress import Step, TimeLeft, duration, steps_progress  # noqa: E402
+from vicreg.tools.progress import Step, TimeLeft, duration, steps_progress  # noqa: E402
 
-#: The steps of `vicreg verify` as they were on one machine, of each library alone and of all: kind,
-#: seconds expected, seconds taken.
+#: The steps of `vicreg verify` as they were on one machine, of each library alone and of all:
+#: kind, seconds expected, seconds taken.
 RECORDED = json.loads((Path(__file__).parent / "data" / "verify_steps.json").read_text())
 
 

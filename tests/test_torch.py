@@ -24,8 +24,8 @@ from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from vicreg.tools.verification.paths import Path  # noqa: E402
 from vicreg.torch import VICRegLoss  # noqa: E402
-from vicreg.verification.paths import Path  # noqa: E402
 
 SETTINGS = [
     {"convention": convention, "method": method, "covariance_weight": 3.0}

@@ -16,8 +16,8 @@ from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 import vicreg
 from vicreg import vcreg_loss, vcreg_value_and_grad
-from vicreg.core import smooth_l1
-from vicreg.verification.paths import Path
+from vicreg._core import smooth_l1
+from vicreg.tools.verification.paths import Path
 
 WEIGHTS = (5.0, 0.7)
 GIVEN = dict(zip(("variance_weight", "covariance_weight"), WEIGHTS, strict=True))
@@ -286,7 +286,7 @@ PEAK = """
 import ctypes, gc, sys
 import numpy as np
 from vicreg import vcreg_loss, vcreg_value_and_grad
-from vicreg.benchmark.memory import _watch_process
+from vicreg.tools.benchmark.memory import _watch_process
 
 library, n, d = sys.argv[1], *map(int, sys.argv[2:])
 settings = {"penalty": "smooth_l1", "variance_weight": 1.0, "covariance_weight": 1.0}

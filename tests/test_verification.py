@@ -16,31 +16,36 @@ import pytest
 from backends import why_not
 
 from vicreg import conventions
-from vicreg.backends import (
+from vicreg._core import covariance, statistics, terms
+from vicreg.testing import check_conformance, conformance_problems
+from vicreg.tools.backends import (
     NAMES,
     RequirementError,
     backend_named,
     backends_of,
     find_backends,
 )
-from vicreg.backends.numpy import NumpyBackend
-from vicreg.core import covariance, statistics, terms
-from vicreg.functions import FunctionError, LossFunction, load_function
-from vicreg.testing import check_conformance, conformance_problems
-from vicreg.verification import bounds as bounds_module
-from vicreg.verification import definition as definition_module
-from vicreg.verification import rationals
-from vicreg.verification.bounds import PLAIN_FLOAT64, Rounding, curvature_bounds, rounding_bounds
-from vicreg.verification.cases import CASES, SIZES, ZEROS, Case, case_of_size, rounded_to
-from vicreg.verification.definition import DEFINITIONS, TERMS, Definition, Terms, Views
-from vicreg.verification.explanation import explanations
-from vicreg.verification.paths import AS_CALLED, PATHS
-from vicreg.verification.plan import Setup, setups
-from vicreg.verification.problems import DTYPES, FULL, HALF, Problem, problem
-from vicreg.verification.questions import BASIC, EVERY, PARTS, REST, Question, Way
-from vicreg.verification.report import failures, in_common
-from vicreg.verification.suite import Measurement, measured, run_suite
-from vicreg.verification.target import TARGET_CASES, run_target
+from vicreg.tools.backends.numpy import NumpyBackend
+from vicreg.tools.functions import FunctionError, LossFunction, load_function
+from vicreg.tools.verification import bounds as bounds_module
+from vicreg.tools.verification import definition as definition_module
+from vicreg.tools.verification import rationals
+from vicreg.tools.verification.bounds import (
+    PLAIN_FLOAT64,
+    Rounding,
+    curvature_bounds,
+    rounding_bounds,
+)
+from vicreg.tools.verification.cases import CASES, SIZES, ZEROS, Case, case_of_size, rounded_to
+from vicreg.tools.verification.definition import DEFINITIONS, TERMS, Definition, Terms, Views
+from vicreg.tools.verification.explanation import explanations
+from vicreg.tools.verification.paths import AS_CALLED, PATHS
+from vicreg.tools.verification.plan import Setup, setups
+from vicreg.tools.verification.problems import DTYPES, FULL, HALF, Problem, problem
+from vicreg.tools.verification.questions import BASIC, EVERY, PARTS, REST, Question, Way
+from vicreg.tools.verification.report import failures, in_common
+from vicreg.tools.verification.suite import Measurement, measured, run_suite
+from vicreg.tools.verification.target import TARGET_CASES, run_target
 
 NUMPY = NumpyBackend("numpy", "cpu", ("float64", "float32", "float16"))
 WIDE = CASES[0]
@@ -58,7 +63,7 @@ def draw(seed: int, *shape: int) -> list[np.ndarray]:
 class TestTruth:
     def test_it_imports_nothing_of_the_package_but_its_numbers(self) -> None:
         for module, allowed in (
-            (definition_module, {"vicreg.verification.rationals"}),
+            (definition_module, {"vicreg.tools.verification.rationals"}),
             (rationals, set()),
         ):
             tree = ast.parse(FilePath(module.__file__).read_text())
@@ -556,7 +561,7 @@ def test_a_fault_in_one_way_of_differentiating_is_found(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    from vicreg.adapters import torch as adapter
+    from vicreg._adapters import torch as adapter
 
     attribute, wrong, said = FAULTS_OF_AUTODIFF[fault]
     dtype = "float16" if "half" in fault else "float64"

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vicreg.conventions import Convention, conventions, translate_weights
-from vicreg.losses import (
+from vicreg._conventions import Convention, conventions, translate_weights
+from vicreg._losses.vcreg import vcreg_loss, vcreg_value_and_grad
+from vicreg._losses.vicreg import (
     VICRegTerms,
     covariance_loss,
     invariance_loss,
@@ -12,11 +13,10 @@ from vicreg.losses import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
-from vicreg.vcreg import vcreg_loss, vcreg_value_and_grad
 
 if TYPE_CHECKING:
-    from vicreg.diagnostics import Diagnosis, diagnose
-    from vicreg.identification import Identification, identify
+    from vicreg._diagnostics import Diagnosis, diagnose
+    from vicreg.tools.identification import Identification, identify
 
 __version__ = "0.1.0"
 
@@ -41,10 +41,10 @@ __all__ = [
 
 #: What training has no use for is imported when it is first asked for.
 _ON_DEMAND = {
-    "Diagnosis": "vicreg.diagnostics",
-    "diagnose": "vicreg.diagnostics",
-    "Identification": "vicreg.identification",
-    "identify": "vicreg.identification",
+    "Diagnosis": "vicreg._diagnostics",
+    "diagnose": "vicreg._diagnostics",
+    "Identification": "vicreg.tools.identification",
+    "identify": "vicreg.tools.identification",
 }
 
 

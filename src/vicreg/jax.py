@@ -6,9 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vicreg.adapters.jax import regularized
-from vicreg.checks import checked_library
-from vicreg.vcreg import checked_covariance_gradient, checked_settings, samples
+from vicreg._adapters.jax import regularized
+from vicreg._checks import checked_library
+from vicreg._losses.vcreg import checked_covariance_gradient, checked_settings, samples
 
 __all__ = ["vcreg"]
 

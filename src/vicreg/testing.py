@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vicreg.backends.standard import StandardBackend
-from vicreg.verification.cases import CASES, MORE, Case
-from vicreg.verification.definition import DEFINITIONS
-from vicreg.verification.paths import PATHS, Path
-from vicreg.verification.problems import DTYPES, problem
-from vicreg.verification.questions import EVERY, Way
-from vicreg.verification.suite import Measurement, measured
+from vicreg.tools.backends.standard import StandardBackend
+from vicreg.tools.verification.cases import CASES, MORE, Case
+from vicreg.tools.verification.definition import DEFINITIONS
+from vicreg.tools.verification.paths import PATHS, Path
+from vicreg.tools.verification.problems import DTYPES, problem
+from vicreg.tools.verification.questions import EVERY, Way
+from vicreg.tools.verification.suite import Measurement, measured
 
 __all__ = ["ConformanceProblem", "check_conformance", "conformance_problems"]
 
@@ -46,7 +46,7 @@ class ConformanceProblem:
 
     Parameters
     ----------
-    case : vicreg.verification.cases.Case
+    case : vicreg.tools.verification.cases.Case
         The input.
     dtype : str
         Its dtype.
@@ -148,7 +148,7 @@ def check_conformance(
     Notes
     -----
     The truth is exact arithmetic. The bound is the unit roundoff of the dtype times the size and
-    the condition of the problem, derived in `vicreg.verification.bounds`.
+    the condition of the problem, derived in `vicreg.tools.verification.bounds`.
 
     Examples
     --------

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vicreg.adapters import torch as adapter
-from vicreg.checks import checked_library, checked_objective
-from vicreg.conventions import Convention
-from vicreg.losses import VICRegTerms, vicreg_loss, vicreg_terms
-from vicreg.vcreg import checked_covariance_gradient, checked_settings, samples
+from vicreg._adapters import torch as adapter
+from vicreg._checks import checked_library, checked_objective
+from vicreg._conventions import Convention
+from vicreg._losses.vcreg import checked_covariance_gradient, checked_settings, samples
+from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
 
 __all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
 

@@ -1,0 +1,161 @@
+"""JAX: a custom JVP rule, from which JAX derives reverse mode and every higher order."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vicreg._core import collapse, terms
+from vicreg._core.objective import Objective
+
+Array = Any
+
+
+def _top_k_indices(values: Array, k: int) -> Array:
+    return jax.lax.top_k(values, k)[1]
+
+
+#: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
+xp = SimpleNamespace(**vars(jnp), strips=True, sums_pairwise=True, top_k_indices=_top_k_indices)
+
+
+def committed_devices(array: Array) -> frozenset[Any] | None:
+    """Return the devices that `array` is bound to; None where JAX may still place it."""
+    if isinstance(array, jax.core.Tracer) or not getattr(array, "committed", False):
+        return None
+    return frozenset(array.devices())
+
+
+def _as_written(function: Any) -> Any:
+    """Return `function` with its operations as the core means them, whatever JAX is set to.
+
+    Products are in the precision of their inputs: JAX's default lets accelerators multiply float32
+    matrices in fewer bits. A row broadcasts over a matrix, as the standard has it. The rule of a
+    derivative is traced when something is differentiated, which is not where the value is: each
+    has its own.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+            return function(*args)
+
+    return wrapped
+
+
+def _sharded_by_jax(
+    function: Callable[..., Any], like: tuple[Array, ...], *arrays: Any, gradients: bool = False
+) -> Any:
+    """Return `function` of `arrays`, its own shardings left to the compiler.
+
+    On a mesh of explicit axes an array's type has its sharding, and each operation must say what
+    it makes of it. Here only the result does: values are on every device, and the `gradients` in
+    the second place are as the views `like` which they are of.
+    """
+    mesh = jax.typeof(like[0]).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return function(*arrays)
+    sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    if gradients:
+        sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
+    return jax.sharding.auto_axes(function, out_sharding=sharding)(*arrays)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@_as_written
+def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
+    outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
+    return outputs
+
+
+@_as_written
+def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outputs, terms.Outputs]:
+    (views,), (directions,) = primals, tangents
+    # A view that nothing is differentiated by has a symbolic zero for its tangent.
+    known_zero = jax.custom_derivatives.SymbolicZero
+    moving = [None if isinstance(t, known_zero) else t for t in directions]
+    outputs, residuals = terms.evaluate(xp, views, objective)
+    return outputs, terms.pushforward(xp, views, residuals, moving, objective)
+
+
+_outputs.defjvp(_jvp, symbolic_zeros=True)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
+    """Return the objective's outputs, differentiable."""
+    outputs: terms.Outputs = _sharded_by_jax(
+        lambda *views: _outputs(views, objective), views, *views
+    )
+    return outputs
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@_as_written
+def value_and_grad(
+    views: tuple[Array, ...], objective: Objective
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the loss and the gradient of each view."""
+    result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
+        lambda *views: terms.value_and_grad(xp, views, objective), views, *views, gradients=True
+    )
+    return result
+
+
+def without_gradient(array: Array) -> Array:
+    """Return `array` as a constant of differentiation."""
+    return jax.lax.stop_gradient(array)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+@_as_written
+def measure(array: Array, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    measures: collapse.Measures = _sharded_by_jax(
+        lambda array: collapse.measure(xp, array, feature_axis, jnp.linalg.svdvals),
+        (array,),
+        array,
+    )
+    return measures
+
+
+@functools.cache
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Make `record` a pytree: what a compiled or mapped function may return."""
+    names = [field.name for field in dataclasses.fields(record)]
+    arrays = [name for name in names if name not in constants]
+    jax.tree_util.register_dataclass(record, arrays, list(constants))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def regularized(z: Array, scale: Array, objective: Objective) -> Array:
+    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+    return z
+
+
+def _forwards(z: Array, scale: Array, objective: Objective) -> tuple[Array, tuple[Array, Array]]:
+    return z, (z, scale)
+
+
+@_as_written
+def _backwards(
+    objective: Objective, saved: tuple[Array, Array], incoming: Array
+) -> tuple[Array, Array]:
+    z, scale = saved
+
+    def gradient(z: Array, scale: Array) -> tuple[Array, tuple[Array]]:
+        _, found = terms.residuals_and_gradient(xp, z, objective, scale)
+        return jnp.zeros_like(scale), (terms.finished(xp, found, z, objective),)
+
+    nothing, (own,) = _sharded_by_jax(gradient, (z,), z, scale, gradients=True)
+    return incoming + own, nothing
+
+
+regularized.defvjp(_forwards, _backwards)

@@ -1,0 +1,239 @@
+"""The checks of every public argument, before any computing.
+
+Each error names the argument, what came and what is wanted.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
+from vicreg._conventions import Convention, Weights, convention_named
+from vicreg._core.layout import HALF_PRECISION, core_order, dtype_name
+from vicreg._core.objective import Objective, Penalty
+from vicreg._core.sizes import DEFAULT_SIZES, Sizes
+
+Array = Any
+
+_REAL_DTYPES = (*HALF_PRECISION, "float32", "float64", "float96", "float128", "longdouble")
+_TERMS = ("invariance", "variance", "covariance")
+
+
+def checked_objective(
+    convention: str | Convention,
+    weights: Sequence[float | None],
+    gamma: float,
+    eps: float | None,
+    method: str,
+    feature_axis: int,
+    each_term: bool,
+    *,
+    positions: str = "separate",
+    penalty: str = "square",
+    delta: float = 1.0,
+    sizes: Sizes = DEFAULT_SIZES,
+) -> Objective:
+    """Return the objective that these arguments describe; None is the convention's own."""
+    convention = convention_named(convention)
+    if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):
+        raise ValueError(f"method must be 'auto', 'gram' or 'covariance'; got {method!r}")
+    return Objective(
+        convention=convention,
+        weights=_checked_weights(weights, convention),
+        gamma=_checked_number(gamma, "gamma", above_zero=True),
+        eps=_checked_eps(eps, convention),
+        method=method,  # type: ignore[arg-type]  # one of the three, by the check above
+        feature_axis=_checked_axis(feature_axis),
+        each_term=each_term,
+        pooled=_checked_pooled(positions),
+        penalty=_checked_penalty(penalty, method),
+        delta=_checked_delta(delta, penalty),
+        sizes=sizes,
+    )
+
+
+def _checked_pooled(positions: Any) -> bool:
+    if not isinstance(positions, str) or positions not in ("pooled", "separate"):
+        raise ValueError(f"positions must be 'pooled' or 'separate'; got {positions!r}")
+    return positions == "pooled"
+
+
+def _checked_penalty(penalty: Any, method: str) -> Penalty:
+    if not isinstance(penalty, str) or penalty not in ("square", "smooth_l1"):
+        raise ValueError(f"penalty must be 'square' or 'smooth_l1'; got {penalty!r}")
+    if penalty == "smooth_l1" and method == "gram":
+        raise ValueError(
+            "method must be 'auto' or 'covariance' where penalty is 'smooth_l1', which needs each "
+            "entry of the covariance; got 'gram'"
+        )
+    return penalty  # type: ignore[return-value]  # one of the two, by the check above
+
+
+def _checked_delta(delta: Any, penalty: str) -> float:
+    number = _checked_number(delta, "delta", above_zero=True)
+    if penalty == "square" and number != 1:
+        raise ValueError(
+            "delta must be left at 1.0 where penalty is 'square', which has no linear part; "
+            f"got {delta!r}"
+        )
+    return number
+
+
+def _checked_weights(weights: Sequence[float | None], convention: Convention) -> Weights:
+    published: Sequence[float | None] | None = convention.weights
+    if published is None:
+        # No invariance term, no weight to give; what was not published must be.
+        published = (0.0 if convention.invariance == "none" else None, None, None)
+    chosen: list[float] = []
+    for term, given, default in zip(_TERMS, weights, published, strict=True):
+        argument = f"{term}_weight"
+        if given is not None:
+            chosen.append(_checked_number(given, argument))
+        elif default is not None:
+            chosen.append(default)
+        else:
+            raise ValueError(
+                f"{argument} must be given: convention {convention.name!r} publishes no weights"
+            )
+    if chosen[0] and convention.invariance == "none":
+        raise ValueError(
+            f"invariance_weight must be None or 0: convention {convention.name!r} has no "
+            f"invariance term; got {chosen[0]!r}"
+        )
+    return (chosen[0], chosen[1], chosen[2])
+
+
+def _checked_eps(eps: float | None, convention: Convention) -> float:
+    if eps is None:
+        return convention.eps
+    number = _checked_number(eps, "eps")
+    if number and convention.hinge_on == "variance":
+        raise ValueError(
+            f"eps must be None or 0: convention {convention.name!r} has its hinge on the variance "
+            f"and takes no root; got {eps!r}"
+        )
+    return number
+
+
+def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        hint = ""
+        if argument.endswith("_weight") and library_of(value) is not None:
+            hint = (
+                ". For a weight that is an array, add up what vicreg_terms returns, or losses of "
+                "which one weight is 1 and the others 0, each times its weight"
+            )
+        raise TypeError(f"{argument} must be a number; got {type(value).__name__}{hint}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond the largest float
+        number = math.inf
+    if not 0 <= number < math.inf or (above_zero and number == 0):
+        wanted = "above 0" if above_zero else "of 0 or more"
+        raise ValueError(f"{argument} must be a finite number {wanted}; got {value!r}")
+    return number
+
+
+def _checked_axis(feature_axis: Any) -> int:
+    if not isinstance(feature_axis, bool):
+        try:
+            return operator.index(feature_axis)
+        except TypeError:
+            pass
+    raise TypeError(f"feature_axis must be an integer; got {feature_axis!r}")
+
+
+def checked_library(views: Sequence[Array], names: Sequence[str], objective: Objective) -> str:
+    """Return the library of `views`, called `names` in messages, or raise what is wrong."""
+    first, library = views[0], _checked_array(views[0], names[0], objective)
+    # All arrays before any comparison: what is wrong with one alone is said first.
+    libraries = [
+        library if _is_like(view, first, library) else _checked_array(view, name, objective)
+        for view, name in zip(views[1:], names[1:], strict=True)
+    ]
+    for view, name, its_library in zip(views[1:], names[1:], libraries, strict=True):
+        if its_library != library:
+            _raise_differs(TypeError, "library", names[0], library, name, its_library)
+        if tuple(view.shape) != tuple(first.shape):
+            _raise_differs(
+                ValueError, "shape", names[0], tuple(first.shape), name, tuple(view.shape)
+            )
+        if view.dtype != first.dtype:
+            _raise_differs(TypeError, "dtype", names[0], first.dtype, name, view.dtype)
+        here, there = device_of(first, library), device_of(view, library)
+        if here is not None and there is not None and here != there:
+            _raise_differs(ValueError, "device", names[0], here, name, there)
+    return library
+
+
+def _is_like(view: Array, first: Array, library: str) -> bool:
+    """Whether the checks of `first` are those of `view` too: they cost more than to see that."""
+    # PyTorch has one type for tensors of every layout.
+    return library != "torch" and (
+        type(view) is type(first) and view.shape == first.shape and view.dtype == first.dtype
+    )
+
+
+def _raise_differs(
+    error: type[Exception], what: str, first: str, here: object, other: str, there: object
+) -> None:
+    raise error(
+        f"{other} must have the {what} of {first}; got {there} for {other} and {here} for {first}"
+    )
+
+
+def _checked_array(view: Array, name: str, objective: Objective) -> str:
+    library = library_of(view)
+    if library is None:
+        hint = ": pass the views one by one" if isinstance(view, (list, tuple)) else ""
+        raise TypeError(
+            f"{name} must be an array of a library that follows the array API standard; "
+            f"got {type(view).__name__}{hint}"
+        )
+    kind = unsupported_kind(view, library)
+    if kind is not None:
+        raise TypeError(f"{name} must be a dense array; got {kind}")
+    partition = partition_of(view, library)
+    if partition is not None:
+        raise ValueError(
+            f"{name} must be whole in each process; got {partition}: pass {name}.full_tensor()"
+        )
+    if dtype_name(view) not in _REAL_DTYPES:
+        raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
+    _check_shape(tuple(view.shape), name, objective)
+    return library
+
+
+def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> None:
+    ndim, axis = len(shape), objective.feature_axis
+    if ndim < 2:
+        raise ValueError(
+            f"{name} must have at least two axes, samples and features; got shape {shape}"
+        )
+    if not -ndim <= axis < ndim:
+        raise ValueError(
+            f"feature_axis must be an axis of {name}, from {-ndim} to {ndim - 1}; got {axis}"
+        )
+    if any(length is None or length != length for length in shape):
+        raise ValueError(f"{name} must have a shape that is known; got {shape}")
+    if 0 in shape:
+        raise ValueError(f"{name} must not be empty; got shape {shape}")
+    *positions, n, d = (shape[i] for i in core_order(ndim, axis))
+    convention = objective.convention
+    needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)
+    if objective.pooled:
+        n *= math.prod(positions)
+    if n < needed:
+        counted = ", each position of each counted" if objective.pooled and positions else ""
+        raise ValueError(
+            f"{name} must have at least {needed} samples{counted}; got {n} in shape {shape}"
+        )
+    if d < 2 and convention.covariance_divisor == "d(d-1)":
+        raise ValueError(
+            f"{name} must have at least 2 features: convention {convention.name!r} divides by "
+            f"d(d - 1); got {d} in shape {shape}"
+        )

@@ -1,0 +1,215 @@
+"""How far a batch has collapsed: the spread of each feature, the spectrum, the correlations.
+
+Correlations and ranks do not depend on the scale of a feature or of the batch. So each feature is
+first divided by its largest deviation: of what comes out no square overflows or vanishes,
+whatever the units of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vicreg._core.layout import core_order, in_computing_dtype, indices, transposed
+from vicreg._core.sizes import DEFAULT_SIZES
+from vicreg._core.statistics import centred_and_mean, energies
+
+Array = Any
+Namespace = Any
+
+#: The mean square of rounding errors, which are even over one unit in the last place.
+_ROUNDING_VARIANCE = 1 / 12
+#: How many times their mean square the errors of one batch may have.
+_ROUNDING_SLACK = 2
+
+
+class Measures(NamedTuple):
+    """What is measured of one batch ``(n, d)``; 0-d but for the first and the last."""
+
+    std: Array  # (d,)
+    mean_std: Array
+    min_std: Array
+    dead_features: Array
+    mean_abs_correlation: Array
+    effective_rank: Array
+    participation_ratio: Array
+    singular_values: Array  # (min(n - 1, d),)
+
+
+class _Deviations(NamedTuple):
+    """The centred batch as ``scaled * reach``; all but `alive` are zero at dead features."""
+
+    scaled: Array  # (n, d), of order 1
+    energies: Array  # (d,), the sums of the squares of `scaled`
+    reach: Array  # (d,), the largest distance from the first sample
+    size: Array  # (d,), the largest magnitude of the batch itself
+    units: Array  # (d,), the mean square of the values' units in the last place, over reach²
+    alive: Array  # (d,), 1 or 0
+
+
+def measure(
+    xp: Namespace,
+    z: Array,
+    feature_axis: int,
+    svdvals: Callable[[Array], Array],
+    block: int = 256,
+) -> Measures:
+    """Return the measures of `z`, two axes with the features on `feature_axis`.
+
+    Values that are not finite make NaN of every measure they have a part in. Of the correlation
+    matrix `block` rows are formed at a time, never d of them: no measure depends on how many.
+    """
+    z = transposed(xp, z, core_order(2, feature_axis))
+    epsilon = float(xp.finfo(z.dtype).eps)
+    n, d = z.shape
+    deviations = _deviations(xp, in_computing_dtype(xp, z), epsilon)
+    norms = xp.sqrt(deviations.energies)
+    std = deviations.reach * norms / math.sqrt(n - 1)
+    living = xp.sum(deviations.alive)
+
+    values, unit = _spectrum(xp, deviations, epsilon, svdvals)
+    directions = deviations.scaled / _or_one(xp, norms)
+    pairs = _or_one(xp, living * (living - 1) / 2)
+    correlation = _sum_of_abs_correlations(xp, directions, block) / pairs
+    return Measures(
+        std,
+        xp.mean(std),
+        xp.min(std),
+        # Counted in floating point: not every device has the integers that a sum of them takes.
+        xp.astype(d - living, xp.int32),
+        xp.minimum(correlation, xp.ones_like(correlation)),
+        _effective_rank(xp, values),
+        _participation_ratio(xp, values),
+        values * unit,
+    )
+
+
+def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
+    # Infinity has no distance from another value, and says so in every library as NaN alone.
+    z = xp.where(xp.isfinite(z), z, xp.full_like(z, math.nan))
+    shifted = z - z[:1, :]
+    reach = xp.max(xp.abs(shifted), axis=0)
+    size = xp.max(xp.abs(z), axis=0)
+    # A feature that varies by one unit in the last place varies: at 1e7 that is 1 in float32.
+    dead = reach == 0  # never so where there is a NaN
+    size = xp.where(dead, xp.zeros_like(size), size)
+    divisor = _or_one(xp, reach)
+    scaled, _ = centred_and_mean(xp, shifted / divisor, DEFAULT_SIZES)
+    units = epsilon * (_power_of_two_below(xp, z) / divisor)
+    units = xp.where(dead, xp.zeros_like(units), units)
+    return _Deviations(
+        scaled,
+        energies(xp, scaled, DEFAULT_SIZES),
+        reach,
+        size,
+        energies(xp, units, DEFAULT_SIZES) / z.shape[0],
+        xp.astype(xp.logical_not(dead), z.dtype),
+    )
+
+
+def _power_of_two_below(xp: Namespace, z: Array) -> Array:
+    """Return the largest power of two up to the magnitude of each value, 0 for 0."""
+    magnitude = xp.abs(z)
+    power = 2.0 ** xp.floor(xp.log2(_or_one(xp, magnitude)))
+    return xp.where(magnitude == 0, magnitude, power)
+
+
+def _spectrum(
+    xp: Namespace,
+    deviations: _Deviations,
+    epsilon: float,
+    svdvals: Callable[[Array], Array],
+) -> tuple[Array, Array]:
+    """Return the singular values of the centred batch, and the unit they are in.
+
+    What is not above the rounding of the decomposition is 0, and what `_of_stored_values` says.
+    """
+    scaled, _, reach, *_ = deviations
+    n, d = scaled.shape
+    unit = _or_one(xp, xp.max(reach))
+    relative = reach / unit
+    batch = scaled * relative
+    # Decompositions raise, or do not end, where a value is not finite.
+    finite = xp.all(xp.isfinite(batch))
+    values = svdvals(xp.where(finite, batch, xp.zeros_like(batch)))
+    # Of n centred samples the last direction is empty, but for rounding.
+    values = values[: min(n - 1, d)]
+
+    of_decomposition = 4 * float(xp.finfo(values.dtype).eps) * values[0]
+    rounding = xp.maximum(
+        of_decomposition, _of_stored_values(xp, values, deviations, epsilon, unit)
+    )
+    # Where anything varies, something is counted.
+    rounding = xp.minimum(rounding, values[0])
+    values = xp.where(values < rounding, xp.zeros_like(values), values)
+    return xp.where(finite, values, xp.full_like(values, math.nan)), unit
+
+
+def _of_stored_values(
+    xp: Namespace, values: Array, deviations: _Deviations, epsilon: float, unit: Array
+) -> Array:
+    """Return the size below which singular values are the rounding of the batch's own values.
+
+    A batch of few directions was rounded when it was stored, which fills all others. Independent
+    errors of half an `epsilon` of each value reach singular values of that times √n + √d. But a
+    batch whose features vary by few units in the last place may be no larger in any direction.
+    So what is below is taken for rounding only where together it is no more than rounding leaves,
+    and where other directions stand out from it.
+    """
+    n, d = deviations.scaled.shape
+    size = deviations.size / unit
+    bound = xp.sqrt(xp.mean(size * size)) * (math.sqrt(n) + math.sqrt(d)) * epsilon / 2
+    below = values < bound
+    left = xp.where(below, values, xp.zeros_like(values))
+    above = values.shape[0] - xp.sum(xp.astype(below, values.dtype))
+    # Whatever those directions are, the others have the rounding of d - above features at least.
+    relative = deviations.reach / unit
+    squares = xp.sort(deviations.units * relative * relative)
+    kept = indices(xp, d, like=squares) < xp.astype(d - above, xp.int32)
+    least = xp.where(kept, squares, xp.zeros_like(squares))
+    explained = (n - 1 - above) * _ROUNDING_VARIANCE * xp.sum(least)
+    is_rounding = xp.logical_and(above > 0, xp.sum(left * left) <= _ROUNDING_SLACK * explained)
+    return xp.where(is_rounding, bound, xp.zeros_like(bound))
+
+
+def _sum_of_abs_correlations(xp: Namespace, directions: Array, block: int) -> Array:
+    """Return Σ_{i<j} |r_ij| of features ``(n, d)`` of norm 1, or of 0, in O(n d + d) memory."""
+    d = directions.shape[-1]
+    feature = indices(xp, d, like=directions)
+    total = xp.zeros_like(directions[0, 0])
+    for start in range(0, d, block):
+        these = slice(start, min(start + block, d))
+        rows = xp.matrix_transpose(directions[:, these])
+        found = xp.abs(xp.matmul(rows, directions[:, start:]))
+        # Each pair once, and no feature with itself.
+        later = feature[start:] > feature[these][:, None]
+        total = total + xp.sum(xp.where(later, found, xp.zeros_like(found)))
+    return total
+
+
+def _effective_rank(xp: Namespace, values: Array) -> Array:
+    """Return exp(−Σ p ln p), p being the shares of the singular values."""
+    shares = values / _or_one(xp, xp.sum(values))
+    entropy = -xp.sum(shares * xp.log(_or_one(xp, shares)))
+    return _as_rank(xp, xp.exp(entropy), values)
+
+
+def _participation_ratio(xp: Namespace, values: Array) -> Array:
+    """Return (Σ λ)² / Σ λ², λ being the squares of the singular values."""
+    relative = values / _or_one(xp, values[0])
+    variances = relative * relative
+    total = xp.sum(variances)
+    return _as_rank(xp, total * total / _or_one(xp, xp.sum(variances * variances)), values)
+
+
+def _as_rank(xp: Namespace, rank: Array, values: Array) -> Array:
+    """Return `rank` from 1 to what it can be, but for rounding it is; 0 where nothing varies."""
+    limit = float(values.shape[0])
+    rank = xp.minimum(xp.maximum(rank, xp.ones_like(rank)), xp.full_like(rank, limit))
+    return xp.where(values[0] == 0, xp.zeros_like(rank), rank)
+
+
+def _or_one(xp: Namespace, array: Array) -> Array:
+    """Return `array` with 1 for 0: a divisor where the dividend is 0 too, or a logarithm's."""
+    return xp.where(array == 0, xp.ones_like(array), array)

@@ -1,0 +1,315 @@
+"""How far a batch of embeddings has collapsed: measures in the caller's library, and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vicreg._adapters.dispatch import adapter_for
+from vicreg._checks import checked_library, checked_objective
+from vicreg._conventions import Convention
+from vicreg._core.layout import core_order
+from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
+
+__all__ = ["Diagnosis", "diagnose"]
+
+Array = Any
+
+#: The fields that are no arrays.
+_CONSTANTS = ("n", "d", "rank_limit", "convention")
+
+#: From this share of the most there could be on, a rank (or the std, of the hinge's 1) is good;
+#: below the second it has collapsed. White noise of n = d samples has half by the participation
+#: ratio, and more for any other n.
+_FILLED, _COLLAPSED = 1 / 3, 1 / 10
+#: Below this rank nearly all is in one direction, however few there are.
+_ONE_DIRECTION = 1.5
+#: The mean |correlation| up to which features are said to be independent, where chance alone
+#: does not give half as much already, and from which on they repeat each other.
+_INDEPENDENT, _REDUNDANT = 0.1, 0.5
+#: Up to this many samples chance alone gives as much, and no correlation tells anything.
+_TOO_FEW = 4
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Diagnosis:
+    """What `diagnose` found; ``print`` shows it as a report.
+
+    Parameters
+    ----------
+    n, d : int
+        The samples and the features.
+    rank_limit : int
+        The most dimensions that n centred samples of d features span: ``min(n - 1, d)``.
+    convention : str
+        Whose three terms these are.
+    std : array, shape (d,)
+        The standard deviation of each feature, with the divisor n - 1; 0 where it is dead.
+    mean_std, min_std : array, shape ()
+        The mean and the smallest of `std`.
+    dead_features : array of int, shape ()
+        How many features do not vary: every sample has the same value.
+    mean_abs_correlation : array, shape ()
+        The mean absolute correlation of two features, over the pairs of which neither is dead;
+        from 0 to 1, and 0 where there is no such pair.
+    effective_rank : array, shape ()
+        The exponential of the entropy of `singular_values`, each over their sum: from 1 to
+        `rank_limit`, and 0 where nothing varies.
+    participation_ratio : array, shape ()
+        (Σ λ)² / Σ λ², λ being the squares of `singular_values`; in the same range.
+    singular_values : array, shape (rank_limit,)
+        Of the centred batch, the largest first; 0 where rounding alone explains it.
+    variance, covariance : array, shape ()
+        The terms of the batch, unweighted.
+    invariance : array, shape (), or None
+        The term of the batch and its second view; None where there was none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import diagnose
+    >>> diagnosis = diagnose(np.ones((256, 64)))
+    >>> print(diagnosis.dead_features, diagnosis.effective_rank, diagnosis.rank_limit)
+    64 0.0 64
+    """
+
+    n: int
+    d: int
+    rank_limit: int
+    convention: str
+    std: Array
+    mean_std: Array
+    min_std: Array
+    dead_features: Array
+    mean_abs_correlation: Array
+    effective_rank: Array
+    participation_ratio: Array
+    singular_values: Array
+    variance: Array
+    covariance: Array
+    invariance: Array | None
+
+    def __str__(self) -> str:
+        heading = f"{self.n} samples of {_counted(self.d, 'feature')}"
+        if self.rank_limit < self.d:
+            heading += f", which span at most {_counted(self.rank_limit, 'dimension')}"
+        try:
+            rows = _rows(self)
+        except Exception:
+            # In a function that is being compiled there are no values yet, and each library has
+            # an error of its own for it.
+            return f"{heading}; the values are not there to be shown"
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+        return "\n".join([heading, *lines])
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{field.name}={self._shown(field.name)}" for field in fields(self))
+        return f"{type(self).__name__}({shown})"
+
+    def _shown(self, name: str) -> str:
+        value = getattr(self, name)
+        if name in _CONSTANTS or value is None:
+            return repr(value)
+        if name in ("std", "singular_values"):
+            return f"<{value.shape[-1]} values>"
+        try:
+            return f"{float(value):.4g}"
+        except Exception:  # not there yet, as above; not every library can print it then
+            return f"<{type(value).__name__}>"
+
+
+def diagnose(
+    z: Array,
+    *,
+    other: Array | None = None,
+    convention: str | Convention = "official",
+    feature_axis: int = -1,
+) -> Diagnosis:
+    """Return how far a batch of embeddings has collapsed.
+
+    Nothing is differentiated through it. Works under JAX's ``jit`` and ``vmap``; Dask's arrays
+    stay lazy. Neither the d × d covariance nor the correlation matrix is formed where n is below
+    d.
+
+    Parameters
+    ----------
+    z : array, shape (n, d)
+        The embeddings of n samples.
+    other : array, shape (n, d), optional
+        The embeddings of another view of the same samples: for the invariance term, and for
+        nothing else.
+    convention : str or Convention, optional
+        Whose three terms to compute, as in `vicreg_loss`.
+    feature_axis : int, optional
+        The axis of the features; the other one is the samples.
+
+    Returns
+    -------
+    Diagnosis
+        Arrays of the library of `z`, on its device and in its dtype; in float32 where that is
+        float16 or bfloat16.
+
+    Raises
+    ------
+    TypeError
+        As in `vicreg_loss`.
+    ValueError
+        As in `vicreg_loss`; and where `z` has not two axes.
+    NotImplementedError
+        The library has no singular values: it lacks the ``linalg`` extension of the array API
+        standard.
+
+    Notes
+    -----
+    The effective rank is that of Roy and Vetterli, "The effective rank: a measure of effective
+    dimensionality", EUSIPCO 2007. RankMe (Garrido, Balestriero, Najman, LeCun, ICML 2023) is the
+    same entropy of a batch that is not centred, of which a common offset is one more direction.
+
+    A NaN or an infinity in `z` makes NaN of all measures but the `std` of the other features.
+    The correlations and the ranks do not depend on the scale of `z`; the terms do, and overflow
+    where it is beyond the root of the dtype's largest number.
+
+    A feature that differs by one unit in the last place between two samples is not dead: at 1e7
+    that is 1 in float32. One that was computed to be constant, but for rounding, is not either;
+    its `std` says how little it varies. A batch of few directions that is stored in a dtype has
+    the rounding of its values in all others: singular values are 0 where together they are no
+    more than that, beside larger ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import diagnose
+    >>> rng = np.random.default_rng(0)
+    >>> z = rng.standard_normal((256, 4)) @ rng.standard_normal((4, 64))
+    >>> print(diagnose(z))
+    256 samples of 64 features
+      mean std             1.88       good: the hinge of the loss is at 1
+      smallest std         0.638
+      dead features        0 of 64    good
+      mean |correlation|   0.43       high: chance alone gives 0.05
+      effective rank       3.9 of 64  collapsed to few directions
+      participation ratio  3.6 of 64  collapsed to few directions
+      variance term        0.01024    0 where every std reaches 1
+      covariance term      258.6      0 where no features correlate
+      invariance term      none       compares two views: give the other one
+    """
+    # The weights have no part in a term alone.
+    objective = checked_objective(
+        convention, (0.0, 1.0, 1.0), 1.0, None, "auto", feature_axis, each_term=False
+    )
+    views = (z,) if other is None else (z, other)
+    adapter = adapter_for(checked_library(views, ("z", "other")[: len(views)], objective))
+    _check_axes(z)
+    adapter.register(Diagnosis, _CONSTANTS)
+
+    z, *others = (adapter.without_gradient(view) for view in views)
+    settings: dict[str, Any] = {"convention": convention, "feature_axis": feature_axis}
+    n, d = (z.shape[axis] for axis in core_order(2, objective.feature_axis))
+    return Diagnosis(
+        n=n,
+        d=d,
+        rank_limit=min(n - 1, d),
+        convention=objective.convention.name,
+        **adapter.measure(z, objective.feature_axis)._asdict(),
+        variance=variance_loss(z, **settings),
+        covariance=covariance_loss(z, **settings),
+        invariance=invariance_loss(z, *others, **settings) if others else None,
+    )
+
+
+def _check_axes(z: Array) -> None:
+    if z.ndim != 2:
+        raise ValueError(
+            f"z must have two axes, samples and features; got shape {tuple(z.shape)}: reshape it "
+            "to (n, d), or diagnose its positions one by one"
+        )
+
+
+def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
+    """Return the lines of the report: what is measured, the number, what to make of it."""
+    number = {
+        field.name: float(getattr(diagnosis, field.name))
+        for field in fields(diagnosis)
+        if field.name not in (*_CONSTANTS, "std", "singular_values", "invariance")
+    }
+    n, d, limit = diagnosis.n, diagnosis.d, diagnosis.rank_limit
+    mean, dead = number["mean_std"], number["dead_features"]
+    correlation = number["mean_abs_correlation"]
+    rank, ratio = number["effective_rank"], number["participation_ratio"]
+    return [
+        ("mean std", f"{mean:.3g}", _on_std(mean)),
+        ("smallest std", f"{number['min_std']:.3g}", ""),
+        ("dead features", f"{dead:.0f} of {d}", _on_dead_features(dead, d, mean)),
+        ("mean |correlation|", f"{correlation:.3g}", _on_correlation(correlation, n, d - dead)),
+        ("effective rank", f"{rank:.1f} of {limit}", _on_rank(rank, limit, d)),
+        ("participation ratio", f"{ratio:.1f} of {limit}", _on_rank(ratio, limit, d)),
+        ("variance term", f"{number['variance']:.4g}", "0 where every std reaches 1"),
+        ("covariance term", f"{number['covariance']:.4g}", "0 where no features correlate"),
+        _invariance_row(diagnosis),
+    ]
+
+
+def _invariance_row(diagnosis: Diagnosis) -> tuple[str, str, str]:
+    if diagnosis.invariance is None:
+        return ("invariance term", "none", "compares two views: give the other one")
+    return ("invariance term", f"{float(diagnosis.invariance):.4g}", "0 where the views agree")
+
+
+_NOT_FINITE = "not every value is finite"
+
+
+def _on_std(mean: float) -> str:
+    if math.isnan(mean):
+        return _NOT_FINITE
+    if mean == 0:
+        return "collapsed: every sample is the same"
+    word = "good" if mean >= _FILLED else "low" if mean >= _COLLAPSED else "collapsed"
+    return f"{word}: the hinge of the loss is at 1"
+
+
+def _on_dead_features(dead: float, d: int, mean_std: float) -> str:
+    if math.isnan(mean_std):
+        return _NOT_FINITE
+    if not dead:
+        return "good"
+    return "collapsed: all are constant" if dead == d else "bad: these are constant"
+
+
+def _on_correlation(correlation: float, n: int, living: float) -> str:
+    if math.isnan(correlation):
+        return _NOT_FINITE
+    if living < 2:
+        return "no two features vary"
+    chance = _chance_correlation(n)
+    if n <= _TOO_FEW:
+        word = "too few samples to tell"
+    elif correlation <= max(2 * chance, _INDEPENDENT):
+        word = "good"
+    else:
+        word = "high" if correlation < _REDUNDANT else "bad"
+    return f"{word}: chance alone gives {chance:.2g}"
+
+
+def _chance_correlation(n: int) -> float:
+    """Return the mean |r| of n samples of two independent normal features."""
+    return math.exp(math.lgamma((n - 1) / 2) - math.lgamma(n / 2)) / math.sqrt(math.pi)
+
+
+def _on_rank(rank: float, limit: int, d: int) -> str:
+    if math.isnan(rank):
+        return _NOT_FINITE
+    if rank == 0:
+        return "collapsed: nothing varies"
+    if limit == 1 < d:
+        return "too few samples to tell"
+    if rank < _ONE_DIRECTION and limit > 2:
+        return "collapsed to few directions"
+    if rank >= _FILLED * limit:
+        return "good"
+    return "low" if rank >= _COLLAPSED * limit else "collapsed to few directions"
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"

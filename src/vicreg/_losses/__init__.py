@@ -1,0 +1,1 @@
+"""The functions that compute a loss: one file for each family."""

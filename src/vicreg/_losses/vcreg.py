@@ -1,0 +1,241 @@
+"""The public functions of VCReg: the variance and covariance terms of one representation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vicreg._adapters.dispatch import adapter_for
+from vicreg._checks import checked_library, checked_objective
+from vicreg._core.layout import core_shape
+from vicreg._core.objective import Objective
+
+__all__ = ["vcreg_loss", "vcreg_value_and_grad"]
+
+Array = Any
+
+
+def vcreg_loss(
+    z: Array,
+    *,
+    variance_weight: float,
+    covariance_weight: float,
+    gamma: float = 1.0,
+    eps: float | None = 1e-5,
+    penalty: str = "square",
+    delta: float = 1.0,
+    positions: str = "pooled",
+    feature_axis: int = -1,
+    method: str = "auto",
+) -> Array:
+    """Return the variance-covariance regularization of one representation.
+
+    With C the covariance of d features, the loss is ::
+
+        α/d Σ_i max(0, γ − sqrt(C_ii + ε)) + β/(d(d − 1)) Σ_{i≠j} p(C_ij)
+
+    Differentiable as `vicreg_loss` is.
+
+    Parameters
+    ----------
+    z : array, shape (n, d) or (n, ..., d)
+        The representation of n samples, of two or more features.
+    variance_weight, covariance_weight : float
+        α and β. They must be given: no published value fits all networks. A term of weight 0
+        has no part in the result, and beside one of another weight is not computed.
+    gamma : float, optional
+        γ, the standard deviation below which the hinge acts.
+    eps : float, optional
+        ε, added to the variance under the root; None is the convention's own, 1e-5.
+    penalty : {"square", "smooth_l1"}, optional
+        p. "square" is C_ij²; "smooth_l1", against outliers, is C_ij² up to `delta` in magnitude
+        and its tangent, 2δ|C_ij| − δ², beyond.
+    delta : float, optional
+        δ, where "smooth_l1" becomes linear. With "square" there is none to choose.
+    positions : {"pooled", "separate"}, optional
+        With more than two axes: whether each position of each sample is a sample, or each
+        position on the middle axes is its own set of samples, the statistics averaged over them.
+    feature_axis : int, optional
+        The axis of the features, 1 for images ``(n, d, height, width)``; of the others the first
+        is the samples.
+    method : {"auto", "gram", "covariance"}, optional
+        As in `vicreg_loss`. "smooth_l1" needs each entry of the covariance, in blocks of columns
+        where all of them are more than the representation: for it there is no "gram".
+
+    Returns
+    -------
+    array, shape ()
+        On the device and in the dtype of `z`; float32 where that is float16 or bfloat16.
+
+    Raises
+    ------
+    TypeError
+        `z` is not an array, or not of a real floating-point dtype; a weight, `gamma`, `eps` or
+        `delta` is not a number; a weight is left out.
+    ValueError
+        Fewer than two samples (where positions are pooled, of each position together) or
+        features; a weight that is None or negative, `gamma` or `delta` not above 0, `eps` below
+        0; a `delta` other than 1 for "square"; the method "gram" for "smooth_l1"; an unknown
+        penalty, choice of positions or method.
+
+    Notes
+    -----
+    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
+    Representation Learning", arXiv 2306.13292: its loss, and its smooth L1 of the covariances.
+    The cost is two products of n · d · min(n, d), gradient included; of n · d² for "smooth_l1".
+
+    Examples
+    --------
+    Two equal features of variance 1: the hinge is content, the two covariances of 1 are not.
+
+    >>> import numpy as np
+    >>> from vicreg import vcreg_loss
+    >>> z = np.asarray([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
+    >>> print(f"{vcreg_loss(z, variance_weight=1.0, covariance_weight=0.5):.6f}")
+    0.500000
+
+    Ten times as large they cost 100² by the square, and as an outlier 2 · 100 − 1:
+
+    >>> weights = {"variance_weight": 1.0, "covariance_weight": 1.0}
+    >>> print(f"{vcreg_loss(10 * z, **weights):.1f}")
+    10000.0
+    >>> print(f"{vcreg_loss(10 * z, penalty='smooth_l1', **weights):.1f}")
+    199.0
+    """
+    library, objective = _checked(
+        z,
+        (variance_weight, covariance_weight),
+        gamma,
+        eps,
+        penalty,
+        delta,
+        positions,
+        feature_axis,
+        method,
+    )
+    (loss,) = adapter_for(library).evaluate((z,), objective)
+    return loss
+
+
+def vcreg_value_and_grad(
+    z: Array,
+    *,
+    variance_weight: float,
+    covariance_weight: float,
+    gamma: float = 1.0,
+    eps: float | None = 1e-5,
+    penalty: str = "square",
+    delta: float = 1.0,
+    positions: str = "pooled",
+    feature_axis: int = -1,
+    method: str = "auto",
+) -> tuple[Array, Array]:
+    """Return the loss and its exact gradient, in closed form, on every library.
+
+    Parameters
+    ----------
+    z, variance_weight, covariance_weight, gamma, eps, penalty, delta, positions, feature_axis, \
+method
+        As in `vcreg_loss`.
+
+    Returns
+    -------
+    loss : array, shape ()
+        As `vcreg_loss` returns it.
+    gradient : array
+        Of the shape, dtype and device of `z`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vcreg_loss`.
+
+    Notes
+    -----
+    The derivative of the loss of Zhu et al., arXiv 2306.13292, with the 1/(n − 1) that the
+    paper's pseudocode of the gradient leaves out of its covariance part.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vcreg_value_and_grad
+    >>> rng = np.random.default_rng(0)
+    >>> z = rng.standard_normal((16, 3)) @ rng.standard_normal((3, 3))
+    >>> for step in range(200):
+    ...     loss, gradient = vcreg_value_and_grad(z, variance_weight=1.0, covariance_weight=1.0)
+    ...     z = z - 4 * gradient
+    >>> bool(loss < 0.01)
+    True
+    """
+    library, objective = _checked(
+        z,
+        (variance_weight, covariance_weight),
+        gamma,
+        eps,
+        penalty,
+        delta,
+        positions,
+        feature_axis,
+        method,
+    )
+    loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective)
+    return loss, gradient
+
+
+def _checked(
+    z: Array,
+    weights: tuple[float, float],
+    gamma: float,
+    eps: float | None,
+    penalty: str,
+    delta: float,
+    positions: str,
+    feature_axis: int,
+    method: str,
+) -> tuple[str, Objective]:
+    objective = checked_settings(
+        weights, gamma, eps, penalty, delta, positions, feature_axis, method
+    )
+    return checked_library((z,), ("z",), objective), objective
+
+
+def checked_settings(
+    weights: tuple[float, float],
+    gamma: float,
+    eps: float | None,
+    penalty: str,
+    delta: float,
+    positions: str,
+    feature_axis: int,
+    method: str = "auto",
+    each_term: bool = False,
+) -> Objective:
+    """Return the objective that these settings of VCReg describe."""
+    return checked_objective(
+        "vcreg",
+        (None, *weights),
+        gamma,
+        eps,
+        method,
+        feature_axis,
+        each_term=each_term,
+        positions=positions,
+        penalty=penalty,
+        delta=delta,
+    )
+
+
+def samples(z: Array, objective: Objective) -> int:
+    """Return over how many samples each covariance of `z` is."""
+    return core_shape([z], objective.feature_axis, objective.pooled)[-2]
+
+
+def checked_covariance_gradient(covariance_gradient: str) -> bool:
+    """Return whether it is the scale of the paper's pseudocode that is asked for."""
+    if not isinstance(covariance_gradient, str) or covariance_gradient not in _SCALES:
+        raise ValueError(
+            f"covariance_gradient must be 'exact' or 'published'; got {covariance_gradient!r}"
+        )
+    return covariance_gradient == "published"
+
+
+_SCALES = ("exact", "published")

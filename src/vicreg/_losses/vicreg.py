@@ -1,0 +1,393 @@
+"""The public functions: checks, then the adapter of the arrays' library."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from vicreg._adapters.dispatch import adapter_for
+from vicreg._checks import checked_library, checked_objective
+from vicreg._conventions import Convention
+from vicreg._core.objective import Objective
+
+__all__ = [
+    "VICRegTerms",
+    "covariance_loss",
+    "invariance_loss",
+    "variance_loss",
+    "vicreg_loss",
+    "vicreg_terms",
+    "vicreg_value_and_grad",
+]
+
+Array = Any
+
+
+class VICRegTerms(NamedTuple):
+    """The loss and its three terms, unweighted: 0-d arrays of the views' library."""
+
+    loss: Array
+    invariance: Array
+    variance: Array
+    covariance: Array
+
+
+def vicreg_loss(
+    *views: Array,
+    convention: str | Convention = "official",
+    invariance_weight: float | None = None,
+    variance_weight: float | None = None,
+    covariance_weight: float | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: str = "auto",
+    feature_axis: int = -1,
+) -> Array:
+    """Return the variance-invariance-covariance loss of two or more views.
+
+    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order; for
+    libraries without one see `vicreg_value_and_grad`. Two limits are PyTorch's: its forward mode
+    inside its forward mode differentiates no custom function, and ``backward`` through a function
+    under ``torch.compile`` is of first order.
+
+    Parameters
+    ----------
+    *views : array, shape (n, d) or (n, ..., d)
+        The embeddings of two or more views of the same n samples: arrays of one library, shape,
+        dtype and device. With more than two axes each position on the middle ones is its own
+        set of samples; the statistics are averaged over positions.
+    convention : str or Convention, optional
+        Which published function to compute: a name in `vicreg.conventions`.
+    invariance_weight, variance_weight, covariance_weight : float, optional
+        λ, μ and ν. None is the convention's own. A term of weight 0 has no part in the result,
+        and beside one of another weight is not computed.
+    gamma : float, optional
+        The standard deviation (in "article" the variance) below which the hinge acts.
+    eps : float, optional
+        Added to the variance under the root. None is the convention's own; where the hinge is
+        on the variance there is no root, and none may be given.
+    method : {"auto", "gram", "covariance"}, optional
+        Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
+        the plain definition: the same number but for rounding. "auto" takes the smaller. The
+        Gram route's error is about the unit roundoff times the sum of the squared variances, of
+        all but the eight largest features: choose "covariance" where many uncorrelated features
+        are far larger than the rest.
+    feature_axis : int, optional
+        The axis of the features; of the others the first is the samples.
+
+    Returns
+    -------
+    array, shape ()
+        On the device and in the dtype of the views; float32 where that is float16 or bfloat16.
+
+    Raises
+    ------
+    TypeError
+        A view is not an array, not of a real floating-point dtype, or not of the same library
+        or dtype as the first; a weight, `gamma` or `eps` is not a number.
+    ValueError
+        Fewer than two views or two samples; shapes or devices that differ; an unknown
+        convention; a negative weight, `gamma` not above 0, `eps` below 0.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
+    Self-Supervised Learning", ICLR 2022, equations 1 to 6, with each codebase's own choices:
+    see `vicreg.conventions`. The cost is two products of n · d · min(n, d) a view, gradient
+    included.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vicreg_loss
+    >>> rng = np.random.default_rng(0)
+    >>> z1, z2 = rng.standard_normal((2, 256, 32))
+    >>> print(f"{vicreg_loss(z1, z2):.3f}")
+    49.236
+    """
+    library, objective = _checked_views(
+        views,
+        convention,
+        (invariance_weight, variance_weight, covariance_weight),
+        gamma,
+        eps,
+        method,
+        feature_axis,
+    )
+    (loss,) = adapter_for(library).evaluate(views, objective)
+    return loss
+
+
+def vicreg_terms(
+    *views: Array,
+    convention: str | Convention = "official",
+    invariance_weight: float | None = None,
+    variance_weight: float | None = None,
+    covariance_weight: float | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: str = "auto",
+    feature_axis: int = -1,
+) -> VICRegTerms:
+    """Return the loss and its three terms, unweighted; each is differentiable.
+
+    Parameters
+    ----------
+    *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
+method, feature_axis
+        As in `vicreg_loss`.
+
+    Returns
+    -------
+    VICRegTerms
+        ``(loss, invariance, variance, covariance)``, arrays of shape (). The loss is the sum of
+        the terms, each times its weight.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vicreg_loss`.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun 2022: equations 1 and 2 (variance), 3 and 4 (covariance), 5
+    (invariance) and 6 (the loss).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vicreg_terms
+    >>> rng = np.random.default_rng(0)
+    >>> z1, z2 = rng.standard_normal((2, 256, 32))
+    >>> terms = vicreg_terms(z1, z2)
+    >>> print(", ".join(f"{name} {term:.4f}" for name, term in terms._asdict().items()))
+    loss 49.2358, invariance 1.9388, variance 0.0204, covariance 0.2545
+    """
+    library, objective = _checked_views(
+        views,
+        convention,
+        (invariance_weight, variance_weight, covariance_weight),
+        gamma,
+        eps,
+        method,
+        feature_axis,
+        each_term=True,
+    )
+    return VICRegTerms(*adapter_for(library).evaluate(views, objective))
+
+
+def vicreg_value_and_grad(
+    *views: Array,
+    convention: str | Convention = "official",
+    invariance_weight: float | None = None,
+    variance_weight: float | None = None,
+    covariance_weight: float | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: str = "auto",
+    feature_axis: int = -1,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the loss and its exact gradient by each view, in closed form, on every library.
+
+    Parameters
+    ----------
+    *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
+method, feature_axis
+        As in `vicreg_loss`.
+
+    Returns
+    -------
+    loss : array, shape ()
+        As `vicreg_loss` returns it.
+    gradients : tuple of arrays
+        One a view, of its shape, dtype and device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vicreg_loss`.
+
+    Notes
+    -----
+    The derivative of the loss of Bardes, Ponce, LeCun 2022, equation 6, formed from what the
+    value was computed from. Where the hinge has its kink, and where a dead feature meets
+    ``eps=0``, the gradient is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vicreg_value_and_grad
+    >>> rng = np.random.default_rng(0)
+    >>> z1, z2 = rng.standard_normal((2, 8, 3))
+    >>> for step in range(200):
+    ...     loss, (grad1, grad2) = vicreg_value_and_grad(z1, z2)
+    ...     z1, z2 = z1 - 0.05 * grad1, z2 - 0.05 * grad2
+    >>> bool(loss < 0.01)
+    True
+    """
+    library, objective = _checked_views(
+        views,
+        convention,
+        (invariance_weight, variance_weight, covariance_weight),
+        gamma,
+        eps,
+        method,
+        feature_axis,
+    )
+    loss, gradients = adapter_for(library).value_and_grad(views, objective)
+    return loss, gradients
+
+
+def invariance_loss(
+    z1: Array,
+    z2: Array,
+    *,
+    convention: str | Convention = "official",
+    feature_axis: int = -1,
+) -> Array:
+    """Return the invariance term of two views, unweighted.
+
+    Parameters
+    ----------
+    z1, z2 : array, shape (n, d) or (n, ..., d)
+        The embeddings of two views of the same samples.
+    convention, feature_axis
+        As in `vicreg_loss`.
+
+    Returns
+    -------
+    array, shape ()
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vicreg_loss`; and for a convention without an invariance term.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun 2022, equation 5; "official" divides by d as well.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import invariance_loss
+    >>> z = np.zeros((4, 3))
+    >>> print(invariance_loss(z, z + 2), invariance_loss(z, z + 2, convention="paper"))
+    4.0 12.0
+    """
+    weights = (1.0, 0.0, 0.0)
+    objective = checked_objective(convention, weights, 1.0, None, "auto", feature_axis, False)
+    return _evaluated((z1, z2), ("z1", "z2"), objective)
+
+
+def variance_loss(
+    z: Array,
+    *,
+    convention: str | Convention = "official",
+    gamma: float = 1.0,
+    eps: float | None = None,
+    feature_axis: int = -1,
+) -> Array:
+    """Return the variance term of one view, unweighted.
+
+    Parameters
+    ----------
+    z : array, shape (n, d) or (n, ..., d)
+        The embeddings of n samples.
+    convention, gamma, eps, feature_axis
+        As in `vicreg_loss`.
+
+    Returns
+    -------
+    array, shape ()
+        The hinge, averaged over features: the mean and the sum over views are of this.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vicreg_loss`.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun 2022, equations 1 and 2.
+
+    Examples
+    --------
+    A collapsed feature costs the whole of gamma, but for ε:
+
+    >>> import numpy as np
+    >>> from vicreg import variance_loss
+    >>> print(f"{variance_loss(np.ones((4, 3))):.2f}")
+    0.99
+    """
+    weights = (0.0, 1.0, 0.0)
+    objective = checked_objective(convention, weights, gamma, eps, "auto", feature_axis, False)
+    return _evaluated((z,), ("z",), objective)
+
+
+def covariance_loss(
+    z: Array,
+    *,
+    convention: str | Convention = "official",
+    method: str = "auto",
+    feature_axis: int = -1,
+) -> Array:
+    """Return the covariance term of one view, unweighted.
+
+    Parameters
+    ----------
+    z : array, shape (n, d) or (n, ..., d)
+        The embeddings of n samples.
+    convention, method, feature_axis
+        As in `vicreg_loss`.
+
+    Returns
+    -------
+    array, shape ()
+        The sum of the squared off-diagonal covariances over the convention's divisor: the mean
+        and the sum over views are of this.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `vicreg_loss`.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun 2022, equations 3 and 4.
+
+    Examples
+    --------
+    Two equal features of variance 1: each of the two off-diagonal covariances is 1, and d is 2.
+
+    >>> import numpy as np
+    >>> from vicreg import covariance_loss
+    >>> z = np.asarray([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
+    >>> print(f"{covariance_loss(z):.6f}")
+    1.000000
+    """
+    weights = (0.0, 0.0, 1.0)
+    objective = checked_objective(convention, weights, 1.0, None, method, feature_axis, False)
+    return _evaluated((z,), ("z",), objective)
+
+
+def _checked_views(
+    views: tuple[Array, ...],
+    convention: str | Convention,
+    weights: tuple[float | None, float | None, float | None],
+    gamma: float,
+    eps: float | None,
+    method: str,
+    feature_axis: int,
+    each_term: bool = False,
+) -> tuple[str, Objective]:
+    if len(views) < 2:
+        raise ValueError(f"views must be two or more arrays; got {len(views)}")
+    objective = checked_objective(convention, weights, gamma, eps, method, feature_axis, each_term)
+    names = tuple(f"views[{i}]" for i in range(len(views)))
+    return checked_library(views, names, objective), objective
+
+
+def _evaluated(views: tuple[Array, ...], names: tuple[str, ...], objective: Objective) -> Array:
+    library = checked_library(views, names, objective)
+    (value,) = adapter_for(library).evaluate(views, objective)
+    return value

@@ -1,0 +1,1 @@
+"""What verifies, identifies, times and shows: the command ``vicreg`` and what it runs."""

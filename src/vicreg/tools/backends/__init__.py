@@ -1,0 +1,170 @@
+"""The array libraries of this machine and their devices: what the tools run on.
+
+A :class:`Backend` is one library on one device. Each module here knows one library; whatever
+follows the array API standard and has no module is served by `standard`. Nothing is imported
+before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from vicreg.tools.backends.base import Array, Backend, Floats
+from vicreg.tools.requirements import RequirementError
+
+__all__ = [
+    "NAMES",
+    "Array",
+    "Backend",
+    "Floats",
+    "backend_named",
+    "backends_of",
+    "find_backends",
+    "importing_from_here",
+]
+
+#: Every library that the tools know, and the package it comes in.
+_PACKAGES = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "jax": "jax",
+    "mlx": "mlx",
+    "cupy": "cupy",
+    "dask": "dask",
+    "array_api_strict": "array_api_strict",
+    "ndonnx": "ndonnx",
+    "mparray": "mparray",
+}
+
+NAMES = tuple(_PACKAGES)
+
+_WITH_A_MODULE = ("numpy", "torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
+
+
+def backends_of(name: str) -> list[Backend]:
+    """Return the library `name` on each of its devices here, its default device first.
+
+    Parameters
+    ----------
+    name : str
+        A library of `NAMES`, or the import path of any namespace of the array API standard.
+
+    Returns
+    -------
+    list of Backend
+        At least one.
+
+    Raises
+    ------
+    RequirementError
+        The library is not installed, its import fails, or it has no device to run on here.
+    """
+    if name in _PACKAGES:
+        return _found(name)
+    with importing_from_here():
+        return _found(name)
+
+
+def _found(name: str) -> list[Backend]:
+    if not _is_installed(_PACKAGES.get(name, name)):
+        raise RequirementError(f"{name} is not installed")
+    module = (
+        f"vicreg.tools.backends.{name}"
+        if name in _WITH_A_MODULE
+        else "vicreg.tools.backends.standard"
+    )
+    try:
+        found: list[Backend] = importlib.import_module(module).backends(name)
+    except RequirementError:
+        raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an import may raise anything, or exit
+        lines = str(error).strip().splitlines()
+        reason = ": ".join([type(error).__name__, *lines[:1]])
+        raise RequirementError(f"{name} cannot be imported: {reason}") from error
+    return found
+
+
+def backend_named(name: str) -> Backend:
+    """Return the library `name` on its default device.
+
+    Parameters
+    ----------
+    name : str
+        As in `backends_of`.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    RequirementError
+        As in `backends_of`.
+    """
+    return backends_of(name)[0]
+
+
+def find_backends(
+    names: Sequence[str] = NAMES, devices: Sequence[str] = ()
+) -> tuple[list[Backend], dict[str, str]]:
+    """Return what can run here of the libraries `names`, and why the others cannot.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Libraries, each as in `backends_of`.
+    devices : sequence of str
+        Only these: "cpu", "cuda", "cuda:0". None given is all.
+
+    Returns
+    -------
+    list of Backend, dict of str to str
+        The second maps a library, with its device where that is what is left out, to the reason.
+    """
+    found: list[Backend] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            candidates = backends_of(name)
+        except RequirementError as error:
+            left_out[name] = str(error)
+            continue
+        for backend in candidates:
+            if not devices or any(_matches(backend.device, device) for device in devices):
+                found.append(backend)
+            else:
+                wanted = " or ".join(devices)
+                left_out[str(backend)] = f"it is on {backend.device}, not on {wanted}"
+    return found, left_out
+
+
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Find modules of the current directory too, first in the block and last after it."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        with suppress(ValueError, OSError):  # what was imported may have changed the path
+            sys.path.remove("")
+            # What a function imports when it is called is found too, but shadows nothing.
+            if os.getcwd() not in sys.path:
+                sys.path.append(os.getcwd())
+
+
+def _matches(device: str, wanted: str) -> bool:
+    return device == wanted or device.partition(":")[0] == wanted
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False

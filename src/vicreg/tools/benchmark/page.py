@@ -1,0 +1,166 @@
+"""A study as one page of HTML that needs nothing but itself."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterable
+
+from vicreg.tools.benchmark.plots import Panel, draw_panel, panels
+from vicreg.tools.benchmark.report import METHOD, milliseconds, times_over
+from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, SIDES, VICREG
+from vicreg.tools.benchmark.study import Result, Study
+
+__all__ = ["as_html"]
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+figure { margin: 1.5rem 0; } figure svg { width: 100%; height: auto; }
+figcaption, .note { color: #555; font-size: .9rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child, dt { text-align: left; }
+dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.2rem; }
+code { background: #f3f3f3; padding: .1rem .3rem; }
+"""
+
+_WHAT = (
+    "VICReg is a loss for learning representations without labels. It is computed from two "
+    "batches of embeddings, each of n samples of d features. This page compares the time and "
+    "memory of the package vicreg with the formula that its authors published, written plainly "
+    "in the same library, and with the matrix products that any way of computing it needs."
+)
+
+
+def as_html(study: Study, command: str) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    study : Study
+        With at least one result.
+    command : str
+        What repeats it.
+
+    Returns
+    -------
+    str
+    """
+    problem = study.results[0].problem
+    with_gradient = "the value and its gradient" if problem.products == 2 else "the value alone"
+    parts = [
+        f"<h1>vicreg {html.escape(study.made_with['vicreg'])}: how fast, and in how much memory"
+        "</h1>",
+        _paragraph(_WHAT),
+        _paragraph(f"Measured: {with_gradient}, {problem.views} views."),
+        *(f"<p>{html.escape(line)}</p>" for line in _findings(study)),
+        f"<p>Repeat it with <code>{html.escape(command)}</code></p>",
+        "<h2>Plots</h2>",
+        *(_figure(panel) for panel in panels(study)),
+        "<h2>All figures</h2>",
+        _paragraph("Times in milliseconds: medians, with quartiles in brackets."),
+        _results(study.results),
+        "<h2>Not measured</h2>",
+        _definitions(study.not_measured) or _paragraph("Nothing was left out."),
+        "<h2>How it was measured</h2>",
+        _paragraph(METHOD),
+        "<h2>On what</h2>",
+        _definitions(study.made_with.items()),
+    ]
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>vicreg: measured figures</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _findings(study: Study) -> list[str]:
+    """Return, for each library, the range of its speed beside the published formula."""
+    groups: dict[str, list[Result]] = {}
+    for one in study.results:
+        groups.setdefault(one.label, []).append(one)
+    lines = []
+    for label, group in groups.items():
+        known = [(one.faster.median, str(one.problem)) for one in group if one.faster is not None]
+        if known:
+            (low, where_low), (high, where_high) = min(known), max(known)
+            lines.append(
+                f"{label}: {low:.3g} times as fast as the published formula at {where_low}, "
+                f"{high:.3g} times at {where_high}."
+            )
+    return lines
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _figure(panel: Panel) -> str:
+    if panel.draw is None:
+        said = f"{panel.title}: not measured, for want of {panel.lacking}."
+        return f'<p class="note">{html.escape(said)}</p>'
+    title = html.escape(panel.title)
+    return (
+        f'<figure role="img" aria-label="{title}">\n{_svg(panel)}\n'
+        f"<figcaption>{html.escape(panel.caption)}</figcaption>\n</figure>"
+    )
+
+
+def _svg(panel: Panel) -> str:
+    """Return the plot as an element of the page: without what only a file of its own needs."""
+    written = io.StringIO()
+    draw_panel(panel).savefig(written, format="svg")
+    text = written.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Inside a page of HTML the names of the namespaces are known.
+    return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).strip()
+
+
+def _results(results: Iterable[Result]) -> str:
+    headings = [
+        "library", "n x d", "dtype", *SIDES, "/ products", "GFLOP/s", "faster",
+        "MiB", "MiB, published",
+    ]  # fmt: skip
+    rows = [
+        [
+            one.label,
+            str(one.problem),
+            one.problem.dtype,
+            *(_cell(one, side) for side in (VICREG, PUBLISHED, PRODUCTS)),
+            times_over(one.over_products),
+            f"{one.gflops:.3g}",
+            times_over(one.faster, "x"),
+            *(_peak(one, side) for side in (VICREG, PUBLISHED)),
+        ]
+        for one in results
+    ]
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
+    lines = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{lines}\n</tbody>\n</table></div>"
+    )
+
+
+def _cell(one: Result, side: str) -> str:
+    return milliseconds(one.times[side]) if side in one.times else "-"
+
+
+def _peak(one: Result, side: str) -> str:
+    return f"{one.peaks[side] / 2**20:.1f}" if side in one.peaks else "-"
+
+
+def _definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    lines = "\n".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in pairs
+    )
+    return f"<dl>\n{lines}\n</dl>" if lines else ""

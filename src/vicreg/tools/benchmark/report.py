@@ -1,0 +1,163 @@
+"""What a study says: a table for the terminal, and everything as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from vicreg.tools.benchmark.sides import PUBLISHED, VICREG
+from vicreg.tools.benchmark.study import Result, Study
+from vicreg.tools.benchmark.timing import Spread, Times
+
+__all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "short", "times_over"]
+
+CAPTION = (
+    "Medians (and quartiles) of a call. over products: the time over that of the bare matrix "
+    "products. GFLOP/s: the products' operations over the time. MiB: the peak above the inputs, "
+    "outputs counted. faster: how many times as fast as the published formula in the same library "
+    "on the same device."
+)
+METHOD = (
+    "Each side is called before it is timed, and the sides take turns, so that a machine that "
+    "drifts favours none. A sample repeats a short call; after each call the device is waited "
+    "for. A ratio is the median of the ratios of the rounds. A slow side gets fewer rounds. JAX "
+    "is always under jit, and every library computes products in the precision of its inputs. "
+    "The products are, of each view z (n, d), (z @ z.T) @ z for n <= d and z @ (z.T @ z) for "
+    "n > d; of the value alone the first product. The memory is that of one call in a new "
+    "process: on a CPU the process's resident memory, on a GPU what the library holds there."
+)
+
+
+def results_table(study: Study, dtype: str, title: str) -> Table:
+    """Return the table of what was measured in `dtype`, 80 columns wide.
+
+    Parameters
+    ----------
+    study : Study
+        What was measured.
+    dtype : str
+        Of the views.
+    title : str
+        Above the table.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("Library", overflow="fold", min_width=9)
+    for heading in ("n x d", "ms a call", "over\nproducts", "GFLOP/s", "MiB", "faster"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = None
+    for one in study.results:
+        if one.problem.dtype != dtype:
+            continue
+        table.add_row(
+            "" if one.label == before else one.label,
+            str(one.problem),
+            milliseconds(one.times[VICREG]),
+            times_over(one.over_products),
+            short(one.gflops),
+            _mebibytes(one, VICREG),
+            times_over(one.faster, "x"),
+        )
+        before = one.label
+    return table
+
+
+def milliseconds(times: Times) -> str:
+    """Return the median of `times` in milliseconds, with its quartiles where there are any."""
+    spread = times.spread
+    if len(times.taken) == 1:
+        return f"{short(1e3 * spread.median)} (once)"
+    low, high = short(1e3 * spread.low), short(1e3 * spread.high)
+    return f"{short(1e3 * spread.median)} ({low}-{high})"
+
+
+def times_over(spread: Spread | None, unit: str = "") -> str:
+    """Return the median of a ratio, "-" where there is none."""
+    return "-" if spread is None else f"{short(spread.median)}{unit}"
+
+
+def _mebibytes(one: Result, side: str) -> str:
+    return short(one.peaks[side] / 2**20) if side in one.peaks else "-"
+
+
+def short(number: float) -> str:
+    """Return `number` in about three digits, with an exponent only where it is tiny.
+
+    Parameters
+    ----------
+    number : float
+        Not negative.
+
+    Returns
+    -------
+    str
+    """
+    for least, digits in ((100, 0), (10, 1), (0.1, 2), (0.01, 3)):
+        if number >= least:
+            return f"{number:.{digits}f}"
+    return f"{number:.2g}"
+
+
+def as_json(study: Study) -> dict[str, Any]:
+    """Return everything that was measured, as data.
+
+    Parameters
+    ----------
+    study : Study
+        What was measured.
+
+    Returns
+    -------
+    dict
+        Times in seconds, memory in bytes; a round in which a side had no turn is None.
+    """
+    return {
+        "method": METHOD,
+        "made_with": dict(study.made_with),
+        "results": [_result_as_json(one) for one in study.results],
+        "not_measured": [{"what": what, "why": why} for what, why in study.not_measured],
+    }
+
+
+def _result_as_json(one: Result) -> dict[str, Any]:
+    problem = one.problem
+    return {
+        "library": one.library,
+        "device": one.device,
+        "n": problem.n,
+        "d": problem.d,
+        "views": problem.views,
+        "dtype": problem.dtype,
+        "mode": problem.mode,
+        "compiled": problem.compiled,
+        "flops_of_products": problem.flops,
+        "gflops": one.gflops,
+        "seconds": {side: _times_as_json(times) for side, times in one.times.items()},
+        "over_products": _spread_as_json(one.over_products),
+        "faster_than_published": _spread_as_json(one.faster),
+        "peak_bytes_above_inputs": dict(one.peaks),
+        "relative_difference_from_published": one.difference if PUBLISHED in one.times else None,
+    }
+
+
+def _times_as_json(times: Times) -> dict[str, Any]:
+    return {
+        **(_spread_as_json(times.spread) or {}),
+        "rounds": list(times.rounds),
+        "calls_a_sample": times.calls,
+    }
+
+
+def _spread_as_json(spread: Spread | None) -> dict[str, float] | None:
+    if spread is None:
+        return None
+    return {
+        "median": spread.median,
+        "lower_quartile": spread.low,
+        "upper_quartile": spread.high,
+    }

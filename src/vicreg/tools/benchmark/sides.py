@@ -1,0 +1,182 @@
+"""What is compared: the loss, the published formula and the bare products, on one problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vicreg._losses.vicreg import vicreg_loss, vicreg_value_and_grad
+from vicreg.tools.backends import Array, Backend
+from vicreg.tools.backends.base import first
+from vicreg.tools.benchmark.published import LIBRARIES, published_formula
+
+__all__ = [
+    "MODES",
+    "PRODUCTS",
+    "PUBLISHED",
+    "SIDES",
+    "VICREG",
+    "MissingSideError",
+    "Problem",
+    "build_ahead",
+    "build_side",
+    "scalar_of",
+]
+
+VICREG, PUBLISHED, PRODUCTS = "vicreg", "published", "products"
+SIDES = (VICREG, PUBLISHED, PRODUCTS)
+MODES = ("value-and-grad", "value")
+
+#: The published formula takes two views.
+_VIEWS = 2
+
+
+class MissingSideError(Exception):
+    """A side does not exist for a library or a problem; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One size in one dtype.
+
+    Parameters
+    ----------
+    n, d : int
+        Samples and features of each view.
+    dtype : str
+        Of the views.
+    mode : {"value-and-grad", "value"}
+        Whether the gradient by each view is computed too.
+    compiled : bool
+        Whether the library's compiler is used.
+    views : int
+        How many.
+    """
+
+    n: int
+    d: int
+    dtype: str = "float32"
+    mode: str = MODES[0]
+    compiled: bool = False
+    views: int = _VIEWS
+
+    def __str__(self) -> str:
+        return f"{self.n} x {self.d}"
+
+    @property
+    def products(self) -> int:
+        """How many matrix products a view it takes: the gradient takes a second one."""
+        return 2 if self.mode == MODES[0] else 1
+
+    @property
+    def multiply_adds(self) -> int:
+        """The multiply-adds of the products of all views."""
+        return self.products * self.views * self.n * self.d * min(self.n, self.d)
+
+    @property
+    def flops(self) -> int:
+        """The floating-point operations of the products: a multiply-add is two."""
+        return 2 * self.multiply_adds
+
+    def arrays(self, backend: Backend) -> list[Array]:
+        """Return the views, random and always the same, on `backend`."""
+        generator = np.random.default_rng(0)
+        shape = (self.n, self.d)
+        return [
+            backend.asarray(generator.standard_normal(shape), self.dtype)
+            for _ in range(self.views)
+        ]
+
+
+def build_side(
+    name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
+) -> Callable[[], Any]:
+    """Return what one side does once, ready to be called.
+
+    Parameters
+    ----------
+    name : {"vicreg", "published", "products"}
+        The side.
+    backend : Backend
+        Where, inside its ``active()``.
+    problem : Problem
+        What is computed.
+    arrays : sequence of array
+        The views.
+
+    Returns
+    -------
+    callable
+        Without arguments; returns what the library returns, which may still be under way.
+
+    Raises
+    ------
+    MissingSideError
+        The side does not exist there; the message is the reason.
+    """
+    function = _function(name, backend, problem)
+    return lambda: function(*arrays)
+
+
+def build_ahead(
+    name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
+) -> Callable[[], Any]:
+    """Return the same as `build_side`, and compiled before it is first called if it can be."""
+    function = backend.compiled_ahead(_function(name, backend, problem), arrays)
+    return lambda: function(*arrays)
+
+
+def scalar_of(output: Any) -> Any:
+    """Return the loss of what a side returned."""
+    return first(output)
+
+
+def _function(name: str, backend: Backend, problem: Problem) -> Callable[..., Any]:
+    is_compiled = problem.compiled or backend.always_compiled
+    if name == PRODUCTS:
+        plain = _products(problem)
+    else:
+        loss = _loss(name, backend, problem)
+        if problem.mode == MODES[0]:
+            if is_compiled and backend.differentiates:
+                return backend.compiled_gradient(loss)
+            plain = _value_and_grad(name, backend, loss)
+        else:
+            plain = loss
+    return backend.compiled(plain) if is_compiled else plain
+
+
+def _loss(name: str, backend: Backend, problem: Problem) -> Callable[..., Any]:
+    if name == VICREG:
+        return vicreg_loss
+    if backend.name not in LIBRARIES:
+        raise MissingSideError(f"the published formula is not written for {backend.name} here")
+    if problem.views != _VIEWS or problem.d < 2:
+        raise MissingSideError("the published formula takes two views of two features or more")
+    return published_formula(backend.name)
+
+
+def _value_and_grad(name: str, backend: Backend, loss: Callable[..., Any]) -> Callable[..., Any]:
+    if backend.differentiates:  # as people train: the library's own differentiation
+        return lambda *arrays: backend.differentiate(loss, arrays)
+    if name == VICREG:
+        return vicreg_value_and_grad
+    raise MissingSideError(
+        f"the published formula has no gradient on {backend.name}: it has no autodiff"
+    )
+
+
+def _products(problem: Problem) -> Callable[..., Any]:
+    """Return the matrix products that the loss cannot do without, and nothing else."""
+
+    def one(z: Array) -> Array:
+        if problem.n <= problem.d:
+            gram = z @ z.T
+            return gram @ z if problem.products == 2 else gram
+        covariance = z.T @ z
+        return z @ covariance if problem.products == 2 else covariance
+
+    return lambda *arrays: tuple(one(array) for array in arrays)

@@ -1,0 +1,331 @@
+"""Measure every library on every problem, and keep the reason of what could not be measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vicreg.tools.backends import Array, Backend
+from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
+from vicreg.tools.benchmark.sides import (
+    PRODUCTS,
+    PUBLISHED,
+    SIDES,
+    VICREG,
+    MissingSideError,
+    Problem,
+    build_side,
+    scalar_of,
+)
+from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_sides
+from vicreg.tools.machine import description
+
+__all__ = [
+    "LIBRARIES",
+    "QUICK_SIZES",
+    "SIZES",
+    "SWEEP",
+    "Result",
+    "Study",
+    "problems",
+    "run_study",
+]
+
+#: What is measured unless others are asked for.
+LIBRARIES = ("numpy", "torch", "jax", "mlx", "cupy")
+SIZES = ((32, 64), (256, 2048), (256, 8192), (2048, 2048), (4096, 512))
+QUICK_SIZES = ((32, 64), (256, 512))
+#: Beside `SIZES`, for the lines of the plots: more n at d = 2048, more d at n = 256.
+SWEEP = ((64, 2048), (1024, 2048), (256, 64), (256, 512))
+
+#: How many d × d matrices the published formula and its gradient hold at once, about.
+_MATRICES = 8
+_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+_Reasons = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One library on one problem.
+
+    Parameters
+    ----------
+    library, device : str
+        Where.
+    problem : Problem
+        What. Its `compiled` is True too where the library is always used so.
+    always_compiled : bool
+        Whether the library is never used without its compiler.
+    times : dict of str to Times
+        By side; "vicreg" is always there.
+    peaks : dict of str to int
+        The bytes above the inputs, by side.
+    difference : float or None
+        By how much the loss and the published formula differ, relatively.
+    """
+
+    library: str
+    device: str
+    problem: Problem
+    times: dict[str, Times]
+    always_compiled: bool = False
+    peaks: dict[str, int] = field(default_factory=dict)
+    difference: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The library as the tables call it."""
+        parts = [self.library]
+        if self.device != "cpu":
+            parts.append(self.device)
+        if self.problem.compiled and not self.always_compiled:
+            parts.append("compiled")
+        return " ".join(parts)
+
+    @property
+    def over_products(self) -> Spread | None:
+        """The loss's time over that of the products."""
+        if PRODUCTS not in self.times:
+            return None
+        return ratio(self.times[VICREG], self.times[PRODUCTS])
+
+    @property
+    def faster(self) -> Spread | None:
+        """The published formula's time over the loss's."""
+        if PUBLISHED not in self.times:
+            return None
+        return ratio(self.times[PUBLISHED], self.times[VICREG])
+
+    @property
+    def gflops(self) -> float:
+        """The products' operations over the time of the loss, in 10⁹ a second."""
+        return self.problem.flops / self.times[VICREG].spread.median / 1e9
+
+
+@dataclass
+class Study:
+    """What was measured, what was not and why, and with what."""
+
+    results: list[Result] = field(default_factory=list)
+    not_measured: _Reasons = field(default_factory=list)
+    made_with: dict[str, str] = field(default_factory=dict)
+
+
+def problems(
+    sizes: Iterable[tuple[int, int]], dtypes: Iterable[str], mode: str, with_compiled: bool
+) -> list[Problem]:
+    """Return the problems of each size in each dtype.
+
+    Parameters
+    ----------
+    sizes : iterable of (int, int)
+        n and d.
+    dtypes : iterable of str
+        Of the views.
+    mode : str
+        One of `vicreg.tools.benchmark.sides.MODES`.
+    with_compiled : bool
+        Whether each comes once more under the library's compiler.
+
+    Returns
+    -------
+    list of Problem
+    """
+    plain = [Problem(n, d, dtype, mode) for dtype in dtypes for n, d in sizes]
+    return plain + [replace(one, compiled=True) for one in plain if with_compiled]
+
+
+def run_study(
+    backends: Sequence[Backend],
+    wanted: Sequence[Problem],
+    effort: Effort,
+    memory: Callable[[Problem], Iterable[str]] = lambda _: (VICREG, PUBLISHED),
+    on_start: Callable[[int], None] = lambda _: None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Study:
+    """Measure `wanted` on each of `backends`.
+
+    Parameters
+    ----------
+    backends : sequence of Backend
+        Libraries on their devices.
+    wanted : sequence of Problem
+        The problems; what a library cannot do is noted with the reason.
+    effort : Effort
+        How long it may take.
+    memory : callable
+        Returns the sides whose peak memory is measured on a problem.
+    on_start : callable
+        Called with the number of steps.
+    on_step : callable
+        Called with a line as each step begins.
+
+    Returns
+    -------
+    Study
+    """
+    study = Study(made_with=_made_with(backends))
+    tasks = [
+        (backend, problem)
+        for backend in backends
+        for problem in _possible(backend, wanted, study.not_measured)
+    ]
+    on_start(sum(1 + len(_watched(backend, problem, memory)) for backend, problem in tasks))
+    for backend, problem in tasks:
+        name = _name(backend, problem)
+        on_step(name)
+        result = _timed(backend, problem, effort, study.not_measured)
+        for side in _watched(backend, problem, memory):
+            on_step(f"{name}, memory of {side}")
+            if result is not None and side in result.times:
+                _watch(result, side, backend, problem, study.not_measured)
+        if result is not None:
+            study.results.append(result)
+    return study
+
+
+def _made_with(backends: Sequence[Backend]) -> dict[str, str]:
+    named = description(backends)
+    for backend in backends:
+        if backend.device_name:
+            named[f"device of {backend}"] = backend.device_name
+        elif backend.device == "cpu":
+            threads = backend.threads
+            named[f"threads of {backend}"] = str(threads) if threads else "as it chooses itself"
+    return named
+
+
+def _possible(backend: Backend, wanted: Sequence[Problem], reasons: _Reasons) -> Iterator[Problem]:
+    dtypes = dict.fromkeys(one.dtype for one in wanted if one.dtype not in backend.dtypes)
+    reasons += [(f"{backend} {dtype}", "the library has no such dtype there") for dtype in dtypes]
+    if any(one.compiled for one in wanted) and not backend.compiles:
+        reasons.append((f"{backend} compiled", f"{backend.name} has no compiler"))
+    elif any(one.compiled for one in wanted) and not backend.always_compiled:
+        reasons.append((f"{backend} compiled, memory", "the compiler's own would be counted"))
+    for problem in wanted:
+        if problem.dtype not in backend.dtypes:
+            continue
+        if backend.always_compiled:
+            if not problem.compiled:
+                yield replace(problem, compiled=True)
+        elif backend.compiles or not problem.compiled:
+            yield problem
+
+
+def _watched(
+    backend: Backend, problem: Problem, memory: Callable[[Problem], Iterable[str]]
+) -> list[str]:
+    """Return the sides whose memory is measured."""
+    if problem.compiled and not backend.always_compiled:
+        return []  # the compiler's own memory would be counted
+    return list(memory(problem))
+
+
+def _name(backend: Backend, problem: Problem) -> str:
+    compiled = " compiled" if problem.compiled and not backend.always_compiled else ""
+    return f"{backend}{compiled} {problem} {problem.dtype}"
+
+
+def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons) -> Result | None:
+    where = _name(backend, problem)
+    with backend.active(), backend.full_precision():
+        try:
+            backend.forget_compiled()
+            arrays = problem.arrays(backend)
+            sides, losses = _warmed_up(backend, problem, arrays, effort, reasons)
+            if VICREG not in sides:
+                return None
+            times = time_sides(sides, backend.synchronise, effort)
+        except Exception as error:  # whatever a library raises, memory errors among it
+            reasons.append((where, _reason(error)))
+            return None
+    return Result(
+        backend.name,
+        backend.device,
+        problem,
+        times,
+        backend.always_compiled,
+        {},
+        _difference(losses),
+    )
+
+
+def _warmed_up(
+    backend: Backend,
+    problem: Problem,
+    arrays: Sequence[Array],
+    effort: Effort,
+    reasons: _Reasons,
+) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
+    """Return the sides that ran once, and the losses they returned."""
+    sides: dict[str, Callable[[], Any]] = {}
+    losses: dict[str, float] = {}
+    for name in SIDES:
+        what = f"{_name(backend, problem)}, {name}"
+        crowded = _room_lacking(name, backend, problem)
+        if crowded:
+            reasons.append((what, crowded))
+            continue
+        try:
+            side = build_side(name, backend, problem, arrays)
+            start = time.perf_counter()
+            output = side()
+            backend.synchronise(output)
+            seconds = time.perf_counter() - start
+            if name != PRODUCTS:
+                losses[name] = _loss_of(backend, problem, output)
+        except MissingSideError as error:
+            if (missing := (f"{backend}, {name}", str(error))) not in reasons:  # once, not a size
+                reasons.append(missing)
+            continue
+        except Exception as error:
+            reasons.append((what, _reason(error)))
+            continue
+        if name != VICREG and not problem.compiled and seconds > effort.patience:
+            reasons.append((what, f"a call took {seconds:.0f} s, beyond {effort.patience:.0f}"))
+            continue
+        sides[name] = side
+    return sides, losses
+
+
+def _room_lacking(side: str, backend: Backend, problem: Problem) -> str | None:
+    """Return why a side would take the memory of the whole machine, None where it would not."""
+    if side != PUBLISHED or backend.device != "cpu":
+        return None  # a GPU says that it is full by an exception
+    needed = _MATRICES * problem.d**2 * _BYTES[problem.dtype]
+    available = available_memory()
+    if available is None or needed <= available:
+        return None
+    return (
+        f"its d x d matrices take about {needed / 2**30:.0f} GiB, and "
+        f"{available / 2**30:.0f} are available"
+    )
+
+
+def _loss_of(backend: Backend, problem: Problem, output: Any) -> float:
+    # With its gradients the loss is the first of two.
+    return float(backend.to_numpy(scalar_of(output)))
+
+
+def _difference(losses: dict[str, float]) -> float | None:
+    if VICREG not in losses or PUBLISHED not in losses:
+        return None
+    difference = abs(losses[VICREG] - losses[PUBLISHED]) / abs(losses[PUBLISHED])
+    return difference if difference < float("inf") else None
+
+
+def _watch(
+    result: Result, side: str, backend: Backend, problem: Problem, reasons: _Reasons
+) -> None:
+    try:
+        result.peaks[side] = peak_memory(side, backend, problem)
+    except PeakUnknownError as error:
+        reasons.append((f"{_name(backend, problem)}, memory of {side}", str(error)))
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([f"raised {type(error).__name__}", *lines[:1]])

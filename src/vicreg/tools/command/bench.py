@@ -1,0 +1,253 @@
+"""``vicreg bench``: how fast is the loss on this machine, and in how much memory?"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.requirements import RequirementError, require
+
+__all__ = ["add_to"]
+
+_HELP = """Compare the speed and memory of every library and device of this machine.
+
+The loss with its gradient, beside the published formula in the same library and beside the bare
+matrix products that it cannot do without. Some minutes; --quick takes less than half of one.
+
+\b
+vicreg bench --quick                        a first look
+vicreg bench                                all that is here
+vicreg bench --backend torch --compile      eager and under torch.compile
+vicreg bench --size 512x4096 --dtype float64
+vicreg bench --html bench.html              a page with plots to hand on
+"""
+
+_Names = list[str]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand to `app`."""
+
+    @app.command(help=_HELP)
+    def bench(
+        backend: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
+        ] = None,
+        device: Annotated[
+            _Names | None,
+            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
+        ] = None,
+        size: Annotated[
+            _Names | None,
+            typer.Option(metavar="NxD", help="Samples x features; may be given again."),
+        ] = None,
+        dtype: Annotated[
+            _Names | None,
+            typer.Option(metavar="NAME", help="A dtype (float32); may be given again."),
+        ] = None,
+        mode: Annotated[
+            str, typer.Option(metavar="MODE", help="value or value-and-grad.")
+        ] = "value-and-grad",
+        compile_too: Annotated[
+            bool, typer.Option("--compile", help="Measure under the library's compiler too.")
+        ] = False,
+        quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds.")] = False,
+        json_file: Annotated[
+            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
+        ] = None,
+        html_file: Annotated[
+            Path | None,
+            typer.Option("--html", metavar="FILE", help="Write a page with plots."),
+        ] = None,
+        png_file: Annotated[
+            Path | None, typer.Option("--png", metavar="FILE", help="Write the plots.")
+        ] = None,
+    ) -> None:
+        with one_line_errors():
+            require("numpy")
+            files = {"--json": json_file, "--html": html_file, "--png": png_file}
+            _check(files)
+            sizes = _sizes(size, quick, bool(html_file or png_file))
+            study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
+            _show(study)
+            _write(study, files, quick)
+
+
+_Files = dict[str, Path | None]
+
+
+def _check(files: _Files) -> None:
+    from vicreg.tools.files import check_figure_file, check_file
+
+    if files["--html"]:
+        require("matplotlib")
+    if files["--png"]:
+        check_figure_file(files["--png"])
+    given = {option: file for option, file in files.items() if file is not None}
+    for file in given.values():
+        check_file(file)
+    if len({file.resolve() for file in given.values()}) < len(given):
+        raise RequirementError(f"{' and '.join(given)} must be different files")
+
+
+def _sizes(given: Sequence[str] | None, quick: bool, has_plots: bool) -> list[tuple[int, int]]:
+    from vicreg.tools.benchmark.study import QUICK_SIZES, SIZES, SWEEP
+
+    if given:
+        return list(dict.fromkeys(_size(text) for text in given))
+    if quick:
+        return list(QUICK_SIZES)
+    return [*SIZES, *(SWEEP if has_plots else ())]
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text)
+    if not match or int(match[1]) < 2 or int(match[2]) < 1:
+        raise RequirementError(
+            f"--size must be samples x features, as 256x2048, of two samples or more; got {text!r}"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _chosen(option: str, given: Sequence[str], known: Iterable[str]) -> list[str]:
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
+    return list(dict.fromkeys(given))
+
+
+def _measure(
+    names: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    sizes: Sequence[tuple[int, int]],
+    dtypes: Sequence[str] | None,
+    mode: str,
+    compile_too: bool,
+    quick: bool,
+) -> Any:
+    from vicreg.tools.backends import NAMES, find_backends
+    from vicreg.tools.backends.base import ALL_DTYPES
+    from vicreg.tools.benchmark.sides import MODES, PUBLISHED, VICREG
+    from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
+    from vicreg.tools.benchmark.timing import FULL, QUICK
+    from vicreg.tools.progress import steps_progress
+
+    chosen = _chosen("--dtype", dtypes or ["float32"], ALL_DTYPES)
+    _chosen("--mode", [mode], MODES)
+    names = _chosen("--backend", names or LIBRARIES, NAMES)
+    found, left_out = find_backends(names, devices or ())
+    if not any(set(one.dtypes) & set(chosen) for one in found):
+        reasons = left_out.values() or [f"no {' or '.join(chosen)} there"]
+        raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+
+    def memory(problem: Any) -> Sequence[str]:
+        if not quick:
+            return (VICREG, PUBLISHED)
+        return (VICREG,) if (problem.n, problem.d) == largest else ()
+
+    with ExitStack() as stack:
+        steps: list[Any] = []
+        study = run_study(
+            found,
+            problems(sizes, chosen, mode, compile_too),
+            QUICK if quick else FULL,
+            memory,
+            lambda total: steps.append(stack.enter_context(steps_progress(_stderr(), total))),
+            lambda line: steps[0](line),
+        )
+    study.not_measured[:0] = left_out.items()
+    if not devices and all(one.device == "cpu" for one in found):
+        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(found)}"))
+    if quick:
+        study.not_measured.append(("memory of other sizes and sides", "--quick"))
+    if not study.results:
+        _, why = study.not_measured[-1]
+        raise RequirementError(f"nothing could be measured: {why}")
+    return study
+
+
+def _listed(backends: Iterable[Any]) -> str:
+    return ", ".join(dict.fromkeys(one.name for one in backends))
+
+
+def _show(study: Any) -> None:
+    from rich.console import Console
+
+    from vicreg.tools.benchmark import report
+
+    console = Console(highlight=False)
+    for dtype in dict.fromkeys(one.problem.dtype for one in study.results):
+        mode = study.results[0].problem.mode
+        title = f"{mode}, {dtype}, 2 views; {study.made_with['processor']}"
+        console.print(report.results_table(study, dtype, title))
+    console.print(report.CAPTION, style="dim")
+    if study.not_measured:
+        console.print("\nNot measured:")
+        for what, why in study.not_measured:
+            console.print(f"  {what}: {why}", markup=False)
+    console.print("\nMeasured with:")
+    versions = ", ".join(f"{name} {which}" for name, which in study.made_with.items())
+    console.print(f"  {versions}", markup=False)
+
+
+def _write(study: Any, files: _Files, quick: bool) -> None:
+    from rich.console import Console
+
+    from vicreg.tools.benchmark.report import as_json
+    from vicreg.tools.files import replacing
+
+    texts: dict[str, str] = {}
+    if files["--json"]:
+        texts["--json"] = json.dumps(as_json(study), indent=2, allow_nan=False) + "\n"
+    if files["--html"]:
+        from vicreg.tools.benchmark.page import as_html
+
+        texts["--html"] = as_html(study, _repeats(study, quick))
+    for option, text in texts.items():
+        with replacing(_given(files, option)) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    if files["--png"]:
+        from vicreg.tools.benchmark.plots import save_plot
+
+        save_plot(study, files["--png"])
+    for file in files.values():
+        if file:
+            Console(highlight=False).print(f"Written: {file}", markup=False, soft_wrap=True)
+
+
+def _given(files: _Files, option: str) -> Path:
+    file = files[option]
+    assert file is not None
+    return file
+
+
+def _repeats(study: Any, quick: bool) -> str:
+    """Return the command that measures the same problems on the same libraries."""
+    asked: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
+    for one in study.results:
+        asked["--backend"].append(one.library)
+        asked["--device"].append(one.device)
+        asked["--size"].append(f"{one.problem.n}x{one.problem.d}")
+        asked["--dtype"].append(one.problem.dtype)
+    words = ["vicreg", "bench"]
+    for option, values in asked.items():
+        words += [f"{option} {value}" for value in dict.fromkeys(values)]
+    words.append(f"--mode {study.results[0].problem.mode}")
+    if any(one.problem.compiled and not one.always_compiled for one in study.results):
+        words.append("--compile")
+    if quick:
+        words.append("--quick")
+    return " ".join(words)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

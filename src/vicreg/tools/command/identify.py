@@ -1,0 +1,70 @@
+"""``vicreg identify``: which published convention a function is."""
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from vicreg.tools.command.errors import one_line_errors, stop
+from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.functions import FunctionError, load_function
+from vicreg.tools.requirements import require
+
+__all__ = ["add_to"]
+
+_HELP = (
+    "Say which published convention a function of two arrays is.\n\n"
+    "It is called with chosen arrays, about a hundred times, and nothing but its values is used. "
+    "The answer names the convention, its weights, gamma and eps, and the weights that make the "
+    'official code compute the same; or it says "none of them", and which term departs. A class '
+    "is made without arguments.\n\n"
+    """\b
+vicreg identify losses:my_loss
+    the function my_loss in losses.py, here, on NumPy arrays
+vicreg identify pytorch_metric_learning.losses:VICRegLoss --backend torch
+    a class of an installed package, on PyTorch tensors
+vicreg identify losses:my_loss --json
+    the answer as data
+
+Exit status: 0 identified, 1 none of them, 2 the function cannot be found, called or used.
+"""
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand to `app`."""
+
+    @app.command(help=_HELP)
+    def identify(
+        function: Annotated[
+            str, typer.Argument(metavar="MODULE:FUNCTION", help="What to identify.")
+        ],
+        backend: Annotated[
+            str, typer.Option(metavar="NAME", help="The library whose arrays it takes.")
+        ] = "numpy",
+        as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+    ) -> None:
+        with one_line_errors():
+            require("numpy")
+            identified = _identify(function, backend, as_json)
+        if not identified:
+            raise typer.Exit(1)
+
+
+def _identify(path: str, backend: str, as_json: bool) -> bool:
+    import vicreg
+
+    try:
+        with redirect_stdout(sys.stderr):  # what the function prints is no part of the answer
+            found = vicreg.identify(load_function(path), backend=backend)
+    except FunctionError as error:
+        raise FunctionError(f"{error}{library_hint(error, backend)}") from error
+    except ValueError as error:
+        stop(str(error))
+    if as_json:
+        print(json.dumps(found.as_data(), indent=2))
+    else:
+        print(printable(str(found)))
+    return found.identified

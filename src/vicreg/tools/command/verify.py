@@ -1,0 +1,321 @@
+"""``vicreg verify``: does this code compute the same thing there as here?"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.requirements import RequirementError, require
+
+__all__ = ["add_to"]
+
+_HELP = """Check that libraries, or your own function, compute the same loss and gradient.
+
+Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, those that are installed, on every device
+they have, in float16, bfloat16, float32 and float64. Each is asked for values and gradients in
+every way there is, on every path that the code takes by size, in every convention, on inputs made
+to be hard and on large ones, and held to exact arithmetic. It takes a minute. The exit status is
+0 where all agree, 1 where any differs.
+
+\b
+vicreg verify                                  in a minute
+vicreg verify --full                           every library here, every input in every convention
+vicreg verify --backend torch --backend dask   two libraries
+vicreg verify --markdown report.md             with a report to keep
+vicreg verify --namespace my_arrays            a library of your own
+vicreg verify --target my_code:my_loss --backend torch
+                                               your own loss against official
+"""
+
+_Names = list[str]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the subcommand to `app`."""
+
+    @app.command(help=_HELP)
+    def verify(
+        backend: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
+        ] = None,
+        dtype: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A dtype; may be given again.")
+        ] = None,
+        device: Annotated[
+            _Names | None,
+            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
+        ] = None,
+        convention: Annotated[
+            _Names | None, typer.Option(metavar="NAME", help="A convention; may be given again.")
+        ] = None,
+        namespace: Annotated[
+            _Names | None,
+            typer.Option(metavar="MODULE", help="Any namespace of the array API standard."),
+        ] = None,
+        target: Annotated[
+            str | None,
+            typer.Option(
+                metavar="MODULE:FUNCTION",
+                help="Your own function of two arrays (n, d), held to a convention (official); "
+                "its gradient by the library's autodiff, or else by finite differences.",
+            ),
+        ] = None,
+        json_file: Annotated[
+            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
+        ] = None,
+        markdown_file: Annotated[
+            Path | None,
+            typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
+        ] = None,
+        seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+        full: Annotated[
+            bool,
+            typer.Option(
+                "--full",
+                help="Every library that is installed, and every input in every convention and "
+                "dtype too: many minutes, and it says beforehand how many.",
+            ),
+        ] = False,
+    ) -> None:
+        with one_line_errors():
+            require("numpy")
+            from vicreg.tools.files import check_file
+
+            files = {"json": json_file, "markdown": markdown_file}
+            for file in files.values():
+                if file is not None:
+                    check_file(file)
+            if json_file and markdown_file and json_file.resolve() == markdown_file.resolve():
+                raise RequirementError("--json and --markdown must be two files")
+            if target is not None:
+                if namespace:
+                    raise RequirementError("--target takes its library by --backend")
+                if full:
+                    raise RequirementError("--full is of libraries; --target has one suite")
+                passed = _verify_target(target, backend, dtype, device, convention, seed, files)
+            else:
+                passed = _verify_libraries(
+                    backend, namespace, dtype, device, convention, seed, full, files
+                )
+        if not passed:
+            raise typer.Exit(1)
+
+
+_Files = dict[str, Path | None]
+
+#: What a target is given: in half precision the squares of plain code overflow, or are so coarse
+#: that nothing can be told.
+_FULL_PRECISION = ("float64", "float32")
+
+
+#: The libraries that people compute a loss with; the others run by name.
+_EVERYDAY = ("numpy", "torch", "jax", "mlx", "cupy")
+
+
+def _verify_libraries(
+    names: Sequence[str] | None,
+    namespaces: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    conventions: Sequence[str] | None,
+    seed: int,
+    full: bool,
+    files: _Files,
+) -> bool:
+    from vicreg.tools.backends import NAMES
+    from vicreg.tools.progress import duration, steps_progress
+    from vicreg.tools.verification.costs import expected_steps, pace_of_this_machine
+    from vicreg.tools.verification.definition import DEFINITIONS
+    from vicreg.tools.verification.plan import setups
+    from vicreg.tools.verification.problems import DTYPES
+    from vicreg.tools.verification.suite import run_suite
+
+    chosen_dtypes = _chosen("--dtype", dtypes, DTYPES)
+    chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
+    not_asked: tuple[str, ...] = ()
+    if not full and not names and not namespaces:
+        names = _EVERYDAY
+        not_asked = tuple(name for name in NAMES if name not in _EVERYDAY)
+    backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
+    if not_asked:
+        left_out[", ".join(not_asked)] = "run with --full, or by name (--backend)"
+    left_out |= {
+        f"{backend}, large inputs": "each of its numbers is an object of Python"
+        for backend in backends
+        if not backend.takes_large
+    }
+    planned = setups(chosen_dtypes, chosen_conventions, full)
+    steps = expected_steps(backends, planned)
+    if full:
+        expected = pace_of_this_machine() * sum(step.seconds for step in steps)
+        _stderr().print(f"This will take about {duration(expected)}.", highlight=False)
+    with steps_progress(_stderr(), steps) as on_step:
+        results = run_suite(backends, planned, seed, on_step)
+    results.left_out.update(left_out)
+    count = sum(len(one.errors) for one in results.measurements)
+    title = f"{len(backends)} libraries and devices, {count} comparisons with the truth"
+    _show(results, backends, title, files)
+    return results.passed
+
+
+def _verify_target(
+    path: str,
+    names: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    conventions: Sequence[str] | None,
+    seed: int,
+    files: _Files,
+) -> bool:
+    from vicreg.tools.functions import FunctionError, LossFunction, load_function
+    from vicreg.tools.progress import steps_progress
+    from vicreg.tools.verification.costs import expected_target_steps
+    from vicreg.tools.verification.definition import DEFINITIONS
+    from vicreg.tools.verification.explanation import explanations
+    from vicreg.tools.verification.target import TARGET_CASES, run_target
+
+    (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    if more:
+        raise RequirementError("--convention may be given once with --target")
+    chosen_dtypes = _chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
+    with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
+        function = load_function(path)
+    backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
+    functions = [LossFunction(function, backend) for backend in backends]
+    given = (names or ["numpy"])[0]
+    steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
+    try:
+        for one in functions:  # what cannot be called at all is said before anything is shown
+            first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
+            with redirect_stdout(sys.stderr):
+                first_view, second_view = TARGET_CASES[0].views(seed)
+                one(first_view, second_view, dtype=first)
+        with steps_progress(_stderr(), steps) as on_case, redirect_stdout(sys.stderr):
+            results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
+    except FunctionError as error:
+        raise FunctionError(f"{error}{library_hint(error, given)}") from error
+    results.left_out.update(left_out)
+    results.left_out["positions"] = "a function of two arrays (n, d) has none"
+    title = f"{path} against {convention}"
+    _show(results, backends, title, files)
+    if not results.passed:
+        for one in functions:
+            for line in explanations(one, convention, results, seed):
+                _print(f"On {one.backend}: {line}.")
+        failed = [one for one in results.measurements if one.values["loss"] > 1.0]
+        for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
+            _print(f"\nWhat it is on {name}, by vicreg identify:\n{_identified(function, name)}")
+    return results.passed
+
+
+def _identified(function: Callable[..., Any], backend: str) -> str:
+    from vicreg.tools.identification import identify
+
+    try:
+        with redirect_stdout(sys.stderr):
+            return str(identify(function, backend))
+    except RequirementError as error:  # a function that takes what it was verified on alone
+        return str(error)
+
+
+def _chosen(option: str, given: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in given or ():
+        if name not in known:
+            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
+    return tuple(dict.fromkeys(given)) if given else known
+
+
+def _backends(
+    names: Sequence[str] | None,
+    namespaces: Sequence[str] | None,
+    devices: Sequence[str] | None,
+    dtypes: Sequence[str],
+) -> tuple[list[Any], dict[str, str]]:
+    """Return what runs, and what does not and why; nothing to run is an error."""
+    from vicreg.tools.backends import NAMES, find_backends
+
+    # A namespace given alone is what is meant; with --backend both are.
+    known = () if namespaces and not names else _chosen("--backend", names, NAMES)
+    found, left_out = find_backends((*known, *(namespaces or ())), devices or ())
+    without: dict[str, list[str]] = {}
+    for backend in found:
+        for dtype in dtypes:
+            if dtype not in backend.dtypes:
+                without.setdefault(dtype, []).append(str(backend))
+    left_out |= {dtype: f"not had by {', '.join(those)}" for dtype, those in without.items()}
+    backends = [one for one in found if set(one.dtypes) & set(dtypes)]
+    if not backends:
+        reasons = "; ".join(dict.fromkeys(left_out.values()))
+        raise RequirementError(f"nothing to run on: {reasons}")
+    return backends, left_out
+
+
+def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> None:
+    from rich.console import Console
+
+    from vicreg.tools.machine import description
+    from vicreg.tools.verification import report
+
+    console = Console(highlight=False)
+    console.print(report.results_table(results, title))
+    console.print(report.UNIT, style="dim")
+    paths = report.paths_table(results)
+    if paths is not None:
+        console.print()
+        console.print(paths)
+        console.print(report.PATHS_CAPTION, style="dim")
+    pairs = report.pairs_table(results)
+    if pairs is not None:
+        console.print()
+        console.print(pairs)
+        console.print(report.PAIRS, style="dim")
+    if results.left_out:
+        console.print("\nDid not run:")
+        for name, why in results.left_out.items():
+            console.print(f"  {name}: {why}", markup=False, soft_wrap=True)
+    if any("finite difference" in one.gradients for one in results.measurements):
+        console.print("\nGradients are by finite differences where there is no autodiff.")
+    console.print()
+    if results.passed:
+        console.print("[green]All agree[/green] with the truth, to the rounding of each dtype.")
+    else:
+        console.print("[bold red]Not all agree.[/bold red]")
+    for line in report.failures(results):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    common = report.in_common(results)
+    if common:
+        console.print(f"All that failed is of: {common}.", markup=False, soft_wrap=True)
+    _write(files, results, description(backends), f"vicreg verify: {title}")
+
+
+def _write(files: _Files, results: Any, made_with: dict[str, str], title: str) -> None:
+    from vicreg.tools.files import replacing
+    from vicreg.tools.verification import report
+
+    texts = {
+        "json": json.dumps(report.as_json(results, made_with), indent=2, allow_nan=False) + "\n",
+        "markdown": report.as_markdown(results, made_with, title),
+    }
+    for kind, file in files.items():
+        if file is not None:
+            with replacing(file) as unfinished:
+                unfinished.write_text(texts[kind], encoding="utf-8")
+            _print(f"The report is in {file}")
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,45 @@
+"""One trainer a library, each with the interface of `vicreg.tools.demo.encoder.Trainer`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from vicreg.tools.demo.encoder import Layer, TermWeights, Trainer
+from vicreg.tools.requirements import require
+
+__all__ = ["BACKENDS", "MakeTrainer", "trainer_factory"]
+
+MakeTrainer = Callable[[list[Layer], TermWeights], Trainer]
+
+#: The libraries that can train the encoder, and the packages each of them needs.
+BACKENDS = {
+    "numpy": ("numpy",),
+    "torch": ("torch",),
+    "jax": ("jax", "optax"),
+    "cupy": ("cupy",),
+}
+
+
+def trainer_factory(backend: str) -> MakeTrainer:
+    """Return what makes a trainer in the library `backend`.
+
+    Parameters
+    ----------
+    backend : {"numpy", "torch", "jax", "cupy"}
+        One of `BACKENDS`.
+
+    Returns
+    -------
+    callable
+        ``(layers, weights) -> Trainer``.
+
+    Raises
+    ------
+    RequirementError
+        The library is not installed, or has no device to run on.
+    """
+    require(*BACKENDS[backend])
+    module = importlib.import_module(f"vicreg.tools.demo.trainers.{backend}")
+    make: MakeTrainer = module.make_trainer
+    return make

@@ -1,0 +1,68 @@
+"""Training without automatic differentiation: any library with NumPy's functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vicreg._losses.vicreg import vicreg_terms, vicreg_value_and_grad
+from vicreg.tools.demo.digits import SIDE
+from vicreg.tools.demo.encoder import (
+    ENCODER_LAYERS,
+    Adam,
+    Encoded,
+    Layer,
+    TermValues,
+    TermWeights,
+    backward,
+    forward,
+)
+
+__all__ = ["StandardTrainer"]
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class StandardTrainer:
+    """The encoder's backward pass by hand, the loss's by `vicreg.vicreg_value_and_grad`.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        The initial layers, NumPy arrays.
+    weights : TermWeights
+        Those that are not the convention's own.
+    xp : module
+        The array namespace: NumPy or CuPy.
+    """
+
+    def __init__(self, layers: list[Layer], weights: TermWeights, xp: Any) -> None:
+        self._xp = xp
+        self._layers = [Layer(*map(xp.asarray, layer)) for layer in layers]
+        self._weights = weights
+        self._adam = Adam(self._layers, xp)
+
+    def step(self, first: Floats, second: Floats) -> TermValues:
+        """Take one step of Adam on two views, shape (n, 8, 8); return the loss before it."""
+        xp = self._xp
+        # Both views in one pass: no layer looks across samples.
+        images = xp.asarray(np.concatenate([first, second]).reshape(-1, SIDE * SIDE))
+        outputs = forward(self._layers, images, xp)
+        z1, z2 = outputs[-1][: len(first)], outputs[-1][len(first) :]
+        _, gradients = vicreg_value_and_grad(z1, z2, **self._weights)
+        terms = vicreg_terms(z1, z2, **self._weights)
+        by_layer = backward(self._layers, outputs, xp.concatenate(gradients), xp)
+        self._layers = self._adam.updated(self._layers, by_layer)
+        return TermValues(*map(float, terms))
+
+    def encode(self, images: Floats) -> Encoded:
+        """Return what images of shape (n, 8, 8) become."""
+        xp = self._xp
+        outputs = forward(self._layers, xp.asarray(images.reshape(-1, SIDE * SIDE)), xp)
+        return Encoded(self._to_numpy(outputs[ENCODER_LAYERS]), self._to_numpy(outputs[-1]))
+
+    def _to_numpy(self, array: Any) -> Floats:
+        # NumPy's arrays have no .get; CuPy's refuse to become NumPy's without it.
+        return np.asarray(array.get() if hasattr(array, "get") else array)

@@ -1,0 +1,95 @@
+"""Files that a tool writes: checked before the work, and replaced only by a complete one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vicreg.tools.requirements import RequirementError, ToolError, require
+
+__all__ = ["check_figure_file", "check_file", "replacing"]
+
+#: Written through LaTeX, which may not be there.
+_UNCERTAIN_FORMATS = {"pgf"}
+
+
+def check_file(file: Path) -> None:
+    """Check, before any work, that `file` can be written.
+
+    Parameters
+    ----------
+    file : path
+        What is to be written or replaced.
+
+    Raises
+    ------
+    RequirementError
+        Its directory is not there or cannot be written, or `file` is a directory.
+    """
+    try:
+        if not file.parent.is_dir():
+            raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is no directory")
+        if file.is_dir():
+            raise RequirementError(f"cannot write {str(file)!r}: it is a directory")
+        if file.exists() and not file.is_file():
+            raise RequirementError(f"cannot write {str(file)!r}: it is no plain file")
+    except OSError as error:
+        raise RequirementError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+    if not os.access(file.parent, os.W_OK):
+        raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is not writable")
+
+
+def check_figure_file(file: Path) -> None:
+    """Check, before any work, that a figure can be written to `file`.
+
+    Parameters
+    ----------
+    file : path
+        Its suffix chooses the format.
+
+    Raises
+    ------
+    RequirementError
+        matplotlib is missing or cannot write the suffix; or as in `check_file`.
+    """
+    require("matplotlib")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(set(FigureCanvasBase.get_supported_filetypes()) - _UNCERTAIN_FORMATS)
+    if file.suffix.lower().removeprefix(".") not in formats:
+        raise RequirementError(
+            f"cannot write {str(file)!r}: its suffix must be one of {', '.join(formats)}"
+        )
+    check_file(file)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Put what the block writes in the place of `file` once it is complete.
+
+    Parameters
+    ----------
+    file : path
+        What is replaced when the block ends without an error; as it was otherwise.
+
+    Yields
+    ------
+    path
+        Where the block is to write: a file beside `file`, of the same suffix.
+
+    Raises
+    ------
+    ToolError
+        The file cannot be written, or not put in its place.
+    """
+    file = file.resolve()  # a link stays one
+    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    try:
+        yield unfinished
+        os.replace(unfinished, file)
+    except OSError as error:
+        raise ToolError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""What a report names so that it can be repeated: versions, processor, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from vicreg import __version__
+from vicreg.tools.backends import Backend
+
+__all__ = ["description", "processor"]
+
+
+def description(backends: Iterable[Backend] = ()) -> dict[str, str]:
+    """Return the names and versions of what a report was made with.
+
+    Parameters
+    ----------
+    backends : iterable of Backend
+        The libraries that took part.
+
+    Returns
+    -------
+    dict of str to str
+        "vicreg", "python", "platform", "processor", "array-api-compat", and each library.
+    """
+    named = {
+        "vicreg": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "array-api-compat": version("array-api-compat"),
+    }
+    return named | {backend.name: backend.version for backend in backends}
+
+
+def processor() -> str:
+    """Return the processor's name and how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{_processor_name()}, {cores} cores"
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,293 @@
+"""Which question is asked of which input, in which dtype, on which path, by which route.
+
+Everything with everything would take an hour. So the parts below are laid out such that each
+library meets, at least once,
+
+=====================  ===========================================================================
+every                  in every
+=====================  ===========================================================================
+path                   route (Gram, covariance), dtype, and every question about two views
+convention             full dtype; both routes, in the one or the other of two dtypes
+hard input             path, in a full dtype and a half one; and dtype
+path                   method that the shape would not take by itself; 3 views, each choice of
+                       those that are differentiated; positions, and features on another axis;
+                       second derivative; VCReg, its two penalties, positions pooled and not
+threshold of a size    public function, as it comes
+=====================  ===========================================================================
+
+A library that compiles (JAX) compiles all questions about inputs of one shape at once, and that is
+what takes its time. So of what is in the lower rows it is asked a choice, each path among them;
+and it compiles as it does for its users where it is asked about full precision on each path and
+about large inputs, and elsewhere without the optimisations that are not its own but its
+compiler's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from vicreg.tools.backends import Backend
+from vicreg.tools.verification import questions
+from vicreg.tools.verification.cases import CASES, LARGE, MORE, VCREG, Case
+from vicreg.tools.verification.definition import DEFINITIONS, Definition
+from vicreg.tools.verification.paths import AS_CALLED, PATHS, Path
+from vicreg.tools.verification.problems import FULL
+from vicreg.tools.verification.questions import (
+    BASIC,
+    EVERY,
+    PARTS,
+    REST,
+    SECOND,
+    THREE,
+    Question,
+    Way,
+)
+
+__all__ = ["Setup", "setups"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Inputs of one shape, asked about in one way in one dtype.
+
+    Parameters
+    ----------
+    way : Way
+        How the functions are called.
+    dtype : str
+        Of the inputs.
+    cases : tuple of Case
+        The inputs.
+    questions : tuple of Question
+        What is asked of the first. Of the others it is what is asked of every input.
+    compiled : tuple of Question, optional
+        The questions in a library that compiles: none where it is empty, the same where it is
+        None.
+    optimised : bool
+        Whether it then compiles as it does for its users, or faster, to code that is slower.
+    """
+
+    way: Way
+    dtype: str
+    cases: tuple[Case, ...]
+    questions: tuple[Question, ...]
+    compiled: tuple[Question, ...] | None = None
+    optimised: bool = False
+
+    def __str__(self) -> str:
+        names = self.cases[0].name
+        more = len(self.cases) - 1
+        return f"{names}{f' and {more} more' if more else ''}, {self.way.path}"
+
+    def is_for(self, backend: Backend) -> bool:
+        """Whether `backend` is asked this."""
+        return (
+            self.dtype in backend.dtypes
+            and bool(self.questions_of(self.cases[0], backend))
+            and (backend.takes_large or self.cases[0].exactly)
+        )
+
+    def questions_of(self, case: Case, backend: Backend) -> tuple[Question, ...]:
+        """Return what `backend` is asked about a case."""
+        asked = self.questions
+        if backend.always_compiled and self.compiled is not None:
+            asked = self.compiled
+        if backend.multiplies_slowly and asked == questions.LARGEST:
+            return questions.LARGEST_OF_SLOW
+        if case is self.cases[0]:
+            return asked
+        return tuple(question for question in asked if question in BASIC)
+
+
+def setups(
+    dtypes: Sequence[str],
+    conventions: Sequence[str],
+    full: bool = False,
+    paths: Sequence[Path] = PATHS,
+) -> list[Setup]:
+    """Return everything that is asked, in order.
+
+    Parameters
+    ----------
+    dtypes, conventions : sequences of str
+        What is wanted of them.
+    full : bool
+        Whether every case is asked about in every convention and every dtype too.
+    paths : sequence of Path
+        Those through the core.
+
+    Returns
+    -------
+    list of Setup
+    """
+    found = [
+        *_second_derivatives(dtypes, conventions, paths),
+        *_routes(dtypes, conventions, paths),
+        *_against_the_shape(dtypes, conventions, paths),
+        *_square(dtypes, conventions, paths),
+        *_axes(dtypes, conventions, paths),
+        *_three_views(dtypes, conventions, paths),
+    ]
+    if "vcreg" in conventions:
+        found += _vcreg(dtypes, paths)
+    if AS_CALLED.sizes in [path.sizes for path in paths]:
+        found += _large(dtypes, conventions)
+    if full:
+        found += _everything(dtypes, conventions)
+    return found
+
+
+def _only(is_chosen: bool) -> tuple[Question, ...] | None:
+    """Return what is asked where a library compiles: the same or nothing."""
+    return None if is_chosen else ()
+
+
+def _named(*names: str) -> tuple[Case, ...]:
+    by_name = {case.name: case for case in (*CASES, *MORE, *VCREG, *LARGE)}
+    return tuple(by_name[name] for name in names)
+
+
+_WIDE = _named("wide", "dead", "one ×1000", "many ×1000", "offset", "scales", "collapsed")
+_TALL = _named("tall", "dead, tall", "offset, tall", "whitened")
+#: γ on each path: another than 1 on some.
+_GAMMAS = (1.0, 1.25, 1.0, 0.75)
+
+
+def _full(dtypes: Sequence[str]) -> list[str]:
+    return [dtype for dtype in dtypes if dtype in FULL]
+
+
+def _way(path: Path, place: int, convention: str, method: str = "auto", axis: int = -1) -> Way:
+    definition = replace(DEFINITIONS[convention], gamma=_GAMMAS[place % len(_GAMMAS)])
+    return Way(path, convention, definition, method, axis)
+
+
+def _turn(choices: Sequence[str], number: int) -> str:
+    return choices[number % len(choices)]
+
+
+def _routes(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    """Each path by each route in each dtype.
+
+    Eight such pairs for eight conventions. In the next dtype each convention has the next pair,
+    and with it the other route. Of the hard inputs every other one is of a path in a dtype; the
+    rest are, of the same path, in the next.
+    """
+    for row, dtype in enumerate(dtypes):
+        for place, path in enumerate(paths):
+            for route, cases in enumerate((_WIDE, _TALL)):
+                convention = _turn(conventions, 2 * place + route + row)
+                compiled = PARTS[row % 2] if dtype in FULL else BASIC
+                if row == place % 2 and dtype in FULL:
+                    compiled += REST
+                drawn, *hard = cases
+                chosen = (drawn, *hard[(row + place) % 2 :: 2])
+                way = _way(path, place, convention)
+                yield Setup(way, dtype, chosen, EVERY, compiled, optimised=dtype in FULL)
+
+
+def _against_the_shape(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    for place, path in enumerate(paths):
+        for number, (method, cases) in enumerate((("gram", _TALL), ("covariance", _WIDE[:3]))):
+            dtype = _turn(_full(dtypes) or dtypes, place + number)
+            convention = _turn(conventions, 3 * place + number)
+            way = _way(path, place, convention, method)
+            yield Setup(way, dtype, cases, BASIC, _only(place == number))
+
+
+def _square(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    for row, dtype in enumerate(dtypes):
+        path = paths[row % len(paths)]
+        way = _way(path, row, _turn(conventions, row))
+        yield Setup(way, dtype, _named("square"), BASIC, _only(row == 0))
+
+
+def _axes(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    cases = _named("positions", "positions, tall", "features first")
+    for (place, path), (number, case) in itertools.product(enumerate(paths), enumerate(cases)):
+        dtype = _turn(dtypes, place + number)
+        convention = _turn(conventions, place + 2 * number)
+        way = _way(path, place, convention, axis=case.feature_axis)
+        yield Setup(way, dtype, (case,), BASIC, _only(place == number))
+
+
+def _three_views(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    cases = _named("3 views", "3 views, tall")
+    for (place, path), (number, case) in itertools.product(enumerate(paths), enumerate(cases)):
+        dtype = _turn(_full(dtypes) or dtypes, place + number)
+        way = _way(path, place, _turn(conventions, 2 * place + 3 * number))
+        compiled = THREE if (place + number) % 2 == 0 else ()
+        yield Setup(way, dtype, (case,), THREE, compiled)
+
+
+def _second_derivatives(
+    dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
+) -> Iterator[Setup]:
+    """In full precision alone: half has no numbers for them."""
+    for (place, path), (number, case) in itertools.product(
+        enumerate(paths), enumerate(_named("small", "small, tall"))
+    ):
+        for dtype in _full(dtypes)[:1]:
+            way = _way(path, place, _turn(conventions, 2 * place + number))
+            compiled = _only((place, number) in ((0, 0), (3, 1)))
+            yield Setup(way, dtype, (case,), SECOND, compiled)
+
+
+_VCREG_FORMULA = replace(DEFINITIONS["vcreg"], weights=(0.0, 2.0, 0.5), gamma=1.25, eps=1e-3)
+#: Some of the covariances beyond δ, and some not.
+_SMOOTH = replace(_VCREG_FORMULA, delta=0.125)
+
+
+def _vcreg_way(path: Path, case: Case, definition: Definition) -> Way:
+    pooled = len(case.shape) == 2
+    return Way(path, "vcreg", definition, "auto", case.feature_axis, pooled)
+
+
+def _vcreg(dtypes: Sequence[str], paths: Sequence[Path]) -> Iterator[Setup]:
+    for (place, path), (number, case) in itertools.product(enumerate(paths), enumerate(VCREG)):
+        for penalty, definition in enumerate((_VCREG_FORMULA, _SMOOTH)):
+            way = _vcreg_way(path, case, definition)
+            dtype = _turn(dtypes, place + number)
+            chosen = (place, number, penalty) in ((0, 2, 0), (0, 3, 1), (3, 0, 1), (3, 5, 0))
+            yield Setup(way, dtype, (case,), questions.VCREG, _only(chosen))
+
+
+def _large(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]:
+    """Through the public functions: blocks, strips and stacking as they come by size."""
+    tall, wide, *of_one_view = LARGE
+    for number, (dtype, asked) in enumerate(
+        zip(_full(dtypes), (BASIC, questions.LARGE), strict=False)
+    ):
+        way = _way(AS_CALLED, 0, _turn(conventions, number))
+        yield Setup(way, dtype, (tall,), asked, optimised=True)
+    for dtype in _full(dtypes)[-1:]:
+        way = _way(AS_CALLED, 0, _turn(conventions, 2))
+        yield Setup(way, dtype, (wide,), questions.LARGEST, optimised=True)
+        if "vcreg" not in conventions:
+            continue
+        for case in of_one_view:
+            definition = _SMOOTH if case.name == "64 × 600" else _VCREG_FORMULA
+            way = _vcreg_way(AS_CALLED, case, definition)
+            yield Setup(way, dtype, (case,), questions.VCREG, optimised=True)
+
+
+def _everything(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]:
+    """Each case in each convention and dtype, those of one shape together."""
+    shapes: dict[tuple[object, ...], list[Case]] = {}
+    for case in CASES:
+        shapes.setdefault((case.shape, case.feature_axis), []).append(case)
+    for dtype, convention, cases in itertools.product(dtypes, conventions, shapes.values()):
+        way = Way(PATHS[0], convention, DEFINITIONS[convention], "auto", cases[0].feature_axis)
+        yield Setup(way, dtype, tuple(cases), BASIC, optimised=True)
