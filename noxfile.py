@@ -108,9 +108,9 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Time everything, and print what is wanted with what is measured beside it."""
     session.install(TORCH)
-    session.install(".[cpu,cupy]", *group("bench"))
+    session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     if shutil.which("nvidia-smi"):  # JAX finds a GPU by a package of its own
         session.install("jax[cuda12]>=0.6")
-    session.run("pytest", "benchmarks", "--benchmark-sort=name", *session.posargs)
+    session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")

@@ -145,9 +145,10 @@ def compare(old: Checkout, new: Checkout, problem: tuple[Any, ...], rounds: int)
 
         return add
 
-    # The clock is that of the processes: what lies between their turns is no part of it.
+    # A sample is one request, which repeats the call itself. The clock is that of the processes:
+    # what lies between their turns is no part of it.
     sides = {"old": sample(old), "new": sample(new)}
-    effort = replace(FULL, rounds=rounds)
+    effort = replace(FULL, rounds=rounds, sample=0.0)
     times = time_sides(sides, lambda _: None, effort, lambda: spent[0])
     before, after = (1e3 * times[name].spread.median / calls for name in ("old", "new"))
     change = ratio(times["new"], times["old"])

@@ -1,27 +1,33 @@
-"""Print what the project wants of itself with what is measured here beside it.
+"""Measure what `vicreg bench` does not, and print what the project wants beside what it has.
 
     python benchmarks/wanted.py
 
-It fails nothing: a figure is of the machine that it was measured on.
+First the wanted figures, then times that nothing is wanted of: VCReg's layer beside others,
+pytorch-metric-learning's loss, the growth with samples, features and views, and a call without
+its arithmetic. It fails nothing: a figure is of the machine that it was measured on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
-from layer import SIZES as LAYER_SIZES
-from layer import over_products
-from overhead import checks_alone, import_milliseconds, microseconds
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from vicreg import vicreg_loss
+from vicreg._adapters.dispatch import adapter_for
 from vicreg.tools.backends import Backend, find_backends
-from vicreg.tools.benchmark.report import short
-from vicreg.tools.benchmark.sides import VICREG, Problem
+from vicreg.tools.benchmark.report import milliseconds, short
+from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, VICREG, Problem, build_side
 from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
-from vicreg.tools.benchmark.timing import FULL, Spread
+from vicreg.tools.benchmark.timing import FULL, Spread, Times, ratio, time_sides
 from vicreg.tools.progress import steps_progress
 
 LIBRARIES = ("torch", "jax", "numpy")
@@ -41,14 +47,29 @@ OVER_PRODUCTS = {
     (2048, 2048): {"torch": 1.1, "jax": 1.1, "numpy": 1.2},
     (4096, 512): {"torch": 1.2, "jax": 1.2, "numpy": 1.3},
 }
-#: Forwards and backwards of `vicreg.torch.VCReg` over its products, at most.
-LAYER_OVER_PRODUCTS = 1.3
 PEAK_AT = (256, 8192)
 PEAK_MEBIBYTES = 64.0  # in PyTorch
+#: Forwards and backwards of `vicreg.torch.VCReg` over its products, at most, at each
+#: (n · positions, d) of the representation.
+LAYER_OVER_PRODUCTS = {(4096, 512): 1.3, (256, 4096): 1.3}
 CHECKS_MICROSECONDS = {"torch": 40.0, "numpy": 15.0}
 IMPORT_MILLISECONDS = 30.0
 
-_VERDICTS = {True: "[green]met[/green]", False: "[red]missed[/red]", None: "not measured"}
+#: What grows, and where it has got to.
+GROWTH = {
+    "d = 512, n grows": {f"n = {n}": Problem(n, 512) for n in (32, 128, 512, 2048)},
+    "n = 256, d grows": {f"d = {d}": Problem(256, d) for d in (32, 128, 512, 2048, 8192)},
+    "256 x 1024, views grow": {f"{v} views": Problem(256, 1024, views=v) for v in (2, 4, 8)},
+}
+
+LAYER_WEIGHTS = {"variance_weight": 1.0, "covariance_weight": 1.0}
+LAYER_EPS = 1e-5
+
+#: What is timed in turns, by name; and the times of each.
+Calls = Mapping[str, Callable[[], Any]]
+Timed = dict[str, Times]
+
+_VERDICTS = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}
 
 
 @dataclass(frozen=True)
@@ -72,17 +93,41 @@ class Figure:
 
 
 def main() -> None:
-    """Measure, and print a row a figure."""
+    """Measure, and print both tables."""
     console = Console(highlight=False)
-    found, left_out = find_backends(LIBRARIES, ["cpu"])
+    found, left_out = find_backends((*LIBRARIES, "cupy"))
+    on_cpu = [one for one in found if one.device == "cpu"]
     wanted = problems(SIZES, ["float32"], "value-and-grad", with_compiled=False)
-    with steps_progress(Console(stderr=True), len(found) * (len(wanted) + 1)) as on_step:
-        study = run_study(found, wanted, FULL, _watched, on_step=on_step)
-    console.print(_table([*_of_study(study), *_of_layer(found), *_of_overhead(found)]))
+    with steps_progress(Console(stderr=True), len(on_cpu) * (len(wanted) + 1)) as on_step:
+        study = run_study(on_cpu, wanted, FULL, _watched, on_step=on_step)
+    checks = {str(one): _checks_times(one) for one in found}
+    layers, metric_learning = {}, {}
+    if any(one.name == "torch" for one in on_cpu):
+        layers = {size: timed(layer_calls(*size)) for size in LAYER_OVER_PRODUCTS}
+        metric_learning = _metric_learning_times(on_cpu, study)
+    figures = [*_of_study(study), *_of_layer(layers), *_of_checks(checks), _of_import()]
+    console.print(_figures_table(figures))
+    groups = {
+        **{f"{n} x {d} VCReg's layer": times for (n, d), times in layers.items()},
+        **metric_learning,
+        **{f"{one} {what}": times for one in found for what, times in _growth_times(one)},
+        **{f"{name} checks and dispatch": {"": times} for name, times in checks.items()},
+    }
+    console.print(_times_table(groups))
     for what, why in [*left_out.items(), *study.not_measured]:
         console.print(f"not measured: {what}: {why}", markup=False, soft_wrap=True)
     made_with = ", ".join(f"{name} {which}" for name, which in study.made_with.items())
     console.print(made_with, markup=False)
+
+
+def timed(calls: Calls, synchronise: Callable[[Any], None] = lambda _: None) -> Timed:
+    """Return the times of `calls`, after a first call of each."""
+    for call in calls.values():
+        synchronise(call())
+    return time_sides(calls, synchronise, FULL)
+
+
+# The study of `vicreg bench`.
 
 
 def _watched(problem: Problem) -> tuple[str, ...]:
@@ -116,38 +161,178 @@ def _median(spread: Spread | None) -> float | None:
     return None if spread is None else spread.median
 
 
-def _of_layer(found: list[Backend]) -> Iterator[Figure]:
-    is_there = any(backend.name == "torch" for backend in found)
-    for n, d in LAYER_SIZES:
-        measured = over_products(n, d, FULL).median if is_there else None
-        what = f"{n} x {d} layer over its products"
-        yield Figure(what, "torch", LAYER_OVER_PRODUCTS, measured, "x")
+# VCReg's layer in PyTorch.
 
 
-def _of_overhead(found: list[Backend]) -> Iterator[Figure]:
-    by_name = {backend.name: backend for backend in found}
+def layer_calls(n: int, d: int) -> Calls:
+    """Return the layer and what it is beside, forwards and backwards once, and its products."""
+    import torch
+
+    from vicreg.torch import VCReg
+
+    class Published(torch.autograd.Function):
+        """The pseudocode of arXiv 2306.13292, written plainly: a gradient, and no loss."""
+
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx: Any, incoming: torch.Tensor) -> torch.Tensor:
+            (x,) = ctx.saved_tensors
+            x = x - x.mean(dim=0)
+            covariance = x.T @ x / (n - 1)
+            std = torch.sqrt(torch.diag(covariance) + LAYER_EPS)
+            hinge = -LAYER_WEIGHTS["variance_weight"] / (d * (n - 1)) * x * (std < 1) / std
+            covariance.fill_diagonal_(0)
+            pull = 4 * LAYER_WEIGHTS["covariance_weight"] / (d * (d - 1)) * x @ covariance
+            return incoming + hinge + pull
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, d, generator=generator).requires_grad_()
+    incoming = torch.randn(n, d, generator=generator) / n
+    plain = x.detach()
+
+    def passes(layer: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        return lambda: torch.autograd.grad(layer(x), x, incoming)[0]
+
+    def products() -> torch.Tensor:
+        return (plain @ plain.T) @ plain if n <= d else plain @ (plain.T @ plain)
+
+    return {
+        VICREG: passes(VCReg(**LAYER_WEIGHTS, covariance_gradient="published")),
+        PUBLISHED: passes(Published.apply),
+        "BatchNorm1d": passes(torch.nn.BatchNorm1d(d)),
+        PRODUCTS: products,
+    }
+
+
+def _of_layer(layers: Mapping[tuple[int, int], Timed]) -> Iterator[Figure]:
+    for (n, d), wanted in LAYER_OVER_PRODUCTS.items():
+        times = layers.get((n, d))
+        measured = ratio(times[VICREG], times[PRODUCTS]).median if times else None
+        yield Figure(f"{n} x {d} layer over its products", "torch", wanted, measured, "x")
+
+
+# The loss of pytorch-metric-learning, which is the default's function.
+
+
+def _metric_learning_times(found: Sequence[Backend], study: Study) -> dict[str, Timed]:
+    try:
+        from pytorch_metric_learning.losses import VICRegLoss
+    except ImportError:
+        study.not_measured.append(("pytorch-metric-learning", "it is not installed"))
+        return {}
+    (torch,) = [one for one in found if one.name == "torch"]
+    theirs = VICRegLoss()
+    losses = {VICREG: vicreg_loss, "theirs": lambda x, y: theirs(x, ref_emb=y)}
+
+    def calls(problem: Problem) -> Calls:
+        views = problem.arrays(torch)
+        return {
+            name: lambda loss=loss: torch.differentiate(loss, views)
+            for name, loss in losses.items()
+        }
+
+    every = [Problem(*size) for size in SIZES]
+    return {f"{one} pytorch-metric-learning": timed(calls(one)) for one in every}
+
+
+# Growth.
+
+
+def _growth_times(backend: Backend) -> Iterator[tuple[str, Timed]]:
+    """Give the times of the loss with its gradient, as one of n, d and the views grows."""
+    for what, every in GROWTH.items():
+        with backend.active(), backend.full_precision():
+            backend.forget_compiled()
+            calls = {
+                name: build_side(VICREG, backend, one, one.arrays(backend))
+                for name, one in every.items()
+            }
+            yield what, timed(calls, backend.synchronise)
+
+
+# What is around the arithmetic: checks and dispatch, and the import.
+
+
+class _NoArithmetic:
+    """An adapter that computes nothing."""
+
+    @staticmethod
+    def evaluate(views: Any, objective: Any) -> tuple[Any]:
+        return (views[0],)
+
+
+def _dispatched(library: str) -> type[_NoArithmetic]:
+    adapter_for(library)  # looked up as ever
+    return _NoArithmetic
+
+
+@contextmanager
+def checks_alone(backend: Backend) -> Iterator[Callable[[], Any]]:
+    """Give a call of the loss that does all but evaluate: its checks and its dispatch."""
+    views = Problem(32, 64).arrays(backend)
+    if backend.name == "torch":
+        views = [view.requires_grad_() for view in views]
+    with mock.patch("vicreg._losses.vicreg.adapter_for", _dispatched):
+        if vicreg_loss(*views) is not views[0]:
+            raise RuntimeError("the loss was evaluated: it is not the checks that are timed")
+        yield lambda: vicreg_loss(*views)
+
+
+def _checks_times(backend: Backend) -> Times:
+    with backend.active(), checks_alone(backend) as call:
+        return timed({"": call})[""]
+
+
+def _of_checks(checks: Mapping[str, Times]) -> Iterator[Figure]:
     for library, wanted in CHECKS_MICROSECONDS.items():
-        measured = None
-        if library in by_name:
-            with checks_alone(by_name[library]) as call:
-                measured = microseconds(call)
+        measured = 1e6 * checks[library].spread.median if library in checks else None
         yield Figure("checks and dispatch of a call", library, wanted, measured, "us")
-    measured = import_milliseconds()
-    yield Figure("import vicreg, beyond Python's start", "", IMPORT_MILLISECONDS, measured, "ms")
 
 
-def _table(figures: list[Figure]) -> Table:
-    title = "Wanted and measured: value and gradient, float32, two views"
+def _of_import() -> Figure:
+    """Return how long ``import vicreg`` takes beyond Python's own start, in turns with it."""
+
+    def start(code: str) -> Callable[[], Any]:
+        return lambda: subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+    times = timed({code: start(code) for code in ("pass", "import vicreg")})
+    both = zip(times["pass"].rounds, times["import vicreg"].rounds, strict=True)
+    beyond = Spread.of([b - a for a, b in both if a is not None and b is not None])
+    what = "import vicreg, beyond Python's start"
+    return Figure(what, "", IMPORT_MILLISECONDS, max(0.0, 1e3 * beyond.median), "ms")
+
+
+# The tables.
+
+
+def _empty_table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("", "library"):
+    for heading in ("", *headings):
         table.add_column(heading, no_wrap=True)
-    for heading in ("wanted", "measured"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    return table
+
+
+def _figures_table(figures: Sequence[Figure]) -> Table:
+    title = "Wanted and measured: value and gradient, float32, two views"
+    table = _empty_table(title, "library", "wanted", "measured", "")
+    for column in table.columns[2:4]:
+        column.justify = "right"
     for one in figures:
         wanted = f"{'>=' if one.at_least else '<='} {one.wanted:g} {one.unit}"
-        measured = "-" if one.measured is None else f"{short(max(0.0, one.measured))} {one.unit}"
+        measured = "-" if one.measured is None else f"{short(one.measured)} {one.unit}"
         table.add_row(one.what, one.library, wanted, measured, _VERDICTS[one.is_met])
+    return table
+
+
+def _times_table(groups: Mapping[str, Timed]) -> Table:
+    table = _empty_table("Times: a group's take turns", "", "ms a call (quartiles)")
+    for what, group in groups.items():
+        for number, (name, times) in enumerate(group.items()):
+            table.add_row("" if number else what, name, milliseconds(times))
     return table
 
 

@@ -1,13 +1,17 @@
-"""``vicreg bench``: what it measures is what it says. No test judges a time."""
+"""``vicreg bench`` and ``benchmarks/``: they measure what they say. No test judges a time."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,7 @@ from vicreg.tools.benchmark.published import LIBRARIES, published_formula
 from vicreg.tools.benchmark.sides import MODES, PRODUCTS, PUBLISHED, VICREG, Problem, build_side
 from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_sides
 
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 SMALL = ("--size", "6x9", "--size", "12x9", "--size", "6x5", "--quick")
 EFFORT = Effort(rounds=3, sample=1e-6, budget=1e-3, fewest=2, patience=60.0)
 
@@ -434,3 +439,90 @@ def test_the_plots_of_compilers_and_devices() -> None:
         labels = [text.get_text() for text in axis.get_legend().get_texts()]
         assert len(labels) == (4 if "compiled" in title else 2)
     assert len(draw(found).axes) == 6
+
+
+# The scripts beside the package.
+
+
+@pytest.fixture(scope="module")
+def wanted() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("wanted", SCRIPTS / "wanted.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["wanted"] = module  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("size", [(40, 9), (9, 40)], ids=str)
+def test_the_layer_is_timed_beside_its_own_function(
+    wanted: ModuleType, size: tuple[int, int]
+) -> None:
+    torch = pytest.importorskip("torch")
+    calls = wanted.layer_calls(*size)
+    torch.testing.assert_close(calls[VICREG](), calls[PUBLISHED](), rtol=1e-4, atol=1e-6)
+    assert calls[PRODUCTS]().shape == size
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_the_checks_are_timed_without_the_loss(wanted: ModuleType, name: str) -> None:
+    if name not in installed(name):
+        pytest.skip(f"{name} cannot run here")
+    with wanted.checks_alone(backend_named(name)) as call:
+        assert call().shape == (32, 64)
+
+
+def test_a_figure_is_met_on_its_own_side(wanted: ModuleType) -> None:
+    for measured, least, most in ((1.0, False, True), (2.0, True, True), (3.0, True, False)):
+        assert wanted.Figure("", "", 2.0, measured, "x", at_least=True).is_met is least
+        assert wanted.Figure("", "", 2.0, measured, "x").is_met is most
+    assert wanted.Figure("", "", 2.0, None, "x").is_met is None
+
+
+def test_wanted_and_measured_stand_beside_each_other(
+    wanted: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {
+        "LIBRARIES": ("numpy",),
+        "FULL": EFFORT,
+        "SIZES": ((6, 9),),
+        "OVER_PRODUCTS": {(6, 9): {"numpy": 9e5}},
+        "GROWTH": {"features grow": {"d = 3": Problem(6, 3), "d = 4": Problem(6, 4)}},
+    }.items():
+        monkeypatch.setattr(wanted, name, value)
+    wanted.main()
+    printed = capsys.readouterr().out
+    assert re.search(r"6 x 9 time over the products +numpy +<= 900000 x +[0-9.]+ x +met", printed)
+    assert re.search(
+        r"4096 x 512 layer over its products +torch +<= 1.3 x +- *$", printed, flags=re.M
+    )
+    assert re.search(r"numpy features grow +d = 3 +[0-9]", printed)
+    for part in ("numpy checks and dispatch", "import vicreg, beyond", "processor"):
+        assert part in printed
+
+
+def compared(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPTS / "compare.py", *arguments, "--library=numpy"]
+    command += ["--size=4x3", "--rounds=3"]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+def test_each_checkout_is_timed_with_its_own_package(tmp_path: Path) -> None:
+    """One of them sleeps where the other does nothing."""
+    folders = [tmp_path / "slow", tmp_path / "fast"]
+    for folder, seconds in zip(folders, (0.02, 0.0), strict=True):
+        (folder / "vicreg").mkdir(parents=True)
+        (folder / "vicreg" / "__init__.py").write_text(
+            "import time\nvicreg_loss = None\n"
+            f"def vicreg_value_and_grad(*views): time.sleep({seconds})\n"
+        )
+    for pair, expected in ((folders, "0"), (folders[::-1], "[1-9][0-9]*")):
+        ran = compared(*pair)
+        assert ran.returncode == 0, ran.stderr
+        row = rf"numpy +vicreg_value_and_grad +4x3 +[0-9.]+ +[0-9.]+ +{expected}\.[0-9]+ \("
+        assert re.search(row, ran.stdout), ran.stdout
+
+
+def test_a_folder_without_the_package_is_refused(tmp_path: Path) -> None:
+    ran = compared(tmp_path)
+    assert ran.returncode == 1
+    assert f"{tmp_path} holds no package vicreg" in ran.stderr
