@@ -5,7 +5,8 @@
 OLD_SRC and NEW_SRC are folders that hold the package `vicreg`, such as the `src` of another
 checkout (`git worktree add ../old REVISION`, then ../old/src). NEW_SRC is by default this
 checkout's. Each library runs in two processes, one for each checkout, which stay alive and are
-timed in turns. It fails nothing: a figure is of the machine that it was measured on.
+timed in turns. It fails nothing: a figure is of the machine that it was measured on. How much
+of a ratio is chance, a checkout beside itself shows: at 32 x 64 it can be 5 %.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Checkout:
 
 def compare(old: Checkout, new: Checkout, problem: tuple[Any, ...], rounds: int) -> str:
     """Return a line: the median times of both and of their ratio, with its quartiles."""
-    from vicreg.tools.benchmark.timing import FULL, ratio, time_sides
+    from vicreg.tools.benchmark.timing import FULL, ratio, time_in_turns
 
     slower = max(one.ask("prepare", *problem) for one in (old, new))
     calls = max(1, round(FULL.sample / slower))
@@ -147,9 +148,9 @@ def compare(old: Checkout, new: Checkout, problem: tuple[Any, ...], rounds: int)
 
     # A sample is one request, which repeats the call itself. The clock is that of the processes:
     # what lies between their turns is no part of it.
-    sides = {"old": sample(old), "new": sample(new)}
+    samples = {"old": sample(old), "new": sample(new)}
     effort = replace(FULL, rounds=rounds, sample=0.0)
-    times = time_sides(sides, lambda _: None, effort, lambda: spent[0])
+    times = time_in_turns(samples, lambda _: None, effort, lambda: spent[0])
     before, after = (1e3 * times[name].spread.median / calls for name in ("old", "new"))
     change = ratio(times["new"], times["old"])
     return f"{before:9.3f} {after:9.3f}   {change.median:.3f} ({change.low:.3f}-{change.high:.3f})"

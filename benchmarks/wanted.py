@@ -24,10 +24,10 @@ from rich.table import Table
 from vicreg import vicreg_loss
 from vicreg._adapters.dispatch import adapter_for
 from vicreg.tools.backends import Backend, find_backends
+from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG, Problem, build_call
 from vicreg.tools.benchmark.report import milliseconds, short
-from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, VICREG, Problem, build_side
 from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
-from vicreg.tools.benchmark.timing import FULL, Spread, Times, ratio, time_sides
+from vicreg.tools.benchmark.timing import FULL, Spread, Times, ratio, time_in_turns
 from vicreg.tools.progress import steps_progress
 
 LIBRARIES = ("torch", "jax", "numpy")
@@ -124,7 +124,7 @@ def timed(calls: Calls, synchronise: Callable[[Any], None] = lambda _: None) -> 
     """Return the times of `calls`, after a first call of each."""
     for call in calls.values():
         synchronise(call())
-    return time_sides(calls, synchronise, FULL)
+    return time_in_turns(calls, synchronise, FULL)
 
 
 # The study of `vicreg bench`.
@@ -248,7 +248,7 @@ def _growth_times(backend: Backend) -> Iterator[tuple[str, Timed]]:
         with backend.active(), backend.full_precision():
             backend.forget_compiled()
             calls = {
-                name: build_side(VICREG, backend, one, one.arrays(backend))
+                name: build_call(VICREG, backend, one, one.arrays(backend))
                 for name, one in every.items()
             }
             yield what, timed(calls, backend.synchronise)

@@ -25,10 +25,21 @@ from test_command import refused, run
 
 from vicreg import vicreg_loss
 from vicreg.tools.backends import backend_named
-from vicreg.tools.benchmark import memory, sides, study
+from vicreg.tools.benchmark import computations, memory, study
+from vicreg.tools.benchmark.computations import (
+    COMPUTATIONS,
+    MODES,
+    PRODUCTS,
+    PUBLISHED,
+    VICREG,
+    Problem,
+    UnavailableError,
+    build_ahead,
+    build_call,
+    scalar_of,
+)
 from vicreg.tools.benchmark.published import LIBRARIES, published_formula
-from vicreg.tools.benchmark.sides import MODES, PRODUCTS, PUBLISHED, VICREG, Problem, build_side
-from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_sides
+from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 SMALL = ("--size", "6x9", "--size", "12x9", "--size", "6x5", "--quick")
@@ -66,7 +77,7 @@ def test_both_gradients_are_the_same(name: str) -> None:
     problem = Problem(7, 5)
     with backend.active(), backend.full_precision():
         views = problem.arrays(backend)
-        outputs = [build_side(side, backend, problem, views)() for side in (VICREG, PUBLISHED)]
+        outputs = [build_call(one, backend, problem, views)() for one in (VICREG, PUBLISHED)]
         (_, ours), (_, theirs) = outputs
         for one, other in zip(ours, theirs, strict=True):
             expected = backend.to_numpy(other)
@@ -94,7 +105,7 @@ def test_the_products_are_what_their_count_says(mode: str, shape: tuple[int, int
 
     problem = Problem(*shape, mode=mode)
     views = [Counted(shape) for _ in range(problem.views)]
-    outputs = build_side(PRODUCTS, backend_named("numpy"), problem, views)()
+    outputs = build_call(PRODUCTS, backend_named("numpy"), problem, views)()
     assert len(done) == problem.views * problem.products == (4 if mode == MODES[0] else 2)
     assert sum(done) == problem.multiply_adds
     assert problem.flops == 2 * sum(done)
@@ -104,12 +115,12 @@ def test_the_products_are_what_their_count_says(mode: str, shape: tuple[int, int
 
 def test_what_does_not_exist_says_why() -> None:
     numpy = backend_named("numpy")
-    with pytest.raises(sides.MissingSideError, match="no autodiff"):
-        build_side(PUBLISHED, numpy, Problem(4, 3), [])
-    with pytest.raises(sides.MissingSideError, match="two features"):
-        build_side(PUBLISHED, numpy, Problem(4, 1, mode="value"), [])
+    with pytest.raises(UnavailableError, match="no autodiff"):
+        build_call(PUBLISHED, numpy, Problem(4, 3), [])
+    with pytest.raises(UnavailableError, match="two features"):
+        build_call(PUBLISHED, numpy, Problem(4, 1, mode="value"), [])
     with pytest.raises(NotImplementedError, match="no compiler"):
-        build_side(VICREG, numpy, Problem(4, 3, compiled=True), [])
+        build_call(VICREG, numpy, Problem(4, 3, compiled=True), [])
 
 
 # Timing, by a clock that each call moves.
@@ -137,7 +148,7 @@ def test_times_are_those_of_a_call() -> None:
     clock = Clock()
     calls = {"fast": clock.takes(lambda: 1e-4), "slow": clock.takes(lambda: 0.5)}
     effort = Effort(rounds=9, sample=0.01, budget=2.0, fewest=3, patience=60.0)
-    times = time_sides(calls, ignore, effort, clock)
+    times = time_in_turns(calls, ignore, effort, clock)
     assert times["fast"].calls == 100
     assert len(times["fast"].taken) == 9
     assert times["fast"].spread.median == pytest.approx(1e-4)
@@ -151,7 +162,7 @@ def test_slow_sides_share_their_rounds(seconds: float) -> None:
     clock = Clock()
     calls = {name: clock.takes(lambda s=s: s) for name, s in (("a", 0.25), ("b", seconds))}
     effort = Effort(rounds=17, sample=0.01, budget=2.0, fewest=3, patience=60.0)
-    times = time_sides(calls, ignore, effort, clock)
+    times = time_in_turns(calls, ignore, effort, clock)
     turns = [{i for i, s in enumerate(t.rounds) if s is not None} for t in times.values()]
     assert turns[1] <= turns[0]
     assert len(turns[1]) == 1 if seconds > 2 else len(turns[1]) >= 3
@@ -168,7 +179,7 @@ def test_a_machine_that_slows_down_favours_neither() -> None:
 
     calls = {"a": clock.takes(first), "b": clock.takes(lambda: 0.04 * pace[0])}
     effort = Effort(rounds=2, sample=0.01, budget=1e3, fewest=2, patience=1e3)
-    times = time_sides(calls, ignore, effort, clock)
+    times = time_in_turns(calls, ignore, effort, clock)
     # In the second round b comes first, still at the pace of the first round.
     assert times["a"].taken == pytest.approx([0.04, 0.06])
     assert times["b"].taken == pytest.approx([0.08, 0.08])
@@ -178,7 +189,7 @@ def test_each_call_is_waited_for() -> None:
     waited: list[object] = []
     made = itertools.count()
     effort = Effort(rounds=3, sample=0.0, budget=1.0, fewest=2, patience=1.0)
-    time_sides({"a": lambda: next(made)}, waited.append, effort)
+    time_in_turns({"a": lambda: next(made)}, waited.append, effort)
     assert waited == list(range(next(made)))
 
 
@@ -221,9 +232,9 @@ def test_compiled_sides_return_the_same(recwarn: pytest.WarningsRecorder) -> Non
             for mode in MODES:
                 problem = Problem(6, 4, mode=mode)
                 views = problem.arrays(backend)
-                build = sides.build_ahead if name == "jax" else build_side
+                build = build_ahead if name == "jax" else build_call
                 losses = [
-                    float(backend.to_numpy(sides.scalar_of(build(VICREG, backend, one, views)())))
+                    float(backend.to_numpy(scalar_of(build(VICREG, backend, one, views)())))
                     for one in (problem, Problem(6, 4, mode=mode, compiled=True))
                 ]
                 assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -234,14 +245,14 @@ def test_a_side_that_fails_is_named_with_its_reason(monkeypatch: pytest.MonkeyPa
     def fails(*arrays: object) -> None:
         raise RuntimeError("not today\nand more")
 
-    monkeypatch.setattr(sides, "published_formula", lambda library: fails)
+    monkeypatch.setattr(computations, "published_formula", lambda library: fails)
     numpy = [backend_named("numpy")]
     wanted = [Problem(6, 4, mode="value")]
     found = study.run_study(numpy, wanted, EFFORT, lambda _: ())
     assert set(found.results[0].times) == {VICREG, PRODUCTS}
     reason = ("numpy 6 x 4 float32, published", "raised RuntimeError: not today")
     assert reason in found.not_measured
-    monkeypatch.setattr(sides, "vicreg_loss", fails)
+    monkeypatch.setattr(computations, "vicreg_loss", fails)
     assert study.run_study(numpy, wanted, EFFORT, lambda _: ()).results == []
 
 
@@ -421,7 +432,7 @@ def test_the_plots_of_compilers_and_devices() -> None:
     pytest.importorskip("matplotlib")
     from vicreg.tools.benchmark.plots import draw, draw_panel, panels
 
-    times = {side: Times((0.1, 0.2, 0.3), 1) for side in (VICREG, PUBLISHED, PRODUCTS)}
+    times = {name: Times((0.1, 0.2, 0.3), 1) for name in COMPUTATIONS}
     results = [
         study.Result("torch", device, Problem(n, 8, compiled=compiled), times, peaks={VICREG: 9})
         for device in ("cpu", "cuda:0")

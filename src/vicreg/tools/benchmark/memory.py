@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vicreg.tools.backends import Backend, backends_of
-from vicreg.tools.benchmark.sides import Problem, build_ahead
+from vicreg.tools.benchmark.computations import Problem, build_ahead
 from vicreg.tools.requirements import ToolError
 
 __all__ = ["PeakUnknownError", "available_memory", "peak_memory"]
@@ -25,7 +25,7 @@ class PeakUnknownError(ToolError):
     """The peak memory could not be measured; the message is the reason."""
 
 
-def peak_memory(side: str, backend: Backend, problem: Problem) -> int:
+def peak_memory(name: str, backend: Backend, problem: Problem) -> int:
     """Return by how many bytes one call raises the memory above what its inputs take.
 
     In a new process, which has run nothing but a small call before; of a CPU it is the resident
@@ -33,7 +33,7 @@ def peak_memory(side: str, backend: Backend, problem: Problem) -> int:
 
     Parameters
     ----------
-    side : {"vicreg", "published", "products"}
+    name : {"vicreg", "published", "products"}
         What is called.
     backend : Backend
         Where.
@@ -50,7 +50,7 @@ def peak_memory(side: str, backend: Backend, problem: Problem) -> int:
         The process ended with an error.
     """
     request = {
-        "side": side,
+        "name": name,
         "backend": backend.name,
         "device": backend.device,
         "problem": asdict(problem),
@@ -77,15 +77,15 @@ def _why(ran: subprocess.CompletedProcess[str]) -> str:
     return f"its process ended with: {lines[-1] if lines else ran.returncode}"
 
 
-def _measure(side: str, backend: Backend, problem: Problem) -> int:
+def _measure(name: str, backend: Backend, problem: Problem) -> int:
     with backend.active(), backend.full_precision():
         small = Problem(
             _SMALL, _SMALL, problem.dtype, problem.mode, problem.compiled, problem.views
         )
-        backend.synchronise(build_ahead(side, backend, small, small.arrays(backend))())
+        backend.synchronise(build_ahead(name, backend, small, small.arrays(backend))())
         arrays = problem.arrays(backend)
         backend.synchronise(tuple(arrays))
-        call = build_ahead(side, backend, problem, arrays)
+        call = build_ahead(name, backend, problem, arrays)
         gc.collect()
         rise = backend.watch_memory() or _watch_process()
         output = call()
@@ -150,7 +150,7 @@ def _main(request: str) -> None:
     asked = json.loads(request)
     (backend,) = [b for b in backends_of(asked["backend"]) if b.device == asked["device"]]
     problem = Problem(**asked["problem"])
-    print(json.dumps({"bytes": _measure(asked["side"], backend, problem)}))
+    print(json.dumps({"bytes": _measure(asked["name"], backend, problem)}))
 
 
 if __name__ == "__main__":

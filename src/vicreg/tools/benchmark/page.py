@@ -7,9 +7,9 @@ import io
 import re
 from collections.abc import Iterable
 
+from vicreg.tools.benchmark.computations import COMPUTATIONS, PUBLISHED, VICREG
 from vicreg.tools.benchmark.plots import Panel, draw_panel, panels
 from vicreg.tools.benchmark.report import METHOD, milliseconds, times_over
-from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, SIDES, VICREG
 from vicreg.tools.benchmark.study import Result, Study
 
 __all__ = ["as_html"]
@@ -125,7 +125,7 @@ def _svg(panel: Panel) -> str:
 
 def _results(results: Iterable[Result]) -> str:
     headings = [
-        "library", "n x d", "dtype", *SIDES, "/ products", "GFLOP/s", "faster",
+        "library", "n x d", "dtype", *COMPUTATIONS, "/ products", "GFLOP/s", "faster",
         "MiB", "MiB, published",
     ]  # fmt: skip
     rows = [
@@ -133,11 +133,11 @@ def _results(results: Iterable[Result]) -> str:
             one.label,
             str(one.problem),
             one.problem.dtype,
-            *(_cell(one, side) for side in (VICREG, PUBLISHED, PRODUCTS)),
+            *(_cell(one, name) for name in COMPUTATIONS),
             times_over(one.over_products),
             f"{one.gflops:.3g}",
             times_over(one.faster, "x"),
-            *(_peak(one, side) for side in (VICREG, PUBLISHED)),
+            *(_peak(one, name) for name in (VICREG, PUBLISHED)),
         ]
         for one in results
     ]
@@ -151,12 +151,12 @@ def _results(results: Iterable[Result]) -> str:
     )
 
 
-def _cell(one: Result, side: str) -> str:
-    return milliseconds(one.times[side]) if side in one.times else "-"
+def _cell(one: Result, name: str) -> str:
+    return milliseconds(one.times[name]) if name in one.times else "-"
 
 
-def _peak(one: Result, side: str) -> str:
-    return f"{one.peaks[side] / 2**20:.1f}" if side in one.peaks else "-"
+def _peak(one: Result, name: str) -> str:
+    return f"{one.peaks[name] / 2**20:.1f}" if name in one.peaks else "-"
 
 
 def _definitions(pairs: Iterable[tuple[str, str]]) -> str:

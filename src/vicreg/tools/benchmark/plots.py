@@ -1,4 +1,4 @@
-"""The figures of a study: how the time grows, and how the sides, compilers and devices compare."""
+"""The plots of a study: how time grows; how computations, compilers and devices compare."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG
 from vicreg.tools.benchmark.report import short
-from vicreg.tools.benchmark.sides import PRODUCTS, PUBLISHED, VICREG
 from vicreg.tools.benchmark.study import Result, Study
 from vicreg.tools.files import replacing
 
@@ -28,7 +28,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 #: More marks than these are not told in numbers: the labels would lie on each other.
 _MOST_LABELS = 27
-_SIDES = {VICREG: "vicreg", PUBLISHED: "published formula", PRODUCTS: "bare products"}
+_LABELS = {VICREG: "vicreg", PUBLISHED: "published formula", PRODUCTS: "bare products"}
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,15 @@ def _memory(results: Sequence[Result], colours: dict[str, str]) -> Panel:
         bars: dict[str, dict[str, float]] = {}
         shades = []
         for place in dict.fromkeys(_place(one) for one in measured):
-            for side in (VICREG, PUBLISHED):
+            for name in (VICREG, PUBLISHED):
                 found = {
-                    str(one.problem): one.peaks[side] / 2**20
+                    str(one.problem): one.peaks[name] / 2**20
                     for one in measured
-                    if _place(one) == place and one.peaks.get(side)
+                    if _place(one) == place and one.peaks.get(name)
                 }
                 if found:
-                    bars[f"{place}, {_SIDES[side]}"] = found
-                    shades.append(colours[place] + ("" if side == VICREG else "66"))
+                    bars[f"{place}, {_LABELS[name]}"] = found
+                    shades.append(colours[place] + ("" if name == VICREG else "66"))
         _compare(axis, bars, shades, "MiB above the inputs (log)")
 
     return Panel(
@@ -254,21 +254,21 @@ def _draw_growth(
     chosen = [one for one in results if getattr(one.problem, fixed) == at]
     chosen.sort(key=lambda one: int(getattr(one.problem, by)))
     for place in dict.fromkeys(_place(one) for one in chosen):
-        for side, style in _STYLES.items():
-            here = [one for one in chosen if _place(one) == place and side in one.times]
+        for name, style in _STYLES.items():
+            here = [one for one in chosen if _place(one) == place and name in one.times]
             if not here:
                 continue
             x = [getattr(one.problem, by) for one in here]
-            spreads = [one.times[side].spread for one in here]
+            spreads = [one.times[name].spread for one in here]
             colour = colours[place]
-            label = place if side == VICREG else None
+            label = place if name == VICREG else None
             middle = [1e3 * s.median for s in spreads]
             axis.plot(x, middle, color=colour, label=label, **style)
             low, high = [1e3 * s.low for s in spreads], [1e3 * s.high for s in spreads]
             axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-    for side in (PUBLISHED, PRODUCTS):
-        if any(side in one.times for one in chosen):
-            axis.plot([], [], color="0.3", label=_SIDES[side], **_STYLES[side])
+    for name in (PUBLISHED, PRODUCTS):
+        if any(name in one.times for one in chosen):
+            axis.plot([], [], color="0.3", label=_LABELS[name], **_STYLES[name])
     axis.set_xscale("log", base=2)
     _log_axis(axis)
     ticks = sorted({getattr(one.problem, by) for one in chosen})

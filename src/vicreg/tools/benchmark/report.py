@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from vicreg.tools.benchmark.sides import PUBLISHED, VICREG
+from vicreg.tools.benchmark.computations import PUBLISHED, VICREG
 from vicreg.tools.benchmark.study import Result, Study
 from vicreg.tools.benchmark.timing import Spread, Times
 
@@ -20,9 +20,9 @@ CAPTION = (
     "on the same device."
 )
 METHOD = (
-    "Each side is called before it is timed, and the sides take turns, so that a machine that "
+    "Each computation is called before it is timed, and they take turns, so that a machine that "
     "drifts favours none. A sample repeats a short call; after each call the device is waited "
-    "for. A ratio is the median of the ratios of the rounds. A slow side gets fewer rounds. JAX "
+    "for. A ratio is the median of the ratios of the rounds. A slow one gets fewer rounds. JAX "
     "is always under jit, and every library computes products in the precision of its inputs. "
     "The products are, of each view z (n, d), (z @ z.T) @ z for n <= d and z @ (z.T @ z) for "
     "n > d; of the value alone the first product. The memory is that of one call in a new "
@@ -81,8 +81,8 @@ def times_over(spread: Spread | None, unit: str = "") -> str:
     return "-" if spread is None else f"{short(spread.median)}{unit}"
 
 
-def _mebibytes(one: Result, side: str) -> str:
-    return short(one.peaks[side] / 2**20) if side in one.peaks else "-"
+def _mebibytes(one: Result, name: str) -> str:
+    return short(one.peaks[name] / 2**20) if name in one.peaks else "-"
 
 
 def short(number: float) -> str:
@@ -114,7 +114,7 @@ def as_json(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        Times in seconds, memory in bytes; a round in which a side had no turn is None.
+        Times in seconds, memory in bytes; a round in which a computation had no turn is None.
     """
     return {
         "method": METHOD,
@@ -137,7 +137,7 @@ def _result_as_json(one: Result) -> dict[str, Any]:
         "compiled": problem.compiled,
         "flops_of_products": problem.flops,
         "gflops": one.gflops,
-        "seconds": {side: _times_as_json(times) for side, times in one.times.items()},
+        "seconds": {name: _times_as_json(times) for name, times in one.times.items()},
         "over_products": _spread_as_json(one.over_products),
         "faster_than_published": _spread_as_json(one.faster),
         "peak_bytes_above_inputs": dict(one.peaks),

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vicreg.tools.backends import Array, Backend
-from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
-from vicreg.tools.benchmark.sides import (
+from vicreg.tools.benchmark.computations import (
+    COMPUTATIONS,
     PRODUCTS,
     PUBLISHED,
-    SIDES,
     VICREG,
-    MissingSideError,
     Problem,
-    build_side,
+    UnavailableError,
+    build_call,
     scalar_of,
 )
-from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_sides
+from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
+from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
 from vicreg.tools.machine import description
 
 __all__ = [
@@ -60,9 +60,9 @@ class Result:
     always_compiled : bool
         Whether the library is never used without its compiler.
     times : dict of str to Times
-        By side; "vicreg" is always there.
+        By computation; "vicreg" is always there.
     peaks : dict of str to int
-        The bytes above the inputs, by side.
+        The bytes above the inputs, by computation.
     difference : float or None
         By how much the loss and the published formula differ, relatively.
     """
@@ -126,7 +126,7 @@ def problems(
     dtypes : iterable of str
         Of the views.
     mode : str
-        One of `vicreg.tools.benchmark.sides.MODES`.
+        One of `vicreg.tools.benchmark.computations.MODES`.
     with_compiled : bool
         Whether each comes once more under the library's compiler.
 
@@ -157,7 +157,7 @@ def run_study(
     effort : Effort
         How long it may take.
     memory : callable
-        Returns the sides whose peak memory is measured on a problem.
+        Returns the computations whose peak memory is measured on a problem.
     on_start : callable
         Called with the number of steps.
     on_step : callable
@@ -178,10 +178,10 @@ def run_study(
         name = _name(backend, problem)
         on_step(name)
         result = _timed(backend, problem, effort, study.not_measured)
-        for side in _watched(backend, problem, memory):
-            on_step(f"{name}, memory of {side}")
-            if result is not None and side in result.times:
-                _watch(result, side, backend, problem, study.not_measured)
+        for which in _watched(backend, problem, memory):
+            on_step(f"{name}, memory of {which}")
+            if result is not None and which in result.times:
+                _watch(result, which, backend, problem, study.not_measured)
         if result is not None:
             study.results.append(result)
     return study
@@ -218,7 +218,7 @@ def _possible(backend: Backend, wanted: Sequence[Problem], reasons: _Reasons) ->
 def _watched(
     backend: Backend, problem: Problem, memory: Callable[[Problem], Iterable[str]]
 ) -> list[str]:
-    """Return the sides whose memory is measured."""
+    """Return the computations whose memory is measured."""
     if problem.compiled and not backend.always_compiled:
         return []  # the compiler's own memory would be counted
     return list(memory(problem))
@@ -235,10 +235,10 @@ def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons
         try:
             backend.forget_compiled()
             arrays = problem.arrays(backend)
-            sides, losses = _warmed_up(backend, problem, arrays, effort, reasons)
-            if VICREG not in sides:
+            calls, losses = _warmed_up(backend, problem, arrays, effort, reasons)
+            if VICREG not in calls:
                 return None
-            times = time_sides(sides, backend.synchronise, effort)
+            times = time_in_turns(calls, backend.synchronise, effort)
         except Exception as error:  # whatever a library raises, memory errors among it
             reasons.append((where, _reason(error)))
             return None
@@ -260,24 +260,24 @@ def _warmed_up(
     effort: Effort,
     reasons: _Reasons,
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """Return the sides that ran once, and the losses they returned."""
-    sides: dict[str, Callable[[], Any]] = {}
+    """Return calls of what ran once, and the losses they returned."""
+    calls: dict[str, Callable[[], Any]] = {}
     losses: dict[str, float] = {}
-    for name in SIDES:
+    for name in COMPUTATIONS:
         what = f"{_name(backend, problem)}, {name}"
         crowded = _room_lacking(name, backend, problem)
         if crowded:
             reasons.append((what, crowded))
             continue
         try:
-            side = build_side(name, backend, problem, arrays)
+            call = build_call(name, backend, problem, arrays)
             start = time.perf_counter()
-            output = side()
+            output = call()
             backend.synchronise(output)
             seconds = time.perf_counter() - start
             if name != PRODUCTS:
                 losses[name] = _loss_of(backend, problem, output)
-        except MissingSideError as error:
+        except UnavailableError as error:
             if (missing := (f"{backend}, {name}", str(error))) not in reasons:  # once, not a size
                 reasons.append(missing)
             continue
@@ -287,13 +287,13 @@ def _warmed_up(
         if name != VICREG and not problem.compiled and seconds > effort.patience:
             reasons.append((what, f"a call took {seconds:.0f} s, beyond {effort.patience:.0f}"))
             continue
-        sides[name] = side
-    return sides, losses
+        calls[name] = call
+    return calls, losses
 
 
-def _room_lacking(side: str, backend: Backend, problem: Problem) -> str | None:
-    """Return why a side would take the memory of the whole machine, None where it would not."""
-    if side != PUBLISHED or backend.device != "cpu":
+def _room_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
+    """Return why the memory has no room for a computation; None where it has."""
+    if name != PUBLISHED or backend.device != "cpu":
         return None  # a GPU says that it is full by an exception
     needed = _MATRICES * problem.d**2 * _BYTES[problem.dtype]
     available = available_memory()
@@ -318,12 +318,12 @@ def _difference(losses: dict[str, float]) -> float | None:
 
 
 def _watch(
-    result: Result, side: str, backend: Backend, problem: Problem, reasons: _Reasons
+    result: Result, name: str, backend: Backend, problem: Problem, reasons: _Reasons
 ) -> None:
     try:
-        result.peaks[side] = peak_memory(side, backend, problem)
+        result.peaks[name] = peak_memory(name, backend, problem)
     except PeakUnknownError as error:
-        reasons.append((f"{_name(backend, problem)}, memory of {side}", str(error)))
+        reasons.append((f"{_name(backend, problem)}, memory of {name}", str(error)))
 
 
 def _reason(error: Exception) -> str:

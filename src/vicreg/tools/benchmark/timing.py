@@ -1,4 +1,4 @@
-"""Time sides against each other: warmed up, interleaved, with medians and quartiles."""
+"""Time computations against each other: warmed up, interleaved, with medians and quartiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FULL", "QUICK", "Effort", "Spread", "Times", "ratio", "time_sides"]
+__all__ = ["FULL", "QUICK", "Effort", "Spread", "Times", "ratio", "time_in_turns"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Effort:
     Parameters
     ----------
     rounds : int
-        How often each side is sampled.
+        How often each computation is sampled.
     sample : float
         The seconds that a sample lasts at least: a short call is repeated within it.
     budget : float
-        The seconds that one side's samples may last together; a slow side gets fewer rounds.
+        The seconds that one computation's samples may last together; a slow one gets fewer rounds.
     fewest : int
-        The rounds that a slow side gets.
+        The rounds that a slow computation gets.
     patience : float
         The seconds of a single call beyond which what the loss is compared with is left out.
     """
@@ -60,12 +60,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Times:
-    """The seconds a call of one side took.
+    """The seconds a call of one computation took.
 
     Parameters
     ----------
     rounds : tuple of float or None
-        By round; None where the side had no turn.
+        By round; None where the computation had no turn.
     calls : int
         How many calls a sample is the mean of.
     """
@@ -103,17 +103,17 @@ def ratio(over: Times, under: Times) -> Spread:
     return Spread.of([a / b for a, b in both if a is not None and b is not None])
 
 
-def time_sides(
-    sides: Mapping[str, Callable[[], Any]],
+def time_in_turns(
+    functions: Mapping[str, Callable[[], Any]],
     synchronise: Callable[[Any], None],
     effort: Effort,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
-    """Time `sides` in turns.
+    """Time `functions` in turns.
 
     Parameters
     ----------
-    sides : mapping of str to callable
+    functions : mapping of str to callable
         What is called, by name. Each has been called before: what a first call does once, such
         as to compile, is no part of the times.
     synchronise : callable
@@ -128,27 +128,27 @@ def time_sides(
     dict of str to Times
         All with as many rounds.
     """
-    estimates = {name: _sample(side, synchronise, 1, clock) for name, side in sides.items()}
+    estimates = {name: _sample(call, synchronise, 1, clock) for name, call in functions.items()}
     calls = {name: _calls(estimate, effort) for name, estimate in estimates.items()}
     turns = {
         name: _turns(max(estimate, 1e-9) * calls[name], effort)
         for name, estimate in estimates.items()
     }
-    samples: dict[str, list[float | None]] = {name: [] for name in sides}
-    names = list(sides)
+    samples: dict[str, list[float | None]] = {name: [] for name in functions}
+    names = list(functions)
     for number in range(effort.rounds):
         # Each begins in its turn: none is always the one after the slowest.
         start = number % len(names)
         for name in names[start:] + names[:start]:
             seconds = None
             if number in turns[name]:
-                seconds = _sample(sides[name], synchronise, calls[name], clock) / calls[name]
+                seconds = _sample(functions[name], synchronise, calls[name], clock) / calls[name]
             samples[name].append(seconds)
     return {name: Times(tuple(samples[name]), calls[name]) for name in names}
 
 
 def _sample(
-    side: Callable[[], Any],
+    function: Callable[[], Any],
     synchronise: Callable[[Any], None],
     calls: int,
     clock: Callable[[], float],
@@ -157,7 +157,7 @@ def _sample(
     for _ in range(calls):
         # Each call is waited for: calls that do not need each other would run side by side,
         # and some libraries compute nothing that nobody waits for.
-        synchronise(side())
+        synchronise(function())
     return clock() - start
 
 
@@ -166,9 +166,9 @@ def _calls(estimate: float, effort: Effort) -> int:
 
 
 def _turns(sample: float, effort: Effort) -> set[int]:
-    """Return the rounds in which a side whose samples last so long has its turn.
+    """Return the rounds in which a computation whose samples last so long has its turn.
 
-    Every second, fourth, eighth ... round, so that a slower side's are among a faster one's and
+    Every second, fourth, eighth ... round, so that a slower one's are among a faster one's and
     the two can be compared round by round. Beyond the budget by a single sample it is one round.
     """
     if sample > effort.budget:

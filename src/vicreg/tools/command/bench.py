@@ -133,7 +133,7 @@ def _measure(
 ) -> Any:
     from vicreg.tools.backends import NAMES, find_backends
     from vicreg.tools.backends.base import ALL_DTYPES
-    from vicreg.tools.benchmark.sides import MODES, PUBLISHED, VICREG
+    from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
     from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
@@ -166,7 +166,7 @@ def _measure(
     if not devices and all(one.device == "cpu" for one in found):
         study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(found)}"))
     if quick:
-        study.not_measured.append(("memory of other sizes and sides", "--quick"))
+        study.not_measured.append(("memory of other sizes and computations", "--quick"))
     if not study.results:
         _, why = study.not_measured[-1]
         raise RequirementError(f"nothing could be measured: {why}")

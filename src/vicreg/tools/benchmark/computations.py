@@ -14,28 +14,28 @@ from vicreg.tools.backends.base import first
 from vicreg.tools.benchmark.published import LIBRARIES, published_formula
 
 __all__ = [
+    "COMPUTATIONS",
     "MODES",
     "PRODUCTS",
     "PUBLISHED",
-    "SIDES",
     "VICREG",
-    "MissingSideError",
     "Problem",
+    "UnavailableError",
     "build_ahead",
-    "build_side",
+    "build_call",
     "scalar_of",
 ]
 
 VICREG, PUBLISHED, PRODUCTS = "vicreg", "published", "products"
-SIDES = (VICREG, PUBLISHED, PRODUCTS)
+COMPUTATIONS = (VICREG, PUBLISHED, PRODUCTS)
 MODES = ("value-and-grad", "value")
 
 #: The published formula takes two views.
 _VIEWS = 2
 
 
-class MissingSideError(Exception):
-    """A side does not exist for a library or a problem; the message is the reason."""
+class UnavailableError(Exception):
+    """A computation does not exist for a library or a problem; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ class Problem:
         ]
 
 
-def build_side(
+def build_call(
     name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
 ) -> Callable[[], Any]:
-    """Return what one side does once, ready to be called.
+    """Return what one computation does once, ready to be called.
 
     Parameters
     ----------
     name : {"vicreg", "published", "products"}
-        The side.
+        The computation.
     backend : Backend
         Where, inside its ``active()``.
     problem : Problem
@@ -114,8 +114,8 @@ def build_side(
 
     Raises
     ------
-    MissingSideError
-        The side does not exist there; the message is the reason.
+    UnavailableError
+        The computation does not exist there; the message is the reason.
     """
     function = _function(name, backend, problem)
     return lambda: function(*arrays)
@@ -124,13 +124,13 @@ def build_side(
 def build_ahead(
     name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
 ) -> Callable[[], Any]:
-    """Return the same as `build_side`, and compiled before it is first called if it can be."""
+    """Return the same as `build_call`, and compiled before it is first called if it can be."""
     function = backend.compiled_ahead(_function(name, backend, problem), arrays)
     return lambda: function(*arrays)
 
 
 def scalar_of(output: Any) -> Any:
-    """Return the loss of what a side returned."""
+    """Return the loss of what a computation returned."""
     return first(output)
 
 
@@ -153,9 +153,9 @@ def _loss(name: str, backend: Backend, problem: Problem) -> Callable[..., Any]:
     if name == VICREG:
         return vicreg_loss
     if backend.name not in LIBRARIES:
-        raise MissingSideError(f"the published formula is not written for {backend.name} here")
+        raise UnavailableError(f"the published formula is not written for {backend.name} here")
     if problem.views != _VIEWS or problem.d < 2:
-        raise MissingSideError("the published formula takes two views of two features or more")
+        raise UnavailableError("the published formula takes two views of two features or more")
     return published_formula(backend.name)
 
 
@@ -164,7 +164,7 @@ def _value_and_grad(name: str, backend: Backend, loss: Callable[..., Any]) -> Ca
         return lambda *arrays: backend.differentiate(loss, arrays)
     if name == VICREG:
         return vicreg_value_and_grad
-    raise MissingSideError(
+    raise UnavailableError(
         f"the published formula has no gradient on {backend.name}: it has no autodiff"
     )
 
