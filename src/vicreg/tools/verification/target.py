@@ -1,4 +1,4 @@
-"""A user's own function through the suite: its value and its gradient, on inputs of many sizes."""
+"""A user's own function in the suite: its value and its gradient, on inputs of many sizes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from vicreg.tools.backends import Array
+from vicreg.tools.backends import Array, Floats
 from vicreg.tools.backends.numpy import NumpyBackend
 from vicreg.tools.functions import LossFunction
 from vicreg.tools.verification.cases import CASES, SIZES, ZEROS, Case
@@ -27,30 +26,28 @@ __all__ = [
     "value_of",
 ]
 
-Floats = npt.NDArray[np.float64]
-
-#: A function of two arrays (n, d) has no positions, and its features are last.
+#: The inputs of two views of shape (n, d): a function of two such arrays takes no others.
 TARGET_CASES = (
     *(case for case in CASES if len(case.shape) == 2 and case.feature_axis == -1),
     *ZEROS,
     *SIZES,
 )
 
-#: Directions along which a function without automatic differentiation is differenced; fewer where
-#: the input is as it was drawn, and there are many of them.
+#: How many random directions the finite differences take. One for `SIZES`, which has many inputs.
 _DIRECTIONS, _DIRECTIONS_OF_SIZES = 4, 1
-#: The length of a finite difference beside the size of a feature.
+#: The step of a finite difference, in standard deviations of a feature.
 _STEP = 2.0**-10
 
 
 @dataclass
 class TargetResults(Results):
-    """What a run of somebody's function found, and what it returned.
+    """The results for a user's function, with what it returned.
 
     Parameters
     ----------
     returned : dict
-        By library, dtype and case: the value, and the gradients where there are some.
+        The value and the gradients (None without automatic differentiation), by backend, dtype
+        and case.
     """
 
     returned: dict[tuple[str, str, Case], tuple[float, tuple[Floats, ...] | None]] = field(
@@ -66,33 +63,33 @@ def run_target(
     on_case: Callable[[str], None] = lambda _: None,
     cases: Sequence[Case] = TARGET_CASES,
 ) -> TargetResults:
-    """Run a function of two arrays, in one library or several, through the suite.
+    """Run a function of two arrays through the suite, in one library or several.
 
     Parameters
     ----------
     functions : sequence of LossFunction
         The function, once for each library.
     dtypes : sequence of str
-        What it is given.
+        The dtypes of its inputs; those that a library lacks are skipped there.
     convention : str
-        What it is held to.
+        The convention that it should compute.
     seed : int
-        Of the inputs.
+        The seed of the inputs.
     on_case : callable
-        Called with a line before each case: for progress.
+        Called with one line of text before each case, to show progress.
     cases : sequence of Case
         The inputs.
 
     Returns
     -------
     TargetResults
-        The gradient is "autodiff gradient", or "finite difference" where the library has no
-        automatic differentiation. Where it has, a function that it cannot differentiate fails.
+        The gradient is "autodiff gradient", or "finite difference" if the library has no
+        automatic differentiation. If it has, a function that it cannot differentiate fails.
 
     Raises
     ------
     FunctionError
-        The function raises, or returns no number.
+        The function raises, or does not return a number.
     """
     results = TargetResults(seed)
     with ExitStack() as stack:
@@ -100,20 +97,20 @@ def run_target(
         for function in functions:
             stack.enter_context(function.backend.on_one_thread())
         for function in functions:
+            name = str(function.backend)
             here = [dtype for dtype in dtypes if dtype in function.backend.dtypes]
             for case in cases:
-                for dtype in here:  # which share the truth, where it takes its time
-                    on_case(f"{function.name} on {function.backend} {dtype}: {case}")
+                for dtype in here:  # one truth of a large input serves all dtypes
+                    on_case(f"{function.name} on {name} {dtype}: {case}")
                     given = target_problem(case, dtype, convention, seed)
                     measurement, value, gradients = _measured(function, given)
                     results.measurements.append(measurement)
-                    key = (str(function.backend), dtype, case)
-                    results.returned[key] = value, gradients
+                    results.returned[name, dtype, case] = value, gradients
     return results
 
 
 def target_problem(case: Case, dtype: str, convention: str, seed: int) -> Problem:
-    """Return the problem that somebody's own code is given."""
+    """Return the problem that a user's function is given."""
     return problem(case, dtype, convention, DEFINITIONS[convention], seed=seed, own_code=True)
 
 
@@ -122,7 +119,6 @@ def _measured(
 ) -> tuple[Measurement, float, tuple[Floats, ...] | None]:
     weights = given.definition.weights
     value, complaint = value_of(function, given)
-    values = {"loss": given.value_error(weights, value)}
     gradients: tuple[Floats, ...] | None = None
     errors: dict[str, float] = {}
     if not function.backend.differentiates:
@@ -134,27 +130,28 @@ def _measured(
         except NoGradientError as error:
             complaint = str(error)
     where = (str(function.backend), given.dtype, given.case.name, given.convention)
+    values = {"loss": given.value_error(weights, value)}
     measurement = Measurement(*where, values=values, gradients=errors, complaint=complaint)
     return measurement, value, gradients
 
 
 def value_of(function: LossFunction, given: Problem) -> tuple[float, str]:
-    """Return the value, and the complaint that the arrays were changed."""
+    """Return the value, and a complaint if the function changed its arrays."""
     backend = function.backend
     with backend.active():
         arrays = [backend.asarray(view, given.dtype) for view in given.views]
         value = function.number(function.on_arrays(*arrays))
-        kept = [backend.to_numpy(array) for array in arrays]
-    same = all(np.array_equal(a, b) for a, b in zip(kept, given.views, strict=True))
+        after = [backend.to_numpy(array) for array in arrays]
+    same = all(np.array_equal(a, b) for a, b in zip(after, given.views, strict=True))
     return value, "" if same else "it changes the arrays that it is given"
 
 
 class NoGradientError(Exception):
-    """The library differentiates, and not this function."""
+    """The library has automatic differentiation, but cannot differentiate this function."""
 
 
 def gradient_by_autodiff(function: LossFunction, given: Problem) -> tuple[Floats, ...]:
-    """Return the gradients by automatic differentiation."""
+    """Return the gradient with respect to each view, by automatic differentiation."""
     backend = function.backend
 
     def scalar(*views: Array) -> Array:
@@ -165,22 +162,22 @@ def gradient_by_autodiff(function: LossFunction, given: Problem) -> tuple[Floats
         arrays = [backend.asarray(view, given.dtype) for view in given.views]
         try:
             _, gradients = backend.differentiate(scalar, arrays)
-        except Exception as error:  # a value without its graph, an operation without derivative
+        except Exception as error:  # a detached value, an operation without a derivative
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise NoGradientError(f"it has no gradient: {lines[0]}") from error
         return tuple(backend.to_numpy(gradient) for gradient in gradients)
 
 
 def _finite_difference_error(function: LossFunction, given: Problem) -> float:
-    """Return the error of central differences of the function, 1.0 being their bound.
+    """Return the largest error of central differences; 1.0 is their bound.
 
-    Held against the same difference of the truth, so that nothing is lost to the step's length:
-    what is left is the rounding of the two values, over twice the step.
+    They are compared with the same differences of the exact loss, so the step may be long. What
+    remains is the rounding of two values, divided by twice the step.
     """
     largest, weights = 0.0, given.definition.weights
-    for forwards, backwards in _around(given):
+    for points in _steps(given):
         errors, bounds = [], []
-        for point in (forwards, backwards):
+        for point in points:
             first, second = point.views
             value = function(first, second, dtype=given.dtype)
             exact = point.terms.value(weights)
@@ -191,13 +188,13 @@ def _finite_difference_error(function: LossFunction, given: Problem) -> float:
     return largest
 
 
-def _around(given: Problem) -> Iterator[tuple[Problem, Problem]]:
-    """Yield the problem a step forwards and a step backwards, along random directions."""
+def _steps(given: Problem) -> Iterator[tuple[Problem, Problem]]:
+    """Yield the problem one step forwards and one step backwards, along random directions."""
     rng = np.random.default_rng(given.views[0].size)
     views = np.stack(given.views)
-    spread = np.std(views, axis=1, keepdims=True)
+    std = np.std(views, axis=1, keepdims=True)
     for _ in range(_DIRECTIONS_OF_SIZES if given.case in SIZES else _DIRECTIONS):
         direction = _STEP * rng.standard_normal((2, *given.case.shape))
-        step = direction * np.where(spread > 0, spread, 1.0)
+        step = direction * np.where(std > 0, std, 1.0)
         ahead, behind = views + step, views - step
         yield given.moved_to((ahead[0], ahead[1])), given.moved_to((behind[0], behind[1]))
