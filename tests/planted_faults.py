@@ -339,7 +339,7 @@ FAULTS = [
     Fault(
         "what departs on simple arrays alone is said",
         "tools/identification/confirm.py",
-        "if found.as_measured or not said:",
+        "if finding.as_measured or not said:",
         "if True:",
         ("identify",),
     ),

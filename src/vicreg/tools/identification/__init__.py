@@ -1,15 +1,17 @@
 """Which published convention a function of two arrays computes, with which weights, γ and ε.
 
-A function is probed with chosen arrays, each term alone (`probes`, `measure`); how a term's size
-goes with n and d tells what it is divided by (`laws`); what was found is read as each convention
-(`reading`) and compared, through the public functions, on random arrays (`model`, `study`). Of a
-function that is none of them it is seen whether its inputs are normalised or its values bounded
-(`wrapped`), and else which of the departures random arrays have too (`confirm`).
+The function is called with chosen arrays that show one term at a time (`probes`, `measure`). How
+the size of a term changes with n and d shows what it is divided by (`terms`). The result is read
+as each convention (`reading`) and compared on random arrays (`model`, `study`). If no convention
+gives the values, the inputs may be normalised or the loss bounded (`wrapped`); otherwise the
+departures that random arrays show too are reported (`confirm`). All weights that are fitted, here
+and in ``vicreg verify --target``, are fitted in one place (`fitting`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from vicreg.tools.identification.result import Identification
@@ -23,14 +25,14 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     Parameters
     ----------
     function : callable
-        Called with two arrays of shape (n, d), of several n and d, and to return one number.
-        Values are all that is used of it, about a hundred: no gradient. It may take some n and d
-        alone and raise for others: up to 8192 features are tried, beside fewer samples or more.
-        The views may also be the first argument and one named ``ref_emb``.
+        Takes two arrays of shape (n, d), and returns one number. It is called about a hundred
+        times, with several n and d, and only its values are used. It may raise for some n and d:
+        up to 8192 features are tried, with fewer samples and with more. The second view may also
+        be a parameter named ``ref_emb``.
     backend : str, optional
         The library of the arrays: "numpy", "torch", "jax", "mlx", "cupy", "dask",
         "array_api_strict", "ndonnx", "mparray", or the import path of any namespace of the array
-        API standard. The dtype is the widest that it has.
+        API standard. Arrays have its widest dtype.
 
     Returns
     -------
@@ -40,26 +42,25 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     Raises
     ------
     TypeError
-        `function` cannot be called, or `backend` is no string.
+        `function` is not callable, or `backend` is not a string.
     ValueError
-        An unknown backend; or the function raises for every shape that is tried, which the error
-        names, or returns no number (``vicreg.tools.functions.FunctionError``).
+        The backend is unknown; or the function raises for every shape that is tried, which the
+        message lists, or does not return a number (``vicreg.tools.functions.FunctionError``).
     vicreg.tools.requirements.RequirementError
         The library is not installed.
 
     Notes
     -----
-    Different weights of different conventions are the same function: "official" with a variance
-    weight of 50 is "algorithm1" with 25. Of all that are, the answer is the one whose published
-    weights, γ and ε are met, or else the fewest of them missed; `Identification.equivalents`
-    has them all.
+    Different weights of different conventions can be the same function: "official" with a
+    variance weight of 50 is "algorithm1" with 25. The answer is the convention of which the most
+    published numbers (weights, γ and ε) are met; `Identification.equivalents` lists all.
 
-    What departs is said where random arrays have it too; a term that is neither a published one
-    nor one of those is not recognised, and the others are still named. Inputs that are
-    normalised and a loss that is bounded are said to be, with the convention that there is within.
+    A departure is reported only if random arrays show it too. A term that is neither a published
+    one nor a known departure is not recognised, and the other terms are still reported. So are
+    normalised inputs and a bounded loss, with the convention inside.
 
-    Weights are found to rounding, and are rounded to the short decimal that is within the error
-    of the measurement (about 1e-12 of a float64, 4e-6 of a float32).
+    Weights are known to rounding, and are rounded to the shortest decimal within the error of the
+    measurement (about 1e-12 in float64, 4e-6 in float32).
 
     Examples
     --------
@@ -70,19 +71,17 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     ...     off_diagonal = ~np.eye(z1.shape[1], dtype=bool)
     ...     covariance = sum((np.cov(z.T)[off_diagonal] ** 2).sum() for z in (z1, z2))
     ...     return 25 * ((z1 - z2) ** 2).mean() + 12.5 * hinge + covariance / z1.shape[1]
-    >>> found = identify(mine)
-    >>> found.convention, found.weights, found.departures
+    >>> answer = identify(mine)
+    >>> answer.convention, answer.weights, answer.departures
     ('official', (25.0, 25.0, 1.0), ('variance: ε is missing (0, where official has 0.0001)',))
-    >>> found.equivalents["jolibrain"]
+    >>> answer.equivalents["jolibrain"]
     (25.0, 25.0, 2.0)
     """
     if not callable(function):
         raise TypeError(f"function must be callable; got {type(function).__name__}")
     if not isinstance(backend, str):
         raise TypeError(f"backend must be a string; got {type(backend).__name__}")
-    # The backends import NumPy, which `import vicreg` does not.
-    from importlib.util import find_spec
-
+    # These import NumPy, which `import vicreg` must not.
     from vicreg.tools.requirements import RequirementError, require
 
     require("numpy")
@@ -93,14 +92,14 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     try:
         library = backend_named(backend)
     except RequirementError as error:
-        if backend in NAMES or _is_there(backend, find_spec):
+        if backend in NAMES or _is_installed(backend):
             raise
         known = ", ".join(repr(name) for name in NAMES)
         raise ValueError(f"backend must be one of {known}; got {backend!r}") from error
     return identified(LossFunction(function, library))
 
 
-def _is_there(package: str, find_spec: Callable[[str], Any]) -> bool:
+def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
     except (ImportError, ValueError):

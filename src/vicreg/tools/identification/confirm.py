@@ -1,203 +1,186 @@
-"""Whether each term is on ordinary arrays what it was measured to be on simple ones.
+"""Whether each term is on ordinary arrays what it was measured to be on the simple probes.
 
-A function that is none of the conventions may do to the simple arrays what no term does. So what
-departs is said only where ordinary arrays have it too. There a term can be had alone by what does
-not change: the order of one view's samples is seen by nothing but what compares the views, and
-the order of each feature's own values by nothing else but what compares features.
+A function that is none of the conventions may do to a probe what no term does. So a departure is
+reported only if ordinary arrays show it too. There a term is isolated by what does not change: the
+order of one view's samples matters to nothing but the comparison of the views, and the order of
+each feature's own values to nothing else but the comparison of features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from vicreg.tools.backends import Floats
-from vicreg.tools.functions import FunctionError
-from vicreg.tools.identification.laws import snapped
-from vicreg.tools.identification.measure import Measured
-from vicreg.tools.identification.model import Model, term_models, terms_of
-from vicreg.tools.identification.probes import NoValueError, Shape, Values, ordinary_pairs
-from vicreg.tools.identification.reading import Laws, Reading
+from vicreg.tools.identification.fitting import fit
+from vicreg.tools.identification.model import term_models, terms_of
+from vicreg.tools.identification.probes import (
+    Model,
+    Pair,
+    Probed,
+    Shape,
+    ordinary_pairs,
+    valued,
+)
+from vicreg.tools.identification.reading import NAMES, NOT_BY_FEATURE, Reading
+from vicreg.tools.identification.terms import Measured, snapped
 
 __all__ = ["confirmed"]
 
-_NAMES = ("invariance", "variance", "covariance")
 _ELSEWHERE = "not recognised: on ordinary arrays it is not what it is on simple ones"
-
-Pair = tuple[Floats, Floats]
 
 
 class _Finding(NamedTuple):
-    """What ordinary arrays say of a term."""
+    """What ordinary arrays show of a term."""
 
     as_measured: bool
-    weight: float | None  # of the convention's own term, where it is that
+    weight: float | None  # of the convention's own term, if it is that
 
 
-def confirmed(f: Values, measured: Measured, laws: Laws, reading: Reading) -> Reading:
-    """Return `reading` with those departures alone that ordinary arrays have too.
+def confirmed(f: Probed, measured: Measured, reading: Reading) -> Reading:
+    """Return `reading` with only those departures that ordinary arrays show too.
 
-    Parameters
-    ----------
-    f : Values
-        The function.
-    measured : Measured
-        What simple arrays showed of it.
-    laws : Laws
-        The weights by each law that fits it.
-    reading : Reading
-        What it was read as.
-
-    Returns
-    -------
-    Reading
-        A term that is right on ordinary arrays has its weight there and departs in nothing; one
-        that is neither right nor as it was measured is not recognised, and has no weight.
+    A term that is right on ordinary arrays gets the weight that it has there, and no departure.
+    One that is neither right nor as measured is not recognised, and has no weight.
     """
-    models = term_models(measured, laws, reading)
-    own = [_term(reading, place) for place in range(3)]
+    first, second, third = term_models(measured, reading)
     base = f.shapes[0]
     shapes = [*f.shapes, Shape(11, base.d)]
-    if not measured.covariance.even:  # it is known of that many features alone
+    if not measured.covariance.even:  # only that number of features was measured
         shapes = [shape for shape in shapes if shape.d == base.d]
     pairs = [pair for shape in shapes for pair in ordinary_pairs(shape)]
-    invariance = _finding(f, models[0], own[0], list(_reordered(f, pairs)))
-    covariance = _finding(f, models[2], own[2], list(_shuffled(f, pairs)))
-    rest = models[2] if covariance.as_measured else _times(covariance.weight, own[2])
+    invariance = _finding(f, first, _own_term(reading, 0), _reordered(f, pairs))
+    own = _own_term(reading, 2)
+    covariance = _finding(f, third, own, _shuffled(f, pairs))
+    if not covariance.as_measured:
+        weight = covariance.weight
+        third = None if weight is None else lambda z1, z2: weight * own(z1, z2)
     constant = next(iter(measured.constants.values()))
-    # Where something else sees the mean of a view, only one whose mean is zero has no more left.
+    # If anything else depends on the mean of a view, only views of mean zero isolate the variance.
     centred = [(z1 - np.mean(z1, axis=0), z2) for z1, z2 in pairs]
-    alone = list(_alone(f, centred, rest, constant))
-    variance = _finding(f, models[1], own[1], alone)
-    with_means = _finding(f, models[1], own[1], list(_alone(f, pairs, rest, constant)))
-    variance = _Finding(variance.as_measured and with_means.as_measured, variance.weight)
+    alone = _alone(f, centred, third, constant)
+    variance = _finding(f, second, _own_term(reading, 1), alone)
+    with_means = _finding(f, second, None, _alone(f, pairs, third, constant))
+    variance = variance._replace(as_measured=variance.as_measured and with_means.as_measured)
 
     weights, departures = list(reading.weights), []
-    for place, found in enumerate((invariance, variance, covariance)):
-        name = _NAMES[place]
+    for place, finding in enumerate((invariance, variance, covariance)):
+        name = NAMES[place]
         said = [text for text in reading.departures if text.startswith(f"{name}:")]
-        if found.as_measured or not said:
+        if finding.as_measured or not said:
             departures += said
-        elif found.weight is not None:
-            weights[place] = snapped(found.weight, 2.0**6 * laws.error)
+        elif finding.weight is not None:
+            weights[place] = snapped(finding.weight, 2.0**6 * measured.error)
         else:
             weights[place] = None
             if place == 1 and _finding(f, None, _hinge_of_mean(reading), alone).weight:
-                departures.append("variance: the hinge is not taken feature by feature")
+                departures.append(NOT_BY_FEATURE)
             elif all("not recognised" in text for text in said):
                 departures += said
             else:
                 departures.append(f"{name}: {_ELSEWHERE}")
     if None not in weights:
-        departures += [text for text in reading.departures if not text.startswith(_NAMES)]
-    first, second, third = weights
-    return replace(reading, weights=(first, second, third), departures=tuple(departures))
+        departures += [text for text in reading.departures if not text.startswith(NAMES)]
+    return replace(
+        reading, weights=(weights[0], weights[1], weights[2]), departures=tuple(departures)
+    )
 
 
 class _Change(NamedTuple):
-    """Two pairs of views between which one term changes, and what the function makes of it."""
+    """Two pairs of views between which one term changes, and how the function changes."""
 
     before: Pair
-    after: Pair | None  # None where the other terms were taken off
+    after: Pair | None  # None if all other terms were subtracted instead
     change: float
-    size: float  # of what was subtracted
+    size: float  # of the numbers whose difference it is
 
     def of(self, model: Model) -> float:
+        """Return how a model of the term changes."""
         return model(*self.before) - (model(*self.after) if self.after else 0.0)
 
 
-def _finding(f: Values, model: Model | None, own: Model, found: list[_Change]) -> _Finding:
-    """Hold a term against how it was measured, and against the convention's own."""
-    if not found:
+def _finding(
+    f: Probed, model: Model | None, own: Model | None, changes: list[_Change]
+) -> _Finding:
+    """Compare a term with how it was measured, and with the convention's own."""
+    if not changes:
         return _Finding(False, None)
-    actual = np.asarray([each.change for each in found])
-    allowed = 2.0**15 * f.roundoff * np.asarray([each.size for each in found]) + f.noise
+    actual = np.asarray([each.change for each in changes])
+    allowed = 2.0**15 * f.roundoff * np.asarray([each.size for each in changes]) + f.noise
     seen = bool(np.any(np.abs(actual) > 2.0**4 * allowed))
 
     def agrees(values: Floats) -> bool:
         return bool(np.all(np.abs(values - actual) <= allowed))
 
-    measured = np.asarray([each.of(model) for each in found]) if model is not None else actual
-    as_measured = model is not None and agrees(measured) and (seen or not np.any(measured))
-    plain = np.asarray([each.of(own) for each in found])
-    weight = float(plain @ actual / (plain @ plain)) if np.any(plain) else 0.0
-    return _Finding(as_measured, weight if seen and agrees(weight * plain) else None)
+    as_measured, weight = False, None
+    if model is not None:
+        values = np.asarray([each.of(model) for each in changes])
+        as_measured = agrees(values) and (seen or not np.any(values))
+    if own is not None and seen:
+        best = fit(np.asarray([[each.of(own)] for each in changes]), actual)
+        weight = float(best.factors[0]) if agrees(best.values) else None
+    return _Finding(as_measured, weight)
 
 
-def _term(reading: Reading, place: int) -> Model:
-    """Return the convention's own term, of weight 1."""
-
-    def term(z1: Floats, z2: Floats) -> float:
-        return terms_of(reading.convention, reading.gamma, reading.eps, z1, z2)[place]
-
-    return term
-
-
-def _times(weight: float | None, term: Model) -> Model | None:
-    return None if weight is None else lambda z1, z2: weight * term(z1, z2)
+def _own_term(reading: Reading, place: int) -> Model:
+    """Return the convention's own term, with weight 1."""
+    return lambda z1, z2: float(
+        terms_of(reading.convention, reading.gamma, reading.eps, [(z1, z2)])[0, place]
+    )
 
 
 def _hinge_of_mean(reading: Reading) -> Model:
-    """Return the hinge of what the features' std or variance is on average."""
-    gamma = reading.gamma or 1.0
+    """Return the hinge of the mean of the features' stds or variances."""
+    convention = reading.convention
+    eps = convention.eps if reading.eps is None else reading.eps
 
     def term(z1: Floats, z2: Floats) -> float:
-        # Of a γ above all of them the term is what γ exceeds the average by.
-        above = 1.0 + gamma + float(np.max(np.abs(z1))) * 2
-        above = above if reading.convention.hinge_on == "std" else above**2
-        views = 2.0 if reading.convention.variance_over_views == "sum" else 1.0
-        exceeds = terms_of(reading.convention, above, reading.eps, z1, z1)[1] / views
-        return max(0.0, gamma - above + exceeds)
+        values = np.var(z1, axis=0, ddof=convention.variance_correction)
+        if convention.hinge_on == "std":
+            values = np.sqrt(values + eps)
+        return max(0.0, (reading.gamma or 1.0) - float(np.mean(values)))
 
     return term
 
 
-def _change(f: Values, before: Pair, after: Pair) -> _Change | None:
-    """Return what changes; None where the function has no value for it."""
-    try:
-        first, second = f(*before), f(*after)
-    except (FunctionError, NoValueError):
-        return None
-    return _Change(before, after, first - second, abs(first) + abs(second))
+def _change(f: Probed, before: Pair, after: Pair) -> list[_Change]:
+    """Return the change; none if the function has no value for one of the pairs."""
+    _, values = valued(f, (before, after))
+    if len(values) < 2:
+        return []
+    return [_Change(before, after, values[0] - values[1], abs(values[0]) + abs(values[1]))]
 
 
-def _reordered(f: Values, pairs: list[Pair]) -> Iterator[_Change]:
-    """Change what compares the views alone."""
-    for z1, z2 in pairs:
-        found = _change(f, (z1, z2), (z1, np.roll(z2, 1, axis=0)))
-        if found is not None:
-            yield found
+def _reordered(f: Probed, pairs: list[Pair]) -> list[_Change]:
+    """Change only what compares the views."""
+    orders = [((z1, z2), (z1, np.roll(z2, 1, axis=0))) for z1, z2 in pairs]
+    return [change for before, after in orders for change in _change(f, before, after)]
 
 
-def _shuffled(f: Values, pairs: list[Pair]) -> Iterator[_Change]:
-    """Change what compares features alone: of one view beside one of zeros, where it can be."""
+def _shuffled(f: Probed, pairs: list[Pair]) -> list[_Change]:
+    """Change only what compares features: in one view beside zeros if possible, or in both."""
     rng = np.random.default_rng(0)
+    changes = []
     for z, _ in pairs:
         shuffled, zeros = rng.permuted(z, axis=0), np.zeros_like(z)
-        found = [
-            _change(f, (z, zeros), (shuffled, zeros)),
-            _change(f, (zeros, z), (zeros, shuffled)),
-        ]
-        if None in found:
-            found = [_change(f, (z, z), (shuffled, shuffled))]
-        yield from (each for each in found if each is not None)
+        first = _change(f, (z, zeros), (shuffled, zeros))
+        second = _change(f, (zeros, z), (zeros, shuffled))
+        changes += first + second if first and second else _change(f, (z, z), (shuffled, shuffled))
+    return changes
 
 
 def _alone(
-    f: Values, pairs: list[Pair], covariance: Model | None, constant: float
-) -> Iterator[_Change]:
-    """Take off all but the variance: of equal views the invariance is 0."""
+    f: Probed, pairs: list[Pair], covariance: Model | None, constant: float
+) -> list[_Change]:
+    """Subtract all but the variance: the invariance of equal views is 0."""
     if covariance is None:
-        return
-    for z, _ in pairs:
-        try:
-            value = f(z)
-        except (FunctionError, NoValueError):
-            continue
-        rest = constant + covariance(z, z)
+        return []
+    changes = []
+    for pair, value in zip(*valued(f, [(z, z) for z, _ in pairs]), strict=True):
+        rest = constant + covariance(*pair)
         if math.isfinite(rest):
-            yield _Change((z, z), None, value - rest, abs(value) + abs(rest))
+            changes.append(_Change(pair, None, value - rest, abs(value) + abs(rest)))
+    return changes

@@ -1,8 +1,8 @@
-"""Each term alone: its form, and its size at every shape, from values of the function.
+"""Each term alone, from values of the function: its form, and its size at every shape.
 
-Nothing here knows a convention, nor how a term is computed: a probe has known variances,
-covariances and differences, and what the function makes of them is held against powers, sums
-and one hinge.
+Nothing here knows a convention, or how a term is computed. A probe has known variances,
+covariances and differences, and the values that the function has for it are compared with powers,
+sums and a hinge.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -19,164 +18,44 @@ import numpy as np
 from vicreg.tools.backends import Floats
 from vicreg.tools.identification.probes import (
     NoValueError,
+    Probed,
     Shape,
-    Values,
     WithoutSign,
     ordinary_pairs,
     uncorrelated,
 )
+from vicreg.tools.identification.terms import Covariance, Hinge, Invariance, Measured, Variance
 
-__all__ = ["Covariance", "Hinge", "Invariance", "Measured", "Variance", "measure"]
+__all__ = ["mean_cosine", "measure"]
 
-# Scales of the probes, all powers of two. The hinge of every ordinary γ is closed at _ABOVE;
-# at _LEAST not even an ε of 1e-16 is hidden by the variance.
+# Scales of the probes, all powers of two. At _ABOVE the hinge of every ordinary γ is closed; at
+# _LEAST even an ε of 1e-16 is larger than the variance.
 _ABOVE = 8.0
 _LEAST = 2.0**-30
 _TAIL = (2.0**10, 2.0**11, 2.0**12)
 
 
-@dataclass
-class Invariance:
-    """The term that compares the views.
-
-    A coefficient is that of the mean square of the difference, or of what there is in its place:
-    of 1 - cos, the mean over the samples, where it is a cosine.
-    """
-
-    coefficients: dict[Shape, float] = field(default_factory=dict)
-    power: float = 2.0
-    by_feature: bool = True
-    cosine: bool = False
-    eps: float = 0.0  # added to the product of the norms that a cosine is divided by
-    unrecognised: str = ""
-
-    @property
-    def present(self) -> bool:
-        """Whether there is such a term."""
-        return bool(self.unrecognised or any(self.coefficients.values()))
-
-
-class Hinge(NamedTuple):
-    """weight · (gamma − sqrt(v + eps)) or weight · (gamma − v), v the sample variance.
-
-    The weight is that of the mean over features with both views alike, so of both together.
-    """
-
-    weight: float
-    gamma: float
-    eps: float
-
-
-@dataclass
-class Variance:
-    """The term that uncorrelated features leave."""
-
-    fits: dict[Shape, Hinge] = field(default_factory=dict)
-    on: str = "std"
-    clipped: bool = True
-    squared: bool = False
-    by_feature: bool = True
-    centred: bool = True
-    first_view: float = 0.5
-    unrecognised: str = ""
-
-    @property
-    def present(self) -> bool:
-        """Whether there is such a term."""
-        return bool(self.unrecognised or any(fit.weight for fit in self.fits.values()))
-
-
-@dataclass
-class Covariance:
-    """The term that correlations leave at equal variances.
-
-    A coefficient is that of the sum over ordered pairs, of the squares of the sample
-    covariances where the power is 4, with both views alike.
-    """
-
-    coefficients: dict[Shape, float] = field(default_factory=dict)
-    power: float = 4.0
-    pairs: Floats | None = None  # each pair's share at the first shape, 1 where all are alike
-    diagonal: dict[Shape, float] = field(default_factory=dict)  # of one squared variance
-    entries: Floats | None = None  # each diagonal entry's part, as a coefficient of its square
-    additive: bool = True
-    centred: bool = True
-    first_view: float = 0.5
-    unrecognised: str = ""
-
-    @property
-    def present(self) -> bool:
-        """Whether there is such a term."""
-        coefficients = (*self.coefficients.values(), *self.diagonal.values())
-        return bool(self.unrecognised or any(coefficients))
-
-    @property
-    def even(self) -> bool:
-        """Whether all pairs count alike, and all or no diagonal entries."""
-        pairs, entries = self.pairs, self.entries
-        if pairs is not None and np.ptp(pairs[~np.eye(len(pairs), dtype=bool)]) > 1e-3:
-            return False
-        return entries is None or bool(np.ptp(entries) <= 1e-3 * np.max(np.abs(entries)))
-
-    def entry_coefficients(self) -> dict[Shape, float]:
-        """Return the coefficient of one entry that counts in full, by shape.
-
-        Where entries are left out their number goes with d in its own way: one d is then all.
-        """
-        shapes = self.coefficients if any(self.coefficients.values()) else self.diagonal
-        if self.even or self.pairs is None:
-            return shapes
-        largest, base = float(np.max(self.pairs)), next(iter(shapes))
-        return {shape: c * largest for shape, c in shapes.items() if shape.d == base.d}
-
-
-@dataclass
-class Measured:
-    """All that was measured."""
-
-    invariance: Invariance
-    variance: Variance
-    covariance: Covariance
-    constants: dict[Shape, float]
-
-
-class _Profile(NamedTuple):
-    """How uncorrelated features of one scale fare, over the scales, at one shape."""
-
-    constant: float
-    diagonal: float  # what grows as the fourth power, per feature's squared sample variance
-    fit: Hinge
-    on: str
-    clipped: bool
-    squared: bool
-    open_at: float  # a scale where the hinge acts, and just above it none
-    unrecognised: str
-
-
-_NO_HINGE = _Profile(0.0, 0.0, Hinge(0.0, 0.0, 0.0), "std", True, False, 1.0, "")
-
-
-def measure(f: Values) -> Measured:
-    """Return what the terms are; one that cannot be probed is unrecognised, with the reason."""
-    invariance = Invariance()
+def measure(f: Probed) -> Measured:
+    """Return the terms; one that cannot be probed is unrecognised, with the reason."""
+    invariance, variance, covariance = Invariance(), Variance(), Covariance()
     with _recognising(invariance):
         _measure_invariance(f, invariance)
     if invariance.cosine:
         f = WithoutSign(f)
-    variance, covariance, constants, base = _measure_profiles(f)
+    constants, open_at = _measure_hinges(f, variance, covariance)
     with _recognising(covariance):
         _measure_covariance(f, covariance)
     for shape, coefficient in covariance.coefficients.items():
-        # Where a diagonal is taken off its square, the rounding grows as the square does.
+        # Where a diagonal is subtracted from its square, the rounding grows like the square.
         if abs(covariance.diagonal[shape]) <= f.slack * abs(coefficient):
             covariance.diagonal[shape] = 0.0
     if variance.present and not variance.unrecognised:
         with _recognising(variance):
-            _measure_variance_details(f, variance, base, covariance.entries)
-    if invariance.cosine:  # without the cosine a weight of 1 - cos is left of it
+            _measure_variance_details(f, variance, open_at, covariance.entries)
+    if invariance.cosine:  # without the cosine, the weight of 1 - cos remains as a constant
         for shape, weight in invariance.coefficients.items():
             constants[shape] = _nonzero(f, constants[shape] - weight, weight)
-    return Measured(invariance, variance, covariance, constants)
+    return Measured(invariance, variance, covariance, constants, f.slack, f.error)
 
 
 @contextmanager
@@ -187,8 +66,8 @@ def _recognising(term: Invariance | Variance | Covariance) -> Iterator[None]:
         term.unrecognised = str(error)
 
 
-def _nonzero(f: Values, difference: float, *values: float) -> float:
-    """Return `difference`, or 0 where it is no more than the rounding of `values`."""
+def _nonzero(f: Probed, difference: float, *values: float) -> float:
+    """Return `difference`, or 0 if it is no larger than the rounding of `values`."""
     size = max((abs(value) for value in values), default=0.0)
     return difference if abs(difference) > max(2.0**8 * f.roundoff * size, f.noise) else 0.0
 
@@ -198,14 +77,14 @@ def _same(a: float, b: float, slack: float) -> bool:
 
 
 def _alike(shape: Shape) -> Floats:
-    """Return features that are all the first: every covariance is the variance."""
+    """Return equal features: every covariance is the variance."""
     z = uncorrelated(shape)
     z[:, : shape.live] = z[:, :1]
     return z
 
 
 def _power(small: float, large: float) -> float:
-    """Return p where doubling the scale took `small` to 2^p of it."""
+    """Return p if doubling the scale multiplied `small` by 2^p."""
     if not small or not large / small > 0:
         return math.nan
     power = math.log2(large / small)
@@ -213,7 +92,7 @@ def _power(small: float, large: float) -> float:
 
 
 def _rescale(coefficients: dict[Shape, float], power: float, scale: float) -> None:
-    """Correct coefficients that were taken to be of a power higher by `power`."""
+    """Correct coefficients that were computed for a power too high by `power`."""
     if math.isfinite(power) and abs(power) > 0.001:
         for shape in coefficients:
             coefficients[shape] *= scale**power
@@ -222,68 +101,63 @@ def _rescale(coefficients: dict[Shape, float], power: float, scale: float) -> No
 # --- invariance ---------------------------------------------------------------------------
 
 
-def _measure_invariance(f: Values, found: Invariance) -> None:
+def _measure_invariance(f: Probed, term: Invariance) -> None:
     for shape in f.shapes:
         share = shape.rows * shape.live / (shape.n * shape.d)
-        change = _turned(f, shape, _ABOVE, shape.d)
-        found.coefficients[shape] = change / share / (2 * _ABOVE) ** 2
+        term.coefficients[shape] = _turned(f, shape, _ABOVE) / share / (2 * _ABOVE) ** 2
     shape = f.shapes[0]
-    if found.present:
-        change = _turned(f, shape, _ABOVE, shape.d)
-        found.power = _power(change, _turned(f, shape, 2 * _ABOVE, shape.d))
-        _rescale(found.coefficients, 2 - found.power, 2 * _ABOVE)
-        one = _turned(f, shape, _ABOVE, 1)
-        found.by_feature = _same(one * shape.live, change, f.slack)
-        if found.power == 1 and not found.by_feature:  # a norm goes with the root of them
-            for each in found.coefficients:
-                found.coefficients[each] *= math.sqrt(each.live / each.d)
-        if found.power == 0:
-            _measure_cosine(f, found)
+    if not term.present:
+        return
+    change = _turned(f, shape, _ABOVE)
+    term.power = _power(change, _turned(f, shape, 2 * _ABOVE))
+    _rescale(term.coefficients, 2 - term.power, 2 * _ABOVE)
+    term.by_feature = _same(_turned(f, shape, _ABOVE, 1) * shape.live, change, f.slack)
+    if term.power == 1 and not term.by_feature:  # a norm goes with the root of their number
+        for each in term.coefficients:
+            term.coefficients[each] *= math.sqrt(each.live / each.d)
+    if term.power == 0:
+        _measure_cosine(f, term)
 
 
-def _turned(f: Values, shape: Shape, scale: float, features: int) -> float:
-    """Return what turning the sign of the second view's first `features` adds.
+def _turned(f: Probed, shape: Shape, scale: float, features: int | None = None) -> float:
+    """Return what changing the sign of the second view's first `features` (all) adds.
 
-    Neither its variances change nor, as they are zero, its covariances.
+    It changes no variance and, as they are zero, no covariance.
     """
     z = scale * uncorrelated(shape)
-    signs = np.where(np.arange(shape.d) < features, -1.0, 1.0)
-    before, after = f(z), f(z, z * signs)
+    turned = z.copy()
+    turned[:, :features] *= -1
+    before, after = f(z), f(z, turned)
     return _nonzero(f, after - before, after, before)
 
 
-def _measure_cosine(f: Values, found: Invariance) -> None:
-    """See whether the views are compared by the cosine of each sample with itself.
+def _measure_cosine(f: Probed, term: Invariance) -> None:
+    """Measure whether the views are compared by the cosine of each sample with itself.
 
-    The coefficients become those of 1 - cos, from what turning a view adds: 1 - cos is 2 then,
-    far out, where what is added to the norms is not seen. That is read off near 0.
+    Turning a view adds 2 to each 1 - cos. At a large scale that shows the weight, as an ε that is
+    added to the norms has no effect there; at a small scale it shows the ε.
     """
     far, near, shape = _TAIL[-1], 2.0**-10, f.shapes[0]
-    weights = {each: _turned(f, each, far, each.d) / 2 * each.n / each.rows for each in f.shapes}
+    weights = {each: _turned(f, each, far) / 2 * each.n / each.rows for each in f.shapes}
     weight, eps = weights[shape], 0.0
     if not weight:
         return
-    cosine = _turned(f, shape, near, shape.d) / _turned(f, shape, far, shape.d)
+    cosine = _turned(f, shape, near) / _turned(f, shape, far)
     if abs(1 - cosine) > f.slack and cosine:
         eps = shape.live * near**2 * (1 / cosine - 1)
-    if _is_cosine(f, weight, eps, shape):
-        found.cosine, found.coefficients, found.eps = True, weights, eps
-
-
-def _is_cosine(f: Values, weight: float, eps: float, shape: Shape) -> bool:
-    """Return whether 1 - cos is what the order of one view's samples changes, and no more."""
+    # If so, the order of one view's samples changes 1 - cos and nothing else.
     for z1, z2 in ordinary_pairs(shape):
         other = np.roll(z2, 1, axis=0)
         before, after = f(z1, z2), f(z1, other)
         change = weight * (mean_cosine(z1, z2, eps) - mean_cosine(z1, other, eps))
         size = max(abs(before), abs(after), abs(weight))
         if abs(after - before - change) > f.slack * size:
-            return False
-    return True
+            return
+    term.cosine, term.coefficients, term.eps = True, weights, eps
 
 
 def mean_cosine(z1: Floats, z2: Floats, eps: float = 0.0) -> float:
-    """Return the mean cosine of two samples of the same place."""
+    """Return the mean over the samples of the cosine between the two views."""
     norms = np.linalg.norm(z1, axis=1) * np.linalg.norm(z2, axis=1)
     return float(np.mean(np.sum(z1 * z2, axis=1) / (norms + eps)))
 
@@ -291,66 +165,73 @@ def mean_cosine(z1: Floats, z2: Floats, eps: float = 0.0) -> float:
 # --- variance -----------------------------------------------------------------------------
 
 
-def _measure_profiles(
-    f: Values,
-) -> tuple[Variance, Covariance, dict[Shape, float], _Profile]:
-    profiles = {shape: _profile(f, shape) for shape in f.shapes}
+class _Profile(NamedTuple):
+    """What a function of uncorrelated features is, as a function of their scale."""
+
+    constant: float = 0.0
+    diagonal: float = 0.0  # of the fourth power, per squared sample variance of a feature
+    hinge: Hinge = Hinge()
+    on: str = "std"
+    clipped: bool = True
+    squared: bool = False
+    open_at: float = 1.0  # the largest power of two at which the hinge acts
+    unrecognised: str = ""
+
+
+def _measure_hinges(
+    f: Probed, variance: Variance, covariance: Covariance
+) -> tuple[dict[Shape, float], float]:
+    """Measure the hinge and the diagonal at every shape; return the constants and `open_at`."""
+    profiles = {}
+    for shape in f.shapes:
+        try:
+            profiles[shape] = _profile(f, shape)
+        except NoValueError as error:
+            profiles[shape] = _Profile(unrecognised=str(error))
     base = profiles[f.shapes[0]]
-    forms = {(p.on, p.clipped, p.squared) for p in profiles.values() if p.fit.weight}
-    variance = Variance(
-        fits={shape: p.fit for shape, p in profiles.items()},
-        on=base.on,
-        clipped=base.clipped,
-        squared=base.squared,
-        unrecognised=next((p.unrecognised for p in profiles.values() if p.unrecognised), ""),
-    )
-    if len(forms) > 1 and not variance.unrecognised:
-        variance.unrecognised = "its form changes with n or d"
-    diagonal = {shape: p.diagonal for shape, p in profiles.items()}
+    variance.on, variance.clipped, variance.squared = base.on, base.clipped, base.squared
+    forms = {(p.on, p.clipped, p.squared) for p in profiles.values() if p.hinge.weight}
+    reasons = [p.unrecognised for p in profiles.values() if p.unrecognised]
+    if len(forms) > 1:
+        reasons.append("its form changes with n or d")
+    variance.unrecognised = reasons[0] if reasons else ""
+    for shape, profile in profiles.items():
+        variance.hinges[shape] = profile.hinge
+        covariance.diagonal[shape] = profile.diagonal
     constants = {shape: _nonzero(f, p.constant) for shape, p in profiles.items()}
-    return variance, Covariance(diagonal=diagonal), constants, base
+    return constants, base.open_at
 
 
-def _profile(f: Values, shape: Shape) -> _Profile:
-    try:
-        return _measured_profile(f, shape)
-    except NoValueError as error:
-        return _NO_HINGE._replace(unrecognised=str(error))
-
-
-def _measured_profile(f: Values, shape: Shape) -> _Profile:
+def _profile(f: Probed, shape: Shape) -> _Profile:
     columns = uncorrelated(shape)
-
-    def at(scale: float) -> float:
-        return f(columns * scale)
-
-    tail = [at(scale) for scale in _TAIL]
-    growth = _growth(f, tail)
+    tail = [f(columns * scale) for scale in _TAIL]
+    first, second = tail[1] - tail[0], tail[2] - tail[1]
+    # The power by which it grows with the scale; None if it is constant.
+    growth = _power(first, second) if _nonzero(f, second, *tail) else None
     diagonal = 0.0
     if growth is not None and abs(growth - 4) < 0.01:
-        # The difference of two: a constant would be left in the quotient of one.
-        diagonal = (tail[2] - tail[1]) / (_TAIL[2] ** 4 - _TAIL[1] ** 4)
+        # A difference of two, in which no constant is left.
+        diagonal = second / (_TAIL[2] ** 4 - _TAIL[1] ** 4)
         growth = None
-    clipped = growth is None
 
-    def left(scale: float) -> float:
-        return at(scale) - diagonal * scale**4
+    def rest(scale: float) -> float:
+        return f(columns * scale) - diagonal * scale**4
 
-    # Of what is large and taken off, the rounding is left: not where all hinges are still closed.
+    # The rounding of a large diagonal remains: not where all hinges are still closed.
     top = _ABOVE if diagonal and shape.live < shape.d else _TAIL[-1]
-    constant = left(min(top, 2.0**6)) if diagonal else tail[-1] if clipped else 0.0
-    profile = _hinge_profile(f, shape, left, constant, clipped, top)
-    if growth is not None and not profile.unrecognised:
-        wanted = 1 if profile.on == "std" else 2
-        if abs(growth - wanted) > 0.05:
-            profile = profile._replace(unrecognised="it grows as no hinge does")
+    clipped = growth is None
+    constant = rest(min(top, 2.0**6)) if diagonal else tail[-1] if clipped else 0.0
+    profile = _hinge_profile(f, shape, rest, constant, clipped, top)
+    wanted = 1 if profile.on == "std" else 2
+    if growth is not None and abs(growth - wanted) > 0.05 and not profile.unrecognised:
+        profile = profile._replace(unrecognised="it grows as no hinge does")
     profile = _without_dead(f, shape, profile)
     return profile._replace(diagonal=diagonal / (shape.live * shape.unit**2))
 
 
-def _without_dead(f: Values, shape: Shape, profile: _Profile) -> _Profile:
-    """Take off what the features that are 0 at every scale have added."""
-    weight, gamma, eps = profile.fit
+def _without_dead(f: Probed, shape: Shape, profile: _Profile) -> _Profile:
+    """Subtract what the features that are 0 at every scale have added."""
+    weight, gamma, eps = profile.hinge
     dead = shape.d / shape.live - 1
     if not dead or not weight:
         return profile
@@ -361,19 +242,11 @@ def _without_dead(f: Values, shape: Shape, profile: _Profile) -> _Profile:
         profile = profile._replace(constant=constant)
     else:
         gamma = (gamma + dead * math.sqrt(eps)) / (1 + dead)
-    return profile._replace(fit=Hinge(weight * (1 + dead), gamma, eps))
-
-
-def _growth(f: Values, tail: list[float]) -> float | None:
-    """Return the power by which the function grows with the scale; None where it is constant."""
-    first, second = tail[1] - tail[0], tail[2] - tail[1]
-    if not _nonzero(f, second, *tail):
-        return None
-    return _power(first, second)
+    return profile._replace(hinge=Hinge(weight * (1 + dead), gamma, eps))
 
 
 def _hinge_profile(
-    f: Values,
+    f: Probed,
     shape: Shape,
     at: Callable[[float], float],
     constant: float,
@@ -381,33 +254,23 @@ def _hinge_profile(
     top: float,
 ) -> _Profile:
     least = at(_LEAST)
-    nothing = _NO_HINGE._replace(constant=constant)
-    # Beside a fourth power that was taken off, the constant has its rounding.
+    # A constant beside a fourth power that was subtracted has the rounding of that.
     size = max(abs(least), abs(constant))
     if clipped and abs(least - constant) <= f.slack * f.roundoff / f.resolution * size:
-        return nothing
-    threshold = max(abs(least - constant) * f.slack, f.noise if shape.live < shape.d else 0.0)
-    open_at = _open_at(at, constant, threshold, top) if clipped else _ABOVE
+        return _Profile(constant)
+    open_at = _ABOVE
     if clipped:
-        # Twice as far the hinge may act by less than the threshold.
+        threshold = max(abs(least - constant) * f.slack, f.noise if shape.live < shape.d else 0.0)
+        open_at = _open_at(at, constant, threshold, top)
+        # At twice that scale the hinge may still act by less than the threshold.
         constant = _nonzero(f, at(min(4 * open_at, top)), least)
-
-    def hinge(scale: float) -> float:
-        return at(scale) - constant
-
     for squared in (False, True):
-        fit = _fitted(f, shape, hinge, open_at, squared)
-        if fit is not None:
-            return nothing._replace(
-                constant=constant,
-                fit=fit[1],
-                on=fit[0],
-                clipped=clipped,
-                squared=squared,
-                open_at=open_at,
-            )
-    return nothing._replace(
-        constant=constant, open_at=open_at, unrecognised="it is no hinge of a std or a variance"
+        hinge = _hinge(f, shape, lambda scale: at(scale) - constant, open_at, squared)
+        if hinge is not None:
+            on, numbers = hinge
+            return _Profile(constant, 0.0, numbers, on, clipped, squared, open_at)
+    return _Profile(
+        constant, open_at=open_at, unrecognised="it is no hinge of a std or a variance"
     )
 
 
@@ -423,44 +286,49 @@ def _open_at(at: Callable[[float], float], constant: float, threshold: float, to
     return 2.0**low
 
 
-def _fitted(
-    f: Values, shape: Shape, hinge: Callable[[float], float], top: float, squared: bool
+def _hinge(
+    f: Probed, shape: Shape, at: Callable[[float], float], top: float, squared: bool
 ) -> tuple[str, Hinge] | None:
-    """Return what the hinge is on, and its numbers; None where it is none.
+    """Return what the hinge is on, and its numbers; None if it is not a hinge.
 
-    A root, y = A − B sqrt(q + e) with q the variance, has in (y0 − y1) / (y0 − y2) neither A nor
-    B, and is monotone in e. The second point is best near e, so it is found in two steps.
+    For a root, y = A − B sqrt(q + e) with q the variance, (y0 − y1) / (y0 − y2) contains neither A
+    nor B, and is monotone in e. The second point is best near e, so it takes two steps.
     """
-    sign = math.copysign(1.0, hinge(_LEAST))
+    sign = math.copysign(1.0, at(_LEAST))
 
     def y(scale: float) -> float:
-        value = sign * hinge(scale)
+        value = sign * at(scale)
         return math.sqrt(max(value, 0.0)) if squared else value
 
-    def fit(e_scale: float) -> tuple[str, Hinge] | None:
-        scales = (_LEAST, e_scale, top)
-        q = [scale**2 * shape.unit for scale in scales]
-        return _three_points(q, [y(scale) for scale in scales], f)
+    def through(scale: float) -> tuple[str, Hinge] | None:
+        scales = (_LEAST, scale, top)
+        q = [each**2 * shape.unit for each in scales]
+        return _through_points(q, [y(each) for each in scales], f)
 
-    found = fit(top / 4)
+    hinge = through(top / 4)
     for _ in range(2):
-        if found is None or found[0] == "variance" or not found[1].eps:
+        if hinge is None or hinge[0] == "variance" or not hinge[1].eps:
             break
-        exponent = round(math.log2(found[1].eps / shape.unit) / 2)
-        near = 2.0 ** max(exponent, -28)
-        found = fit(min(near, top / 2))
-    if found is None or not _holds_between(y, found, shape, top, f.slack):
+        exponent = round(math.log2(hinge[1].eps / shape.unit) / 2)
+        hinge = through(min(2.0 ** max(exponent, -28), top / 2))
+    if hinge is None:
         return None
-    on, (weight, gamma, eps) = found
+    on, (weight, gamma, eps) = hinge
+    for scale in (top / 2, top / 8, top / 64):  # it has to hold between the points too
+        v = scale**2 * shape.unit
+        model = weight * (gamma - (math.sqrt(v + eps) if on == "std" else v))
+        if abs(y(scale) - model) > 4 * f.slack * max(abs(weight * gamma), abs(model)):
+            return None
     return on, Hinge(sign * (weight**2 if squared else weight), gamma, eps)
 
 
-def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge] | None:
+def _through_points(q: list[float], y: list[float], f: Probed) -> tuple[str, Hinge] | None:
+    """Return the hinge with value y at variance q, for three points."""
     if y[0] == y[2]:
         return None
     ratio = (y[0] - y[1]) / (y[0] - y[2])
     linear = (q[1] - q[0]) / (q[2] - q[0])
-    # A rounding of y is this much of the ratio's numerator.
+    # The relative error that a rounding of y makes in the numerator of the ratio.
     slack = max(f.slack, 16 * f.resolution * abs(y[0]) / max(abs(y[0] - y[1]), 1e-300))
     if abs(ratio - linear) <= slack * linear:
         weight = (y[0] - y[2]) / (q[2] - q[0])
@@ -468,7 +336,7 @@ def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge
     eps = _eps_of(ratio, q)
     weight = (y[0] - y[2]) / (math.sqrt(q[2] + eps) - math.sqrt(q[0] + eps))
     gamma = y[0] / weight + math.sqrt(q[0] + eps)
-    # Roots are seen beside γ, to the roundoff; so is what ε adds to the smallest of them.
+    # Roots are measured beside γ, to the roundoff; so is what ε adds to the smallest of them.
     seen = 64 * f.resolution * abs(gamma)
     if eps <= max(seen**2, 2 * seen * math.sqrt(q[0])):
         eps = 0.0
@@ -476,6 +344,8 @@ def _three_points(q: list[float], y: list[float], f: Values) -> tuple[str, Hinge
 
 
 def _eps_of(ratio: float, q: list[float]) -> float:
+    """Return the ε of the root whose values at the three variances have that ratio."""
+
     def of(e: float) -> float:
         root = [math.sqrt(value + e) for value in q]
         # (sqrt(a) − sqrt(b)) = (a − b) / (sqrt(a) + sqrt(b)), which does not cancel.
@@ -490,45 +360,29 @@ def _eps_of(ratio: float, q: list[float]) -> float:
     return math.exp(low)
 
 
-def _holds_between(
-    y: Callable[[float], float],
-    found: tuple[str, Hinge],
-    shape: Shape,
-    top: float,
-    slack: float,
-) -> bool:
-    on, (weight, gamma, eps) = found
-    for scale in (top / 2, top / 8, top / 64):
-        v = scale**2 * shape.unit
-        model = weight * (gamma - (math.sqrt(v + eps) if on == "std" else v))
-        if abs(y(scale) - model) > 4 * slack * max(abs(weight * gamma), abs(model)):
-            return False
-    return True
-
-
 def _measure_variance_details(
-    f: Values, variance: Variance, base: _Profile, entries: Floats | None
+    f: Probed, variance: Variance, open_at: float, entries: Floats | None
 ) -> None:
     shape = f.shapes[0]
     columns = uncorrelated(shape)
-    low, high = columns * base.open_at, columns * base.open_at * 2
+    low, high = columns * open_at, columns * open_at * 2
     one_low = high.copy()
     one_low[:, 0] = low[:, 0]
     whole, one = f(low) - f(high), f(one_low) - f(high)
-    if entries is not None:  # a diagonal that is left in has its own features
-        squares = (base.open_at**4 - (2 * base.open_at) ** 4) * shape.unit**2
+    if entries is not None:  # subtract a diagonal that is included, which may be of some features
+        squares = (open_at**4 - (2 * open_at) ** 4) * shape.unit**2
         whole, one = whole - squares * float(np.sum(entries)), one - squares * entries[0]
     variance.by_feature = _same(one * shape.live, whole, f.slack)
     variance.first_view = _share_of_first_view(f, low, high)
-    # One feature moved changes its variance, if that is not centred, and no covariance.
-    shift = np.where(np.arange(shape.d) == 0, base.open_at, 0.0)
+    # Moving one feature changes its second moment and, as it is moved alone, no covariance.
+    shift = np.where(np.arange(shape.d) == 0, open_at, 0.0)
     variance.centred = not _moves(f, low / 2, shift, whole)
 
 
-def _share_of_first_view(f: Values, changed: Floats, plain: Floats) -> float:
-    """Return how much of the change of both views alike is the first's.
+def _share_of_first_view(f: Probed, changed: Floats, plain: Floats) -> float:
+    """Return the first view's share of what changing both views changes.
 
-    Whatever compares the views is the same for both orders.
+    What compares the views is the same for both orders.
     """
     both = f(changed) - f(plain)
     one, other = f(changed, plain), f(plain, changed)
@@ -536,40 +390,43 @@ def _share_of_first_view(f: Values, changed: Floats, plain: Floats) -> float:
     return next((exact for exact in (0.0, 1.0) if abs(share - exact) <= f.slack), share)
 
 
+def _moves(f: Probed, z: Floats, shift: Floats, size: float) -> bool:
+    """Return whether moving both views changes a term whose size there is `size`."""
+    return abs(f(z + shift) - f(z)) > max(f.slack * abs(size), f.noise)
+
+
 # --- covariance ---------------------------------------------------------------------------
 
 
-def _measure_covariance(f: Values, covariance: Covariance) -> None:
+def _measure_covariance(f: Probed, covariance: Covariance) -> None:
     for shape in f.shapes:
         pairs = shape.live * (shape.live - 1)
         change = _correlated(f, shape, _ABOVE, _alike(shape))
         covariance.coefficients[shape] = change / (pairs * _ABOVE**4 * shape.unit**2)
+    shape = f.shapes[0]
     if any(covariance.coefficients.values()):
-        shape = f.shapes[0]
         change = _correlated(f, shape, _ABOVE, _alike(shape))
         covariance.power = _power(change, _correlated(f, shape, 2 * _ABOVE, _alike(shape)))
-        # Equal features of variance v have v to the half of that power.
+        # Equal features of variance v add a power of v, the half of that power.
         _rescale(covariance.coefficients, 4 - covariance.power, _ABOVE)
-        for shape in f.shapes:
-            covariance.coefficients[shape] *= shape.unit ** (2 - covariance.power / 2)
-        shape = f.shapes[0]
-        covariance.first_view = _share_of_first_view(
-            f, _alike(shape) * _ABOVE, uncorrelated(shape) * _ABOVE
-        )
+        for each in f.shapes:
+            covariance.coefficients[each] *= each.unit ** (2 - covariance.power / 2)
+        plain = uncorrelated(shape) * _ABOVE
+        covariance.first_view = _share_of_first_view(f, _alike(shape) * _ABOVE, plain)
         shift = np.where(np.arange(shape.d) < shape.live, 2 * _ABOVE, 0.0)
-        covariance.centred = not _moves(f, uncorrelated(shape) * _ABOVE, shift, change)
+        covariance.centred = not _moves(f, plain, shift, change)
     if covariance.present:
-        _measure_pairs(f, covariance, f.shapes[0])
+        _measure_pairs(f, covariance, shape)
 
 
-def _correlated(f: Values, shape: Shape, scale: float, z: Floats) -> float:
-    """Return what correlations add where no feature's variance changes."""
+def _correlated(f: Probed, shape: Shape, scale: float, z: Floats) -> float:
+    """Return what the correlations of `z` add, its variances being those of uncorrelated ones."""
     before, after = f(scale * uncorrelated(shape)), f(scale * z)
     return _nonzero(f, after - before, after, before)
 
 
-def _measure_pairs(f: Values, covariance: Covariance, shape: Shape) -> None:
-    if shape.d > 16 or shape.live < shape.d:  # hundreds of pairs, or not all
+def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape) -> None:
+    if shape.d > 16 or shape.live < shape.d:  # hundreds of pairs, or not all of them
         if covariance.diagonal[shape]:
             covariance.entries = np.full(shape.live, covariance.diagonal[shape])
         return
@@ -584,19 +441,7 @@ def _measure_pairs(f: Values, covariance: Covariance, shape: Shape) -> None:
     if covariance.additive and change:
         covariance.pairs = changes * (d * (d - 1) / 2) / change
     if any(covariance.diagonal.values()):
-        covariance.entries = _diagonal_entries(f, shape)
-
-
-def _diagonal_entries(f: Values, shape: Shape) -> Floats:
-    columns, large, small = uncorrelated(shape), 2.0**7, 2.0**6
-    entries = []
-    for feature in range(shape.d):
-        scales = np.where(np.arange(shape.d) == feature, large, small)
-        change = f(columns * scales) - f(columns * small)
-        entries.append(change / ((large**4 - small**4) * shape.unit**2))
-    return np.asarray(entries)
-
-
-def _moves(f: Values, z: Floats, shift: Floats, size: float) -> bool:
-    """Return whether moving both views alike changes a term that is of that size there."""
-    return abs(f(z + shift) - f(z)) > max(f.slack * abs(size), f.noise)
+        large, small = 2.0**7, 2.0**6
+        scales = np.where(np.eye(d, dtype=bool), large, small)
+        entries = [f(columns * scale) - f(columns * small) for scale in scales]
+        covariance.entries = np.asarray(entries) / ((large**4 - small**4) * shape.unit**2)

@@ -1,260 +1,131 @@
-"""The function that a reading describes, made of the public functions where they have it."""
+"""The terms of a convention, by the public functions, and the terms as they were measured."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import cast
-
 import numpy as np
 
-from vicreg._conventions import Convention, Weights, conventions
-from vicreg._losses.vicreg import (
-    covariance_loss,
-    invariance_loss,
-    variance_loss,
-    vicreg_terms,
-)
+from vicreg._conventions import Convention
+from vicreg._losses.vicreg import vicreg_terms
 from vicreg.tools.backends import Floats
-from vicreg.tools.identification.laws import FEATURES, SAMPLES, Law
-from vicreg.tools.identification.measure import (
-    Covariance,
-    Hinge,
-    Invariance,
-    Measured,
-    Variance,
-    mean_cosine,
-)
-from vicreg.tools.identification.probes import Shape
-from vicreg.tools.identification.reading import Laws, Reading
+from vicreg.tools.identification.measure import mean_cosine
+from vicreg.tools.identification.probes import Model, Pair
+from vicreg.tools.identification.reading import Reading
+from vicreg.tools.identification.terms import Covariance, Invariance, Law, Measured, Variance
 
-__all__ = [
-    "Model",
-    "best_weights",
-    "convention_model",
-    "departing_model",
-    "term_models",
-    "terms_of",
-]
+__all__ = ["departing_model", "term_models", "terms_of"]
 
-Model = Callable[[Floats, Floats], float]
-
-# The plain form of each term; its sums are scaled where they are used.
-_STD = replace(conventions["official"], name="std", eps=0.0)
-_VARIANCE = replace(_STD, name="variance", hinge_on="variance")
+# Of more features than this no matrix of covariances is made, if there is another way.
 _MANY = 1024
 
 
-def convention_model(
-    convention: Convention, weights: Weights, gamma: float | None, eps: float | None
-) -> Model:
-    """Return the public loss with these numbers."""
-
-    def loss(z1: Floats, z2: Floats) -> float:
-        terms = terms_of(convention, gamma, eps, z1, z2)
-        return math.fsum(w * t for w, t in zip(weights, terms, strict=True) if w)
-
-    return loss
-
-
 def terms_of(
-    convention: Convention, gamma: float | None, eps: float | None, z1: Floats, z2: Floats
-) -> tuple[float, float, float]:
-    """Return the terms of two views, unweighted; where there is no hinge γ does not matter."""
-    has_eps = convention.hinge_on == "std"
-    terms = vicreg_terms(
-        z1,
-        z2,
-        convention=convention,
-        invariance_weight=None if convention.invariance == "none" else 1.0,
-        variance_weight=1.0,
-        covariance_weight=1.0,
-        gamma=1.0 if gamma is None or gamma <= 0 else gamma,
-        eps=eps if has_eps else None,
-        method=_method(z1.shape[1]),
-    )
-    return float(terms.invariance), float(terms.variance), float(terms.covariance)
+    convention: Convention, gamma: float | None, eps: float | None, pairs: list[Pair]
+) -> Floats:
+    """Return the unweighted terms of a convention, shape (pairs, 3).
 
-
-def best_weights(
-    reading: Reading, pairs: list[tuple[Floats, Floats]], values: Floats
-) -> tuple[Weights, Floats]:
-    """Return the weights, none negative, that bring a convention nearest to `values`, and it."""
-    terms = np.asarray(
-        [terms_of(reading.convention, reading.gamma, reading.eps, *pair) for pair in pairs]
-    )
-    best: tuple[Weights, Floats] = ((0.0, 0.0, 0.0), np.zeros(len(values)))
-    for chosen in range(1, 8):
-        columns = [i for i in range(3) if chosen >> i & 1]
-        fitted, *_ = np.linalg.lstsq(terms[:, columns], values, rcond=None)
-        model = terms[:, columns] @ fitted
-        nearer = np.max(np.abs(model - values)) < np.max(np.abs(best[1] - values))
-        if nearer and np.all(fitted >= 0):
-            weights = np.zeros(3)
-            weights[columns] = fitted
-            best = cast(Weights, tuple(map(float, weights))), model
-    return best
-
-
-def departing_model(
-    measured: Measured, laws: Laws, reading: Reading, base: Shape
-) -> tuple[Model, bool] | None:
-    """Return the function with its departures, and whether it holds for one d alone.
-
-    None where a term is not recognised.
+    Without a hinge `gamma` and `eps` may be None.
     """
-    parts = term_models(measured, laws, reading)
-    if any(weight is None for weight in reading.weights) or None in parts:
-        return None
-    values = list(measured.constants.values())
-    if len(set(values)) > 1 and max(values) - min(values) > laws.slack * max(map(abs, values)):
-        return None
-    constant = values[0]
+    rows = []
+    for z1, z2 in pairs:
+        terms = vicreg_terms(
+            z1,
+            z2,
+            convention=convention,
+            invariance_weight=None if convention.invariance == "none" else 1.0,
+            variance_weight=1.0,
+            covariance_weight=1.0,
+            gamma=1.0 if gamma is None or gamma <= 0 else gamma,
+            eps=eps if convention.hinge_on == "std" else None,
+            method="covariance" if z1.shape[1] <= _MANY else "auto",
+        )
+        rows.append([float(terms.invariance), float(terms.variance), float(terms.covariance)])
+    return np.asarray(rows)
 
-    def model(z1: Floats, z2: Floats) -> float:
-        return constant + math.fsum(part(z1, z2) for part in parts if part is not None)
 
-    return model, not measured.covariance.even
+def departing_model(measured: Measured, reading: Reading) -> Model | None:
+    """Return the function with its departures; None if a term is not recognised."""
+    constant = measured.constant
+    first, second, third = term_models(measured, reading)
+    if None in reading.weights or constant is None or not (first and second and third):
+        return None
+    return lambda z1, z2: constant + first(z1, z2) + second(z1, z2) + third(z1, z2)
 
 
 def term_models(
-    measured: Measured, laws: Laws, reading: Reading
+    measured: Measured, reading: Reading
 ) -> tuple[Model | None, Model | None, Model | None]:
-    """Return each term as it was measured, departures and all; None where it is not recognised."""
-    invariance, variance, covariance = reading.laws
-    known = [weight is not None for weight in reading.weights]
-    return (
-        _invariance_model(measured.invariance, laws, invariance) if known[0] else None,
-        _variance_model(measured.variance, laws, variance) if known[1] else None,
-        _covariance_model(measured.covariance, laws, covariance) if known[2] else None,
-    )
+    """Return each term as it was measured; None for one that is not recognised."""
+    models: list[Model | None] = [None if w is None else _nothing for w in reading.weights]
+    first, second, third = reading.laws
+    if models[0] and measured.invariance.present and first:
+        models[0] = _invariance(measured.invariance, first, measured.laws[0][first])
+    if models[1] and measured.variance.present and second:
+        models[1] = _variance(measured.variance, second, *measured.laws[1][second])
+    if models[2] and measured.covariance.present and third:
+        models[2] = _covariance(measured.covariance, third, measured.laws[2][third])
+    return models[0], models[1], models[2]
 
 
 def _nothing(z1: Floats, z2: Floats) -> float:
     return 0.0
 
 
-def _invariance_model(term: Invariance, laws: Laws, law: Law | None) -> Model:
-    if not term.present or law is None:
-        return _nothing
-    weight = laws.invariance[law]
-
+def _invariance(term: Invariance, law: Law, weight: float) -> Model:
     def model(z1: Floats, z2: Floats) -> float:
         n, d = z1.shape
-        if term.cosine:
-            size = n * d / (SAMPLES[law.samples](n) * FEATURES[law.features](d))
-            return float(weight * size * (1 - mean_cosine(z1, z2, term.eps)))
+        difference = z1 - z2
         if term.power == 1 and not term.by_feature:
-            rows = float(np.sum(np.linalg.norm(z1 - z2, axis=1)))
-            return weight * rows / SAMPLES[law.samples](n)
-        mean = float(invariance_loss(z1, z2) if term.power == 2 else np.mean(np.abs(z1 - z2)))
-        return float(weight * mean * n * d / (SAMPLES[law.samples](n) * FEATURES[law.features](d)))
+            norms = np.linalg.norm(difference, axis=1)
+            return weight * float(np.sum(norms)) / law.over_samples(n)
+        total = float(np.sum(np.abs(difference) ** term.power))
+        if term.cosine:
+            total = z1.size * (1 - mean_cosine(z1, z2, term.eps))
+        return weight * total / (law.over_samples(n) * law.over_features(d))
 
     return model
 
 
-def _of_views(first_view: float, term: Callable[[Floats], float]) -> Model:
-    def model(z1: Floats, z2: Floats) -> float:
-        return first_view * term(z1) + (1 - first_view) * term(z2)
-
-    return model
-
-
-def _with_divisor(z: Floats, divisor: float, centred: bool) -> tuple[Floats, int]:
-    """Return an array whose statistics are those of z over `divisor`, and their correction.
-
-    Beside its own negative a view has mean zero: its second moment is then a variance.
-    """
-    n = len(z)
-    if centred:
-        return z * math.sqrt((n - 1) / divisor), 1
-    return np.concatenate([z, -z]) * math.sqrt(n / divisor), 0
-
-
-def _variance_model(term: Variance, laws: Laws, law: Law | None) -> Model:
-    if not term.present or law is None:
-        return _nothing
-    fit = laws.variance[law]
-
+def _variance(term: Variance, law: Law, weight: float, gamma: float, eps: float) -> Model:
     def of_view(z: Floats) -> float:
-        view, correction = _with_divisor(z, SAMPLES[law.samples](len(z)), term.centred)
-        convention = replace(
-            _STD if term.on == "std" else _VARIANCE, variance_correction=correction
-        )
-        hinge = _hinge(term, convention, fit)
-        d = z.shape[1]
-        return float(fit.weight * hinge(view) * d / FEATURES[law.features](d))
-
-    return _of_views(term.first_view, of_view)
-
-
-def _hinge(term: Variance, convention: Convention, fit: Hinge) -> Callable[[Floats], float]:
-    def of(z: Floats, gamma: float) -> float:
-        eps = fit.eps if convention.hinge_on == "std" else None
-        return float(variance_loss(z, convention=convention, gamma=gamma, eps=eps))
-
-    def unclipped(z: Floats) -> float:
-        # A γ that no feature reaches, and what it is too much.
-        above = 2.0 + fit.gamma + fit.eps + float(np.max(np.abs(z))) * 2
-        above = above if convention.hinge_on == "std" else above**2
-        return of(z, above) - (above - fit.gamma)
-
-    def squared(z: Floats) -> float:
-        one = of if term.clipped else lambda z, gamma: unclipped(z)
-        return float(np.mean([one(z[:, [i]], fit.gamma) ** 2 for i in range(z.shape[1])]))
-
-    if term.squared:
-        return squared
-    return (lambda z: of(z, fit.gamma)) if term.clipped else unclipped
-
-
-def _covariance_model(term: Covariance, laws: Laws, law: Law | None) -> Model:
-    if not term.present or law is None:
-        return _nothing
-    weight = laws.covariance[law]
-
-    def of_view(z: Floats) -> float:
+        z = z - np.mean(z, axis=0) if term.centred else z
         n, d = z.shape
-        if term.power == 0:
-            view, correction = _with_divisor(z, n - 1, term.centred)
-            view = view / np.sqrt(np.diag(_second_moments(view, correction)))
-        else:
-            view, correction = _with_divisor(z, SAMPLES[law.samples](n), term.centred)
-        return weight * _entries(term, view, correction) / FEATURES[law.features](d)
+        variances = np.sum(z**2, axis=0) / law.over_samples(n)
+        short = gamma - (np.sqrt(variances + eps) if term.on == "std" else variances)
+        if term.clipped:
+            short = np.maximum(short, 0.0)
+        total = np.sum(short ** (2 if term.squared else 1))
+        return float(weight * total / law.over_features(d))
 
-    return _of_views(term.first_view, of_view)
-
-
-def _method(d: int) -> str:
-    """Return the plain definition, but not the matrix of thousands of features."""
-    return "covariance" if d <= _MANY else "auto"
+    return lambda z1, z2: term.first_view * of_view(z1) + (1 - term.first_view) * of_view(z2)
 
 
-def _second_moments(z: Floats, correction: int) -> Floats:
-    deviations = z - np.mean(z, axis=0)
-    moments: Floats = np.abs(deviations.T @ deviations) / (len(z) - correction)
-    return moments
+def _covariance(term: Covariance, law: Law, weight: float) -> Model:
+    def of_view(z: Floats) -> float:
+        z = z - np.mean(z, axis=0) if term.centred else z
+        n, d = z.shape
+        scale = np.linalg.norm(z, axis=0) if term.power == 0 else law.over_samples(n) ** 0.5
+        return weight * _entries(term, z / scale) / law.over_features(d)
+
+    return lambda z1, z2: term.first_view * of_view(z1) + (1 - term.first_view) * of_view(z2)
 
 
-def _entries(term: Covariance, z: Floats, correction: int) -> float:
-    """Return the sum over the entries that count."""
-    d = z.shape[1]
-    off = ~np.eye(d, dtype=bool)
-    if term.even and term.entries is None and term.power != 2:
-        convention = replace(_STD, covariance_correction=correction)
-        return float(d * covariance_loss(z, convention=convention, method=_method(d)))
-    moments = _second_moments(z, correction)
+def _entries(term: Covariance, z: Floats) -> float:
+    """Return what the entries of zᵀz add up to, each with its share."""
+    n, d = z.shape
+    plain = term.power != 2 and term.even and term.entries is None
+    if plain and n < d > _MANY:  # the same sum of squares in a smaller matrix
+        return float(np.sum((z @ z.T) ** 2) - np.sum(np.sum(z**2, axis=0) ** 2))
+    entries = z.T @ z
+    off_diagonal = ~np.eye(d, dtype=bool)
     if term.power == 2:
-        return float(np.sum(moments[off]) if term.additive else np.linalg.norm(moments[off]))
+        sizes = np.abs(entries[off_diagonal])
+        return float(np.sum(sizes) if term.additive else np.linalg.norm(sizes))
     shares = np.full((d, d), float(any(term.coefficients.values())))
     if not term.even and term.pairs is not None:
         shares = term.pairs / np.max(term.pairs)
     diagonal = np.zeros(d)
-    if term.entries is not None:
-        # In units of an entry that counts in full; evenly, of whichever d.
-        entry = next(iter(term.entry_coefficients().values()))
-        diagonal = term.entries / entry
+    if term.entries is not None:  # relative to an entry that is not left out
+        diagonal = term.entries / next(iter(term.entry_coefficients().values()))
         diagonal = np.full(d, diagonal[0]) if term.even else diagonal
     np.fill_diagonal(shares, diagonal)
-    return float(np.sum(shares * moments**2))
+    return float(np.sum(shares * entries**2))

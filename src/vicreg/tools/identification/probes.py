@@ -1,10 +1,10 @@
-"""What the function is probed with, and the function as the measurements see it.
+"""The arrays that a function is probed with, and the function as the measurements see it.
 
-The columns of a Hadamard matrix, ±1, have a mean of exactly zero and exactly no covariance, in
-every dtype and in whatever order a library adds; times a power of two they still do. So each
-term can be had alone: the hinge from uncorrelated features, the covariance from equal ones (no
-variance changes), the invariance from one view with its sign turned (no statistic of a view
-changes).
+The columns of a Hadamard matrix, ±1, have a mean and covariances of exactly zero, in every dtype
+and in whichever order a library adds. Multiplied by a power of two they still do. With them each
+term can be measured alone: the hinge on uncorrelated features, the covariance term on equal
+features (which changes no variance), the invariance term on one view with its sign changed (which
+changes no statistic of a view).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,21 +22,26 @@ from vicreg.tools.backends import Floats
 from vicreg.tools.functions import FunctionError, LossFunction
 
 __all__ = [
+    "Model",
     "NoValueError",
+    "Pair",
     "Probed",
     "Shape",
-    "Values",
     "WithoutSign",
     "ordinary_pairs",
-    "shapes_for",
     "uncorrelated",
+    "valued",
 ]
+
+Pair = tuple[Floats, Floats]
+#: A loss of two NumPy arrays.
+Model = Callable[[Floats, Floats], float]
 
 _DOUBLE, _SINGLE, _HALF = 2.0**-53, 2.0**-24, 2.0**-8
 # Sizes for functions that take only some: 5 and 8 features on 16 and 32 samples come first.
 _FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
 _SAMPLES = (16, 32, 64, 128, 256, 1024)
-# And those that are tried where none of these works: each with each, while an array is no larger.
+# Sizes for functions that take none of these: each with each, up to _LARGEST elements.
 _WIDE = (20, 24, 48, 50, 96, 100, 192, 200, 384, 768, 1000, 1024, 1536, 2048, 3072, 4096, 8192)
 _MORE = (2048, 4096, 1000, 500, 384, 200, 192, 100, 96, 50, 48, 24, 20, 12, 10, 8, 4)
 _BATCHES = (256, 128, 64, 512, 32, 16, 1024, *_MORE)
@@ -50,19 +55,19 @@ class NoValueError(Exception):
 
 
 class Shape(NamedTuple):
-    """Samples and features."""
+    """The number of samples and of features."""
 
     n: int
     d: int
 
     @property
     def rows(self) -> int:
-        """How many samples the columns of ±1 have; the others are 0."""
+        """How many samples of `uncorrelated` are ±1; the others are 0."""
         return int(2 ** (self.n.bit_length() - 1))
 
     @property
     def live(self) -> int:
-        """How many features there are without covariance; the others are 0."""
+        """How many features of `uncorrelated` are ±1; the others are 0."""
         return min(self.d, self.rows - 1)
 
     @property
@@ -71,78 +76,61 @@ class Shape(NamedTuple):
         return self.rows / (self.n - 1)
 
 
-class Values(Protocol):
-    """What the measurements need of a function of two NumPy arrays."""
-
-    shapes: list[Shape]
-    roundoff: float
-
-    @property
-    def resolution(self) -> float:
-        """The roundoff of what the features that are not 0 make of a mean over all."""
-
-    @property
-    def slack(self) -> float:
-        """The relative error that a measured ratio may have: some thousand roundings."""
-
-    @property
-    def noise(self) -> float:
-        """What a value of 0 may come out as: of arrays that matter, a sum's rounding."""
-
-    def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
-        """Return the value for two views; one given is both."""
-
-
 class Probed:
-    """The function as one of NumPy arrays, with what is known of its precision.
+    """A function of two NumPy arrays, with the precision that it computes in.
 
     Parameters
     ----------
     function : LossFunction
-        What is probed.
+        The function.
 
     Raises
     ------
     NoValueError
-        It gives no number for ordinary arrays, or two for the same.
+        It returns no finite number for ordinary arrays, or two numbers for the same arrays.
     FunctionError
-        It raises for arrays of every shape that is tried, or returns no number.
+        It raises for every shape that is tried, or does not return a number.
     """
 
     def __init__(self, function: LossFunction) -> None:
         self._function = function
         self._dtype: str | None = None
         self._known: dict[bytes, float] = {}
-        self.shapes = shapes_for(self)
+        self.shapes = self._shapes()
         self._check_determinism()
         self.roundoff = self._roundoff()
 
     @property
     def seen(self) -> tuple[float, ...]:
-        """Every value it has given."""
+        """Every value that the function has returned."""
         return tuple(self._known.values())
 
     @property
     def resolution(self) -> float:
-        """The roundoff of what the features that are not 0 make of a mean over all."""
+        """The unit roundoff of a mean over all features, relative to what live features add."""
         return self.roundoff * max(shape.d / shape.live for shape in self.shapes)
 
     @property
     def slack(self) -> float:
-        """The relative error that a measured ratio may have: some thousand roundings."""
+        """The largest relative error of a measured ratio: some thousand roundings."""
         return min(2.0**13 * self.resolution, 0.05)
+
+    @property
+    def error(self) -> float:
+        """The largest relative error of a weight."""
+        return max(64 * self.roundoff, 1e-12) * self.resolution / self.roundoff
 
     @cached_property
     def noise(self) -> float:
-        """What a value of 0 may come out as: 1 - cos of equal arrays is such a rounding error."""
+        """The largest rounding of a value that should be 0, such as 1 - cos of equal arrays."""
         values = [abs(self(*pair)) for pair in ordinary_pairs(self.shapes[0])]
         return 2.0**8 * self.roundoff * float(np.median(values))
 
     def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
-        """Return the value for two views; one given is both."""
+        """Return the value for two views; one array alone is both."""
         z2 = z1 if z2 is None else z2
         key = hashlib.sha256(repr(z1.shape).encode() + z1.tobytes() + z2.tobytes()).digest()
-        if key not in self._known:  # a call may take a second, and some probes serve twice
+        if key not in self._known:  # a call may take a second, and some probes are used twice
             self._known[key] = self._value(z1, z2)
         return self._known[key]
 
@@ -153,17 +141,17 @@ class Probed:
             raise NoValueError(f"it returns {value} for {what}")
         return value
 
-    def takes(self, shape: Shape) -> bool:
+    def _takes(self, shape: Shape) -> bool:
         """Return whether it returns a number for arrays of that shape, in one dtype or another.
 
         Raises
         ------
         FunctionError
-            It returns what is no number.
+            What it returns is not a number.
         """
-        # A module with parameters of its own takes their dtype alone.
+        # A module with parameters takes arrays of their dtype only.
         single = "float32" if "float32" in self._function.backend.dtypes[1:] else None
-        z = _any_numbers(shape)
+        z = np.resize(_NUMBERS, shape)  # cheap, for a function that takes none of hundreds
         for dtype in dict.fromkeys((self._dtype, single)):
             try:
                 self._function(z, z, dtype)
@@ -174,6 +162,49 @@ class Probed:
                 self._dtype = dtype
                 return True
         return False
+
+    def _shapes(self) -> list[Shape]:
+        """Return up to three shapes that it takes: one, one with another n, one with another d."""
+        base = self._base()
+        counts = dict.fromkeys([*(n for n in _SAMPLES if n > base.d), *_BATCHES])
+        shapes = [base]
+        for others in (
+            [Shape(n, base.d) for n in counts if n != base.n],
+            [Shape(base.n, d) for d in (*_FEATURES, *_WIDE) if d != base.d],
+        ):
+            shapes += itertools.islice(filter(self._takes, _not_too_large(others)), 1)
+        return shapes
+
+    def _base(self) -> Shape:
+        # More samples than features first: only so many columns are uncorrelated.
+        first = [
+            Shape(n, d)
+            for d in _FEATURES
+            for n in dict.fromkeys((max(16, 2 ** math.ceil(math.log2(d + 1))), 32, 64, 128, 256))
+            if n > d
+        ]
+        every = _not_too_large(Shape(n, d) for d in (*_FEATURES, *_WIDE) for n in _BATCHES)
+        small_first = sorted(every, key=math.prod)
+        base = next(filter(self._takes, dict.fromkeys([*first, *small_first])), None)
+        if base is None:
+            raise self._takes_nothing()
+        if base.n > base.d:
+            return base
+        # With more samples, more features can be uncorrelated.
+        return next(filter(self._takes, _not_too_large(Shape(n, base.d) for n in _BATCHES)))
+
+    def _takes_nothing(self) -> FunctionError:
+        """Return its error for an ordinary shape, with every shape that was tried."""
+        n, d = (", ".join(map(str, sorted(sizes))) for sizes in (_BATCHES, (*_FEATURES, *_WIDE)))
+        tried = f"n samples of d features for n of {n}, d of {d}, n·d up to {_LARGEST}"
+        said, cause = "", None
+        try:
+            self(uncorrelated(Shape(16, 5)))
+        except FunctionError as error:
+            said, cause = f"{error}; ", error.__cause__
+        complete = FunctionError(f"{said}it takes no shape of those tried: {tried}")
+        complete.__cause__ = cause
+        return complete
 
     def _check_determinism(self) -> None:
         z1, z2 = ordinary_pairs(self.shapes[0])[0]
@@ -186,10 +217,10 @@ class Probed:
                 )
 
     def _roundoff(self) -> float:
-        """Return the unit roundoff of what it computes in, whatever it is given and returns.
+        """Return the unit roundoff that it computes in, whatever the dtypes of its arrays.
 
-        A change of the input that is well above the roundoff shows in proportion; one below it
-        is lost, or comes out as a rounding. A bounded loss may be at its bound for some arrays.
+        A change of the input that is well above the roundoff changes the value in proportion; a
+        smaller one does not. A bounded loss may be at its bound for some of the arrays.
         """
         pairs = ordinary_pairs(self.shapes[0])
         for roundoff, step in ((_DOUBLE, 2.0**-36), (_SINGLE, 2.0**-14)):
@@ -199,10 +230,10 @@ class Probed:
         same = all(self(2 * z1, z2) == self(z1, z2) for z1, z2 in pairs)
         return _DOUBLE if same else _HALF
 
-    def _follows(self, step: float, pair: tuple[Floats, Floats], seed: int) -> bool:
-        """Return whether changes of that relative size show in proportion."""
+    def _follows(self, step: float, pair: Pair, seed: int) -> bool:
+        """Return whether changes of that relative size change the value in proportion."""
         z1, z2 = pair
-        # Over many values changes of their own cancel: then each feature has one.
+        # Many independent changes would cancel: then each feature has one.
         size = z1.shape if z1.size <= _MANY else z1.shape[1:]
         pattern = np.random.default_rng(seed).standard_normal(size)
         before = self(z1, z2)
@@ -213,79 +244,42 @@ class Probed:
         )
 
 
-class WithoutSign:
-    """What is left of a function where the second view's sign is averaged out.
+class WithoutSign(Probed):
+    """A function averaged over the sign of the second view.
 
-    The statistics of a view do not know its sign. A cosine changes with it, and is gone.
+    The statistics of a view do not depend on its sign. A cosine does, and its average is 0.
     """
 
-    def __init__(self, function: Values) -> None:
-        self._function = function
-        self.shapes = function.shapes
-        self.roundoff, self.resolution = function.roundoff, function.resolution
-        self.slack, self.noise = function.slack, function.noise
+    def __init__(self, function: Probed) -> None:
+        # The same function with the same values and the same noise, which is cached.
+        self.__dict__ |= function.__dict__ | {"noise": function.noise}
 
     def __call__(self, z1: Floats, z2: Floats | None = None) -> float:
-        """Return the value for two views; one given is both."""
+        """Return the value for two views; one array alone is both."""
         z2 = z1 if z2 is None else z2
-        return (self._function(z1, z2) + self._function(z1, -z2)) / 2
+        return (super().__call__(z1, z2) + super().__call__(z1, -z2)) / 2
 
 
-def shapes_for(probed: Probed) -> list[Shape]:
-    """Return up to three shapes that the function takes: the second has other n, the third d."""
-    base = _base(probed)
-    if base is None:
-        raise _none_of_them(probed)
-    counts = dict.fromkeys([*(n for n in _SAMPLES if n > base.d), *_BATCHES])
-    found = [base]
-    for others in (
-        [Shape(n, base.d) for n in counts if n != base.n],
-        [Shape(base.n, d) for d in (*_FEATURES, *_WIDE) if d != base.d],
-    ):
-        found += itertools.islice(filter(probed.takes, _not_too_large(others)), 1)
-    return found
-
-
-def _base(probed: Probed) -> Shape | None:
-    # More samples than features first: there are no more uncorrelated columns than samples.
-    first = [
-        Shape(n, d)
-        for d in _FEATURES
-        for n in dict.fromkeys((max(16, 2 ** math.ceil(math.log2(d + 1))), 32, 64, 128, 256))
-        if n > d
-    ]
-    every = _not_too_large(Shape(n, d) for d in (*_FEATURES, *_WIDE) for n in _BATCHES)
-    small_first = sorted(every, key=math.prod)
-    taken = next(filter(probed.takes, dict.fromkeys([*first, *small_first])), None)
-    if taken is None or taken.n > taken.d:
-        return taken
-    # More of the features can be without covariance in more samples.
-    better = _not_too_large(Shape(n, taken.d) for n in _BATCHES)
-    return next(filter(probed.takes, better))
+def valued(f: Probed, pairs: Iterable[Pair]) -> tuple[list[Pair], Floats]:
+    """Return those pairs for which the function has a value, and the values."""
+    taken, values = [], []
+    for pair in pairs:
+        try:
+            values.append(f(*pair))
+        except (FunctionError, NoValueError):
+            continue
+        taken.append(pair)
+    return taken, np.asarray(values)
 
 
 def _not_too_large(shapes: Iterable[Shape]) -> Iterator[Shape]:
     return (shape for shape in shapes if math.prod(shape) <= _LARGEST)
 
 
-def _none_of_them(probed: Probed) -> FunctionError:
-    """Return what it says of the ordinary shape, and every shape that was tried."""
-    n, d = (", ".join(map(str, sorted(sizes))) for sizes in (_BATCHES, (*_FEATURES, *_WIDE)))
-    tried = f"n samples of d features for n of {n}, d of {d}, n·d up to {_LARGEST}"
-    said, cause = "", None
-    try:
-        probed(uncorrelated(Shape(16, 5)))
-    except FunctionError as error:
-        said, cause = f"{error}; ", error.__cause__
-    found = FunctionError(f"{said}it takes no shape of those tried: {tried}")
-    found.__cause__ = cause
-    return found
-
-
 def uncorrelated(shape: Shape) -> Floats:
-    """Return columns of ±1 with mean zero and no covariance, and zeros for what there is more.
+    """Return columns of ±1 with mean 0 and covariance 0, the rest of the array being 0.
 
-    There are ±1 in the most samples that are a power of two, and in one feature fewer at most.
+    The rows of ±1 are the largest power of two in n, and there is one such column fewer at most.
     """
     row, column = np.arange(shape.rows)[:, None], np.arange(1, shape.live + 1)
     z = np.zeros(shape)
@@ -293,25 +287,20 @@ def uncorrelated(shape: Shape) -> Floats:
     return z
 
 
-def _any_numbers(shape: Shape) -> Floats:
-    """Return numbers to see what a function takes: cheap where it takes nothing of hundreds."""
-    return np.resize(_NUMBERS, shape)
-
-
-def ordinary_pairs(shape: Shape, gamma: float = 1.0) -> list[tuple[Floats, Floats]]:
-    """Return pairs with every term at work: small, mixed and large against `gamma`."""
+def ordinary_pairs(shape: Shape, gamma: float = 1.0) -> list[Pair]:
+    """Return random pairs for which every term acts, of stds below, around and above `gamma`."""
     rng = np.random.default_rng(shape.n * 1000 + shape.d)
     pairs = []
     for low, high, offset in ((0.3, 3.0, 0.4), (0.05, 0.6, 0.1), (1.5, 4.0, 2.0)):
-        spread = gamma * np.exp(rng.uniform(np.log(low), np.log(high), shape.d))
-        z1 = _mixed(rng, shape) * spread + offset * rng.standard_normal(shape.d)
-        z2 = z1 + 0.5 * spread * rng.standard_normal(shape)
+        std = gamma * np.exp(rng.uniform(np.log(low), np.log(high), shape.d))
+        z1 = _correlated(rng, shape) * std + offset * rng.standard_normal(shape.d)
+        z2 = z1 + 0.5 * std * rng.standard_normal(shape)
         pairs.append((z1, z2))
     return pairs
 
 
-def _mixed(rng: np.random.Generator, shape: Shape) -> Floats:
-    """Return features that correlate: each with all others, or of many with its neighbour."""
+def _correlated(rng: np.random.Generator, shape: Shape) -> Floats:
+    """Return random features that correlate: all with all, or with a neighbour if d is large."""
     d = shape.d
     if d > _FEATURES[-1]:
         z = rng.standard_normal(shape)

@@ -1,4 +1,4 @@
-"""The answer, and how it reads."""
+"""The answer of `identify`, and its text."""
 
 from __future__ import annotations
 
@@ -12,62 +12,64 @@ from typing import Any
 
 from vicreg._conventions import Weights, conventions, translate_weights
 
-__all__ = ["Identification", "short"]
+__all__ = ["Identification", "MaybeWeights", "short"]
 
+#: The weights of invariance, variance and covariance; None for a term that is not recognised.
+MaybeWeights = tuple[float | None, float | None, float | None]
 _WIDTH = 80
 _NOTHING: Mapping[str, Weights] = MappingProxyType({})
 
 
 def short(value: float) -> str:
-    """Return a number in six digits at most."""
+    """Return a number with at most six digits."""
     return re.sub(r"e([+-])0*", r"e\1", f"{value:.6g}").replace("e+", "e")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """What `identify` found out about a function.
+    """The answer of `identify`: which published convention a function is, or what departs.
 
     Parameters
     ----------
     convention : str or None
-        The published convention that the function is; None where it is none of them.
+        The published convention that the function is; None if it is none of them.
     weights : tuple of three floats or None
-        Of invariance, variance and covariance, as `nearest` uses them; None in the place of a
+        The weights of invariance, variance and covariance, as `nearest` uses them; None for a
         term that is not recognised.
     gamma, eps : float or None
-        None where there is no hinge to have them, or none that is recognised.
+        None if no hinge is recognised.
     nearest : str or None
-        The convention, or where it is none of them the one that the fewest terms depart from;
-        None where nothing could be compared.
+        The convention, or else the one from which the fewest terms depart; None if nothing could
+        be compared.
     departures : tuple of str
-        What departs from `nearest`, each with the term first, or with what is done to all of the
-        inputs or the loss; of an identified function at most its ε.
+        What departs from `nearest`. Each begins with the term, or with what is done to all inputs
+        or to the loss. An identified function departs at most in its ε.
     explained : bool
-        Whether the function with these departures gives every value that was compared.
+        Whether the convention with these departures gives every value that was compared.
     equivalents : mapping of str to three floats
-        Every published convention that is the same function with `gamma` and `eps`, and the
-        weights it needs for that, at whatever number of features.
+        Every published convention that is the same function with `gamma` and `eps`, for any
+        number of features, and the weights that it needs for that.
     residual : float
-        The largest relative difference from the function to `nearest`, on random arrays: with
-        the weights above where it is identified, and otherwise with the weights that bring
-        `nearest` closest; nan where nothing could be compared.
+        The largest relative difference between the function and `nearest` on random arrays: with
+        `weights` if it is identified, and otherwise with those weights that fit best; nan if
+        nothing could be compared.
     precision : str
-        What the function computes in, by what it resolves: "float64" or "float32".
+        The precision that the function computes in: "float64" or "float32".
     notes : tuple of str
-        What limits the answer: a single number of features that the function takes.
+        What limits the answer, such as a function that takes only one number of features.
 
     Examples
     --------
     >>> from vicreg import identify, vicreg_loss
-    >>> found = identify(lambda z1, z2: vicreg_loss(z1, z2, convention="paper"))
-    >>> found.convention, found.weights, found.gamma, found.eps
+    >>> answer = identify(lambda z1, z2: vicreg_loss(z1, z2, convention="paper"))
+    >>> answer.convention, answer.weights, answer.gamma, answer.eps
     ('paper', (25.0, 25.0, 1.0), 1.0, 0.0001)
-    >>> found.official_weights(d=2048)
+    >>> answer.official_weights(d=2048)
     (51200.0, 50.0, 1.0)
     """
 
     convention: str | None
-    weights: tuple[float | None, float | None, float | None]
+    weights: MaybeWeights
     gamma: float | None
     eps: float | None
     nearest: str | None
@@ -80,23 +82,23 @@ class Identification:
 
     @property
     def identified(self) -> bool:
-        """Whether the function is a published convention, with whatever weights, γ and ε."""
+        """Whether the function is a published convention, with any weights, γ and ε."""
         return self.convention is not None
 
     def official_weights(self, d: int) -> Weights | None:
-        """Return the weights that make the official code compute this function.
+        """Return the weights with which the official code computes this function.
 
-        Its γ and ε have to be those identified, where they are not its own.
+        If `gamma` or `eps` differ from the official ones, they have to be changed there too.
 
         Parameters
         ----------
         d : int
-            The number of features: "squared norm" is d times "mean".
+            The number of features: the invariance of some conventions is d times the mean.
 
         Returns
         -------
         tuple of three floats, or None
-            None where no weights do, or the function is not identified.
+            None if there are no such weights, or the function is not identified.
         """
         weights, _ = self._official(d)
         return weights
@@ -160,7 +162,7 @@ class Identification:
         return f"{self.residual:.1g}{how} on random arrays ({self.precision})"
 
     def _official_lines(self) -> list[tuple[str, str]]:
-        """Return what makes the official code compute the same."""
+        """Return with which weights and numbers the official code computes the same."""
         if not self.identified:
             return []
         official = conventions["official"]
@@ -177,7 +179,7 @@ class Identification:
         return [("official", f"{text} and {changes}" if changes else text)]
 
     def _changes(self) -> str:
-        """Return what the official code has to change beside its weights."""
+        """Return what has to be changed in the official code besides its weights."""
         changes = []
         if self.gamma is not None and self.gamma != 1:
             changes.append(f"γ {short(self.gamma)} in place of 1")
@@ -187,17 +189,16 @@ class Identification:
         return " and ".join(changes)
 
     def _formulas(self) -> str:
-        """Return the official weights as they go with d, and for one d."""
+        """Return the official weights as formulas of d, and for one d."""
         two, three, four = (self.official_weights(d) or (0.0, 0.0, 0.0) for d in (2, 3, 4))
-        found = [_formula(*weights) for weights in zip(two, three, four, strict=True)]
-        text = ", ".join(found)
+        text = ", ".join(_formula(*weights) for weights in zip(two, three, four, strict=True))
         wide = self.official_weights(2048)
-        if wide is not None and any("d" in formula for formula in found):
+        if wide is not None and "d" in text:
             text += f" ({_listed(wide)} at d = 2048)"
         return text
 
     def _same_lines(self) -> list[tuple[str, str]]:
-        """Return the other conventions that are the same function, their own ε included."""
+        """Return the other conventions that are the same function with their own ε."""
         others = [
             f"{name} with {_listed(weights)}"
             for name, weights in self.equivalents.items()
@@ -208,7 +209,7 @@ class Identification:
 
 
 def _formula(two: float, three: float, four: float) -> str:
-    """Return a weight as it goes with d, from its values at d = 2, 3 and 4."""
+    """Return a weight as a formula of d, from its values at d = 2, 3 and 4."""
     if abs(two - four) <= 1e-9 * two:
         return short(two)
     if abs(2 * two - four) <= 1e-9 * four:

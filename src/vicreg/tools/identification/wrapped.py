@@ -1,16 +1,17 @@
-"""What is done to a loss before or after: inputs that are normalised, a loss that is bounded.
+"""Losses with something done before or after: normalised inputs, or a bounded result.
 
-Neither leaves a term to be measured alone: of an input that is normalised no scale is known, and
-of a bounded loss no value beyond the bound. So such a function is seen by what does not change
-it, and the conventions are fitted to its values on ordinary arrays.
+No term of such a function can be measured alone: normalised inputs have no scale, and a bounded
+loss has no values beyond its bound. So it is recognised by what does not change it, and the
+conventions are fitted to its values on ordinary arrays.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,109 +19,114 @@ import numpy.typing as npt
 from vicreg._conventions import Convention, conventions
 from vicreg.tools.backends import Floats
 from vicreg.tools.functions import FunctionError
-from vicreg.tools.identification.laws import snapped
-from vicreg.tools.identification.measure import Measured
+from vicreg.tools.identification.fitting import fit
 from vicreg.tools.identification.model import terms_of
-from vicreg.tools.identification.probes import NoValueError, Probed, ordinary_pairs, uncorrelated
+from vicreg.tools.identification.probes import (
+    NoValueError,
+    Pair,
+    Probed,
+    ordinary_pairs,
+    uncorrelated,
+    valued,
+)
 from vicreg.tools.identification.reading import Reading, signs
-from vicreg.tools.identification.result import short
+from vicreg.tools.identification.result import MaybeWeights, short
+from vicreg.tools.identification.terms import Measured, snapped
 
 __all__ = ["wrapped"]
 
-Pair = tuple[Floats, Floats]
-Normaliser = Callable[[Floats], Floats]
-Weights = tuple[float | None, float | None, float | None]
-
-# Powers of two: beyond what a norm has added to it, and beyond every bound that is met.
+# Powers of two: larger than anything that is added to a norm, and than usual bounds.
 _FAR, _BEYOND = 2.0**20, 2.0**16
-#: How many values tell three weights from chance.
+#: How many values three weights do not fit by chance.
 _ENOUGH = 8
 _EPS = (0.0, 1e-3, 1e-5, 1e-6, 1e-8)
+
+
+class _Observed(NamedTuple):
+    """Values of the function, and of the loss within it that they are taken to come from."""
+
+    pairs: list[Pair]
+    values: Floats
+    inside: npt.NDArray[np.bool_]  # where a value determines the loss
+    loss: Floats
+    output: Callable[[Floats], Floats]  # the values, as a function of the loss
 
 
 def wrapped(
     f: Probed, measured: Measured, nearest: Reading, pairs: list[Pair]
 ) -> tuple[Reading, bool] | None:
-    """Return what the function is within a bound, or of normalised inputs.
+    """Return the convention within a bound, or of normalised inputs, and whether it is exact.
 
     Parameters
     ----------
     f : Probed
         The function.
     measured : Measured
-        What simple arrays showed of it.
+        What was measured of it.
     nearest : Reading
-        What that was read as: for its γ and ε.
+        The nearest reading of that, for its γ and ε.
     pairs : list of pairs of arrays
-        Ordinary ones, of several shapes.
+        Ordinary arrays, of several shapes.
 
     Returns
     -------
     Reading and bool, or None
-        The convention within, and whether with it every value is reproduced; None where the
-        function is neither bounded nor of normalised inputs.
+        The convention, and whether every value is reproduced with it; None if the function is
+        not bounded and depends on the scale of its inputs.
     """
-    bounds = _bounds(f, measured)
-    within = _within(f, bounds, nearest, pairs) if bounds is not None else None
+    low, high = _bounds(f, measured)
+    if low > -math.inf or high < math.inf:
+        words = [f"never above {short(high)}"] if high < math.inf else []
+        words += [f"never below {short(low)}"] if low > -math.inf else []
+        text = f"the loss is bounded: it is {' and '.join(words)}"
+        within = _nearest_within(f, _within_bounds(f, low, high, text, nearest, pairs), nearest)
+        if within is not None:
+            return within, True
+        if 0 not in (low, high):  # 0 bounds any loss
+            return _unknown(nearest, text), False
+    of = _scale_free(f)
+    if of is None:
+        return None
+    within = _nearest_within(f, _of_normalised(f, of, pairs), nearest)
     if within is not None:
-        return within
-    normalised = _scale_free(f)
-    if normalised is not None:
-        return _of_normalised(f, normalised, nearest, pairs)
-    return None
+        return within, True
+    text = f"the inputs are normalised: the scale of a {of} changes nothing"
+    return _unknown(nearest, text), False
+
+
+def _unknown(nearest: Reading, departure: str) -> Reading:
+    return replace(
+        nearest, weights=(None, None, None), gamma=None, eps=None, departures=(departure,)
+    )
 
 
 # --- a bounded loss -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    """What no value is below, and none above."""
-
-    low: float = -math.inf
-    high: float = math.inf
-
-    def __str__(self) -> str:
-        words = []
-        if math.isfinite(self.high):
-            words.append(f"never above {short(self.high)}")
-        if math.isfinite(self.low):
-            words.append(f"never below {short(self.low)}")
-        return f"the loss is bounded: it is {' and '.join(words)}"
-
-    @property
-    def ordinary(self) -> bool:
-        """Whether it is the bound of any loss, 0, that may be reached in other ways."""
-        return 0 in (self.low, self.high)
-
-
-def _bounds(f: Probed, measured: Measured) -> _Bounds | None:
+def _bounds(f: Probed, measured: Measured) -> tuple[float, float]:
+    """Return the numbers that no value is below, and none above."""
     limits = [_far_out(f), _near_the_least(f, measured)]
-    least, most = min(f.seen), max(f.seen)
 
     def is_limit(value: float) -> bool:
         return any(
             limit is not None and abs(limit - value) <= f.slack * abs(value) for limit in limits
         )
 
-    low = least if is_limit(least) else -math.inf
-    high = most if is_limit(most) else math.inf
-    return _Bounds(low, high) if -math.inf < low or high < math.inf else None
+    least, most = min(f.seen), max(f.seen)
+    return least if is_limit(least) else -math.inf, most if is_limit(most) else math.inf
 
 
 def _far_out(f: Probed) -> float | None:
-    """Return the value that very large arrays have, if all have the same."""
-    try:
-        values = [f(_BEYOND * z1, _BEYOND * z2) for z1, z2 in ordinary_pairs(f.shapes[0])]
-    except (FunctionError, NoValueError):
+    """Return the value of very large arrays, if all have the same."""
+    pairs = ordinary_pairs(f.shapes[0])
+    _, values = valued(f, ((_BEYOND * z1, _BEYOND * z2) for z1, z2 in pairs))
+    if len(values) < len(pairs) or np.ptp(values) > f.slack * abs(values[0]):
         return None
-    limit = values[0]
-    same = max(values) - min(values) <= f.slack * abs(limit)
-    return limit if same and limit else None  # a hinge ends at 0 without a bound
+    return float(values[0]) or None  # a hinge is 0 there without a bound
 
 
 def _near_the_least(f: Probed, measured: Measured) -> float | None:
-    """Return the value where no term acts, if it stays the same where one does a little."""
+    """Return the value where no term acts, if it is the same where one acts a little."""
     shape = f.shapes[0]
     coefficients = (
         *measured.invariance.coefficients.values(),
@@ -129,51 +135,38 @@ def _near_the_least(f: Probed, measured: Measured) -> float | None:
     strength = max(map(abs, coefficients), default=0.0)
     if not strength:
         return None
-    # A change that is well above the rounding, by the term that acts more.
+    # A change well above the rounding, by the stronger term.
     step = max(2.0**-12, math.sqrt(2.0**8 * f.noise / strength))
     z = 8 * uncorrelated(shape)
-    try:
-        limit = f(z)
-        values = []
-        for seed in range(3):
-            rng = np.random.default_rng(seed)
-            first, second = rng.standard_normal((2, *shape))
-            values.append(f(z + step * first, z + step * second))
-    except (FunctionError, NoValueError):
+    changes = [np.random.default_rng(seed).standard_normal((2, *shape)) for seed in range(3)]
+    pairs = [(z, z), *((z + step * first, z + step * second) for first, second in changes)]
+    _, values = valued(f, pairs)
+    if len(values) < len(pairs) or np.any(
+        np.abs(values - values[0]) > 4 * f.roundoff * abs(values[0])
+    ):
         return None
-    flat = all(abs(value - limit) <= 4 * f.roundoff * abs(limit) for value in values)
-    return limit if flat else None
+    return float(values[0])
 
 
-def _within(
-    f: Probed, bounds: _Bounds, nearest: Reading, pairs: list[Pair]
-) -> tuple[Reading, bool] | None:
-    """Return the convention within the bounds; None where they may be no bounds at all."""
-    pairs, values = _valued(f, [*pairs, *_small_losses(f, nearest.gamma or 1.0)])
-    inside = (values > bounds.low + f.noise) & (values < bounds.high - f.noise)
-
-    def clipped(loss: Floats) -> Floats:
-        return np.clip(loss, bounds.low, bounds.high)
-
-    tried = {str(bounds): _Observed(pairs, values, inside, values, clipped)}
-    high = bounds.high
-    if 0 < high < math.inf and bounds.low == -math.inf:
-
-        def flattened(loss: Floats) -> Floats:
-            return high * np.tanh(loss / high)
-
+def _within_bounds(
+    f: Probed, low: float, high: float, text: str, nearest: Reading, pairs: list[Pair]
+) -> Iterator[tuple[str, _Observed]]:
+    """Yield what may be done to the loss, in words, and what was observed of it then."""
+    pairs, values = valued(f, [*pairs, *_small_losses(f, nearest.gamma or 1.0)])
+    inside = (values > low + f.noise) & (values < high - f.noise)
+    yield text, _Observed(pairs, values, inside, values, lambda loss: np.clip(loss, low, high))
+    if 0 < high < math.inf and low == -math.inf:
         inside = np.abs(values) < 0.9 * high
         loss = high * np.arctanh(np.where(inside, values, 0.0) / high)
         text = f"the loss is bounded: it is {short(high)} tanh(loss / {short(high)})"
-        tried[text] = _Observed(pairs, values, inside, loss, flattened)
-    found = _fitted(f, tried, nearest)
-    if found is not None:
-        return found, True
-    return None if bounds.ordinary else (_unknown(nearest, str(bounds)), False)
+        yield (
+            text,
+            _Observed(pairs, values, inside, loss, lambda loss: high * np.tanh(loss / high)),
+        )
 
 
 def _small_losses(f: Probed, gamma: float) -> Iterator[Pair]:
-    """Yield pairs near those without a loss: below a bound that ordinary ones are above."""
+    """Yield pairs of a small loss, below a bound that ordinary pairs exceed."""
     for shape in f.shapes:
         rng = np.random.default_rng(shape.n * 1000 + shape.d)
         for step in (0.5, 0.25, 0.12, 0.06, 0.03, 0.01):
@@ -182,70 +175,57 @@ def _small_losses(f: Probed, gamma: float) -> Iterator[Pair]:
             yield z, z + 0.5 * step * gamma * rng.standard_normal(shape)
 
 
-def _valued(f: Probed, pairs: list[Pair]) -> tuple[list[Pair], Floats]:
-    found, values = [], []
-    for pair in pairs:
-        try:
-            values.append(f(*pair))
-        except (FunctionError, NoValueError):
-            continue
-        found.append(pair)
-    return found, np.asarray(values)
+# --- normalised inputs --------------------------------------------------------------------
+
+_norm = partial(np.linalg.norm, keepdims=True)
+_sum = partial(np.linalg.norm, ord=1, keepdims=True)
+_largest = partial(np.linalg.norm, ord=math.inf, keepdims=True)
+_std = partial(np.std, keepdims=True)
+_sample_std = partial(np.std, keepdims=True, ddof=1)
 
 
-# --- inputs that are normalised -----------------------------------------------------------
+def _root_mean_square(z: Floats, axis: int | None) -> Any:
+    return np.sqrt(np.mean(z**2, axis=axis, keepdims=True))
 
 
-def _norm(axis: int | None, order: float = 2) -> Normaliser:
-    def divided(z: Floats) -> Floats:
-        if axis is None:
-            return cast(Floats, z / np.linalg.norm(z))
-        return cast(Floats, z / np.linalg.norm(z, ord=order, axis=axis, keepdims=True))
-
-    return divided
-
-
-def _root_mean_square(axis: int | None) -> Normaliser:
-    return lambda z: z / np.sqrt(np.mean(z**2, axis=axis, keepdims=True))
-
-
-def _standardised(axis: int | None, correction: int, *, centred: bool = True) -> Normaliser:
-    def divided(z: Floats) -> Floats:
-        mean = np.mean(z, axis=axis, keepdims=True) if centred else 0.0
-        return cast(Floats, (z - mean) / np.std(z, axis=axis, keepdims=True, ddof=correction))
-
-    return divided
-
-
-#: By what does not change the function: in words, and what may be done to the inputs.
-_NORMALISED: Mapping[str, Mapping[str, Normaliser]] = {
+_CENTRED = "has its mean removed and is divided by its"
+_DIVIDED = "is divided by its"
+_AXES = {"sample": 1, "feature": 0, "view": None}
+#: What may be done to a sample, a feature or a view, in words, and what it is divided by.
+_NORMALISED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "sample": {
-        "each sample is divided by its norm": _norm(1),
-        "each sample is divided by its root mean square": _root_mean_square(1),
-        "each sample has its mean removed and is divided by its std": _standardised(1, 0),
-        "each sample has its mean removed and is divided by its std (n - 1)": _standardised(1, 1),
-        "each sample is divided by the sum of its magnitudes": _norm(1, 1),
-        "each sample is divided by its largest magnitude": _norm(1, math.inf),
+        f"{_DIVIDED} norm": _norm,
+        f"{_DIVIDED} root mean square": _root_mean_square,
+        f"{_CENTRED} std": _std,
+        f"{_CENTRED} std (n - 1)": _sample_std,
+        "is divided by the sum of its magnitudes": _sum,
+        f"{_DIVIDED} largest magnitude": _largest,
     },
     "feature": {
-        "each feature has its mean removed and is divided by its std": _standardised(0, 0),
-        "each feature has its mean removed and is divided by its sample std": _standardised(0, 1),
-        "each feature is divided by its std": _standardised(0, 0, centred=False),
-        "each feature is divided by its sample std": _standardised(0, 1, centred=False),
-        "each feature is divided by its norm over the samples": _norm(0),
-        "each feature is divided by its root mean square": _root_mean_square(0),
+        f"{_CENTRED} std": _std,
+        f"{_CENTRED} sample std": _sample_std,
+        f"{_DIVIDED} std": _std,
+        f"{_DIVIDED} sample std": _sample_std,
+        f"{_DIVIDED} norm over the samples": _norm,
+        f"{_DIVIDED} root mean square": _root_mean_square,
     },
     "view": {
-        "each view is divided by its norm": _norm(None),
-        "each view is divided by its root mean square": _root_mean_square(None),
-        "each view has its mean removed and is divided by its std": _standardised(None, 0),
-        "each view is divided by its std": _standardised(None, 0, centred=False),
+        f"{_DIVIDED} norm": _norm,
+        f"{_DIVIDED} root mean square": _root_mean_square,
+        f"{_CENTRED} std": _std,
+        f"{_DIVIDED} std": _std,
     },
 }
 
 
+def _normalised(z: Floats, axis: int | None, size: Callable[..., Any], centred: bool) -> Floats:
+    mean = np.mean(z, axis=axis, keepdims=True) if centred else 0.0
+    normalised: Floats = (z - mean) / size(z, axis=axis)
+    return normalised
+
+
 def _scale_free(f: Probed) -> str | None:
-    """Return of what the scale changes nothing: a sample, a feature, a whole view."""
+    """Return of what the scale changes nothing: a sample, a feature, or a whole view."""
     shape = f.shapes[0]
     rng = np.random.default_rng(0)
     factors = {
@@ -253,16 +233,13 @@ def _scale_free(f: Probed) -> str | None:
         "feature": np.exp(rng.uniform(0, 3, (2, 1, shape.d))),
         "view": np.asarray([[[3.0]], [[20.0]]]),
     }
-    for name, (first, second) in factors.items():
-        if _unchanged(f, first, second):
-            return name
-    return None
+    return next((name for name, each in factors.items() if _unchanged(f, *each)), None)
 
 
 def _unchanged(f: Probed, first: Floats, second: Floats) -> bool:
-    """Whether scaling the views by these factors changes nothing: far out to rounding.
+    """Return whether multiplying the views by these factors changes nothing.
 
-    A norm may have something added to it, which is seen near 0 and not far out.
+    At a large scale nothing but rounding; at scale 1 an ε that is added to a norm may act.
     """
     values = []
     try:
@@ -278,84 +255,51 @@ def _unchanged(f: Probed, first: Floats, second: Floats) -> bool:
     return max(values) - min(values) > f.noise
 
 
-def _of_normalised(
-    f: Probed, of: str, nearest: Reading, pairs: list[Pair]
-) -> tuple[Reading, bool]:
-    pairs, values = _valued(f, [(_FAR * z1, _FAR * z2) for z1, z2 in pairs])
+def _of_normalised(f: Probed, of: str, pairs: list[Pair]) -> Iterator[tuple[str, _Observed]]:
+    """Yield what may be done to the inputs, in words, and what was observed of the loss then."""
+    pairs, values = valued(f, [(_FAR * z1, _FAR * z2) for z1, z2 in pairs])
     everywhere = np.ones(len(values), dtype=bool)
-    tried = {}
-    for how, normalise in _NORMALISED[of].items():
-        inputs = [(normalise(z1), normalise(z2)) for z1, z2 in pairs]
+    axis = _AXES[of]
+    for how, size in _NORMALISED[of].items():
+        centred = how.startswith(_CENTRED)
+        inputs = [
+            (_normalised(z1, axis, size, centred), _normalised(z2, axis, size, centred))
+            for z1, z2 in pairs
+        ]
         if all(np.all(np.isfinite(z)) for pair in inputs for z in pair):
-            text = f"the inputs are normalised: {how}"
-            tried[text] = _Observed(inputs, values, everywhere, values, lambda loss: loss)
-    found = _fitted(f, tried, nearest)
-    if found is not None:
-        return found, True
-    text = f"the inputs are normalised: the scale of a {of} changes nothing"
-    return _unknown(nearest, text), False
+            text = f"the inputs are normalised: each {of} {how}"
+            yield text, _Observed(inputs, values, everywhere, values, lambda loss: loss)
 
 
 # --- the convention within ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """Values of the function, and what they are taken to be of a loss of the `pairs`."""
+def _nearest_within(
+    f: Probed, tried: Iterator[tuple[str, _Observed]], nearest: Reading
+) -> Reading | None:
+    """Return a convention that gives all values in one of the ways that are tried.
 
-    pairs: list[Pair]
-    values: Floats
-    inside: npt.NDArray[np.bool_]  # where `loss` can be had from the values
-    loss: Floats
-    output: Callable[[Floats], Floats]  # the values, of the loss
-
-
-def _fitted(f: Probed, tried: Mapping[str, _Observed], nearest: Reading) -> Reading | None:
-    """Return a convention that gives all values in one of the ways `tried`; None if none does.
-
-    What is tried becomes what departs. Of several conventions it is the one whose published
-    numbers are met.
+    The words for that way become the departure. Of several conventions it is the one whose
+    published numbers are met.
     """
-    for gamma, given in _hinges(nearest):
-        found = []
-        for text, observed in tried.items():
+    ways = list(tried)
+    for gamma, eps in _hinges(nearest):
+        readings = []
+        for text, observed in ways:
             for convention in conventions.values():
-                if given is not None and convention.hinge_on == "variance":
+                if eps is not None and convention.hinge_on == "variance":
                     continue  # it has no ε
-                eps = convention.eps if given is None else given
-                weights = _fit(f, observed, convention, gamma, eps)
-                if weights is not None:
-                    departures = (text, *signs(weights))
-                    found.append(_reading(convention, weights, gamma, eps, departures))
-        if found:
-            return min(found, key=lambda reading: reading.score)
+                reading = _within(f, observed, convention, gamma, eps)
+                if reading is not None:
+                    departures = (text, *signs(reading.weights))
+                    readings.append(replace(reading, departures=departures))
+        if readings:
+            return min(readings, key=lambda reading: reading.score)
     return None
 
 
-def _fit(
-    f: Probed, observed: _Observed, convention: Convention, gamma: float, eps: float
-) -> Weights | None:
-    """Return the weights with which a convention gives all values; None where none do."""
-    every = np.flatnonzero(observed.inside)
-    if len(every) < _ENOUGH:
-        return None
-    some = every[:: len(every) // _ENOUGH]
-    weights = None
-    # Most conventions are not it, and a few values show that.
-    for places in (some, np.arange(len(observed.values))):
-        chosen = [observed.pairs[place] for place in places]
-        terms = np.asarray([terms_of(convention, gamma, eps, *pair) for pair in chosen])
-        inside, values = observed.inside[places], observed.values[places]
-        weights = _weights(f, terms[inside], observed.loss[places][inside], convention.weights)
-        modelled = observed.output(terms @ [weight or 0.0 for weight in weights])
-        size = np.abs(values) + abs(weights[1] or 0.0) * gamma
-        if np.any(np.abs(modelled - values) > 2.0**15 * f.roundoff * size):
-            return None
-    return weights
-
-
 def _hinges(nearest: Reading) -> Iterator[tuple[float, float | None]]:
-    """Yield the γ and ε that are tried; an ε of None is the convention's own."""
+    """Yield the γ and ε to try; an ε of None is the convention's own."""
     yield 1.0, None
     if nearest.gamma is not None and nearest.gamma > 0 and nearest.eps is not None:
         yield nearest.gamma, nearest.eps
@@ -363,51 +307,48 @@ def _hinges(nearest: Reading) -> Iterator[tuple[float, float | None]]:
         yield 1.0, eps
 
 
-def _weights(
-    f: Probed, terms: Floats, loss: Floats, published: tuple[float, float, float] | None
-) -> Weights:
-    """Return the weights that fit best, the published ones where those are within the error.
+def _within(
+    f: Probed, observed: _Observed, convention: Convention, gamma: float, eps: float | None
+) -> Reading | None:
+    """Return a convention with the weights that give all values; None if there are none."""
+    usable = np.flatnonzero(observed.inside)
+    if len(usable) < _ENOUGH:
+        return None
+    eps = convention.eps if eps is None else eps
+    # A few values are enough to exclude most conventions.
+    for places in (usable[:: len(usable) // _ENOUGH], np.arange(len(observed.values))):
+        terms = terms_of(convention, gamma, eps, [observed.pairs[place] for place in places])
+        inside, values = observed.inside[places], observed.values[places]
+        weights = _weights(f, terms[inside], observed.loss[places][inside], convention)
+        first, hinge, third = (weight or 0.0 for weight in weights)
+        modelled = observed.output(terms @ [first, hinge, third])
+        size = np.abs(values) + abs(hinge) * gamma
+        if np.any(np.abs(modelled - values) > 2.0**15 * f.roundoff * size):
+            return None
+    if convention.invariance == "none":
+        weights = (0.0, *weights[1:])
+    return Reading(
+        convention, weights, gamma if hinge else None, eps if hinge else None, departures=()
+    )
 
-    None where a term is 0 throughout, or too small to tell.
+
+def _weights(f: Probed, terms: Floats, loss: Floats, convention: Convention) -> MaybeWeights:
+    """Return the weights that fit best, the published ones if they are within the error.
+
+    None for a term that is 0 everywhere, or too small to have one.
     """
     size = np.abs(loss) + 1e-3 * np.median(np.abs(loss))
-    scaled = terms / size[:, None]
-    largest = np.max(np.abs(scaled), axis=0)
-    acts = np.max(np.abs(terms), axis=0) > 2.0**10 * f.roundoff
-    shares, *_ = np.linalg.lstsq(scaled[:, acts] / largest[acts], loss / size, rcond=None)
+    factors = fit(terms, loss, size, smallest=2.0**10 * f.roundoff).factors
+    largest = np.max(np.abs(terms) / size[:, None], axis=0)
     weights: list[float | None] = [None, None, None]
-    for place, share in zip(np.flatnonzero(acts), shares, strict=True):
-        weight = float(share / largest[place])
-        error = 2.0**10 * f.roundoff / max(abs(share), 1e-300)
-        own = published[place] if published else weight
+    for place in np.flatnonzero(~np.isnan(factors)):
+        weight = float(factors[place])
+        error = 2.0**10 * f.roundoff / max(abs(weight * largest[place]), 1e-300)
+        own = convention.weights[place] if convention.weights else weight
         if error >= 1:
             weights[place] = 0.0
         elif abs(weight - own) <= error * abs(weight):
-            weights[place] = own if published else snapped(weight, error)
+            weights[place] = own if convention.weights else snapped(weight, error)
         elif error < 0.1:
             weights[place] = snapped(weight, error)
     return weights[0], weights[1], weights[2]
-
-
-def _reading(
-    convention: Convention,
-    weights: Weights,
-    gamma: float,
-    eps: float,
-    departures: tuple[str, ...],
-) -> Reading:
-    first, hinge = weights[0], bool(weights[1])
-    return Reading(
-        convention=convention,
-        weights=(0.0 if convention.invariance == "none" else first, *weights[1:]),
-        laws=(None, None, None),
-        gamma=gamma if hinge else None,
-        eps=eps if hinge else None,
-        departures=departures,
-    )
-
-
-def _unknown(nearest: Reading, departure: str) -> Reading:
-    return replace(
-        nearest, weights=(None, None, None), gamma=None, eps=None, departures=(departure,)
-    )
