@@ -52,7 +52,10 @@ def confirmed(f: Probed, measured: Measured, reading: Reading) -> Reading:
     if not measured.covariance.even:  # only that number of features was measured
         shapes = [shape for shape in shapes if shape.d == base.d]
     pairs = [pair for shape in shapes for pair in ordinary_pairs(shape)]
-    invariance = _finding(f, first, _own_term(reading, 0), _reordered(f, pairs))
+    # The order of the samples of one view matters only where the views are compared.
+    orders = [((z1, z2), (z1, np.roll(z2, 1, axis=0))) for z1, z2 in pairs]
+    reordered = [change for order in orders for change in _change(f, *order)]
+    invariance = _finding(f, first, _own_term(reading, 0), reordered)
     own = _own_term(reading, 2)
     covariance = _finding(f, third, own, _shuffled(f, pairs))
     if not covariance.as_measured:
@@ -154,14 +157,8 @@ def _change(f: Probed, before: Pair, after: Pair) -> list[_Change]:
     return [_Change(before, after, values[0] - values[1], abs(values[0]) + abs(values[1]))]
 
 
-def _reordered(f: Probed, pairs: list[Pair]) -> list[_Change]:
-    """Change only what compares the views."""
-    orders = [((z1, z2), (z1, np.roll(z2, 1, axis=0))) for z1, z2 in pairs]
-    return [change for before, after in orders for change in _change(f, before, after)]
-
-
 def _shuffled(f: Probed, pairs: list[Pair]) -> list[_Change]:
-    """Change only what compares features: in one view beside zeros if possible, or in both."""
+    """Change only what compares features: in one view, the other being 0, or else in both."""
     rng = np.random.default_rng(0)
     changes = []
     for z, _ in pairs:

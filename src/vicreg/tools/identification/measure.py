@@ -171,7 +171,6 @@ class _Profile(NamedTuple):
     constant: float = 0.0
     diagonal: float = 0.0  # of the fourth power, per squared sample variance of a feature
     hinge: Hinge = Hinge()
-    on: str = "std"
     clipped: bool = True
     squared: bool = False
     open_at: float = 1.0  # the largest power of two at which the hinge acts
@@ -189,8 +188,8 @@ def _measure_hinges(
         except NoValueError as error:
             profiles[shape] = _Profile(unrecognised=str(error))
     base = profiles[f.shapes[0]]
-    variance.on, variance.clipped, variance.squared = base.on, base.clipped, base.squared
-    forms = {(p.on, p.clipped, p.squared) for p in profiles.values() if p.hinge.weight}
+    variance.clipped, variance.squared = base.clipped, base.squared
+    forms = {(p.hinge.on, p.clipped, p.squared) for p in profiles.values() if p.hinge.weight}
     reasons = [p.unrecognised for p in profiles.values() if p.unrecognised]
     if len(forms) > 1:
         reasons.append("its form changes with n or d")
@@ -217,12 +216,12 @@ def _profile(f: Probed, shape: Shape) -> _Profile:
     def rest(scale: float) -> float:
         return f(columns * scale) - diagonal * scale**4
 
-    # The rounding of a large diagonal remains: not where all hinges are still closed.
+    # A large diagonal leaves its rounding: do not go far beyond where every hinge is closed.
     top = _ABOVE if diagonal and shape.live < shape.d else _TAIL[-1]
     clipped = growth is None
     constant = rest(min(top, 2.0**6)) if diagonal else tail[-1] if clipped else 0.0
     profile = _hinge_profile(f, shape, rest, constant, clipped, top)
-    wanted = 1 if profile.on == "std" else 2
+    wanted = 1 if profile.hinge.on == "std" else 2
     if growth is not None and abs(growth - wanted) > 0.05 and not profile.unrecognised:
         profile = profile._replace(unrecognised="it grows as no hinge does")
     profile = _without_dead(f, shape, profile)
@@ -231,7 +230,7 @@ def _profile(f: Probed, shape: Shape) -> _Profile:
 
 def _without_dead(f: Probed, shape: Shape, profile: _Profile) -> _Profile:
     """Subtract what the features that are 0 at every scale have added."""
-    weight, gamma, eps = profile.hinge
+    weight, gamma, eps, on = profile.hinge
     dead = shape.d / shape.live - 1
     if not dead or not weight:
         return profile
@@ -242,7 +241,7 @@ def _without_dead(f: Probed, shape: Shape, profile: _Profile) -> _Profile:
         profile = profile._replace(constant=constant)
     else:
         gamma = (gamma + dead * math.sqrt(eps)) / (1 + dead)
-    return profile._replace(hinge=Hinge(weight * (1 + dead), gamma, eps))
+    return profile._replace(hinge=Hinge(weight * (1 + dead), gamma, eps, on))
 
 
 def _hinge_profile(
@@ -254,7 +253,7 @@ def _hinge_profile(
     top: float,
 ) -> _Profile:
     least = at(_LEAST)
-    # A constant beside a fourth power that was subtracted has the rounding of that.
+    # If a fourth power was subtracted, the constant has the rounding of that.
     size = max(abs(least), abs(constant))
     if clipped and abs(least - constant) <= f.slack * f.roundoff / f.resolution * size:
         return _Profile(constant)
@@ -267,8 +266,7 @@ def _hinge_profile(
     for squared in (False, True):
         hinge = _hinge(f, shape, lambda scale: at(scale) - constant, open_at, squared)
         if hinge is not None:
-            on, numbers = hinge
-            return _Profile(constant, 0.0, numbers, on, clipped, squared, open_at)
+            return _Profile(constant, 0.0, hinge, clipped, squared, open_at)
     return _Profile(
         constant, open_at=open_at, unrecognised="it is no hinge of a std or a variance"
     )
@@ -279,17 +277,15 @@ def _open_at(at: Callable[[float], float], constant: float, threshold: float, to
     low, high = -30, round(math.log2(top))
     while high - low > 1:
         middle = (low + high) // 2
-        if abs(at(2.0**middle) - constant) > threshold:
-            low = middle
-        else:
-            high = middle
+        acts = abs(at(2.0**middle) - constant) > threshold
+        low, high = (middle, high) if acts else (low, middle)
     return 2.0**low
 
 
 def _hinge(
     f: Probed, shape: Shape, at: Callable[[float], float], top: float, squared: bool
-) -> tuple[str, Hinge] | None:
-    """Return what the hinge is on, and its numbers; None if it is not a hinge.
+) -> Hinge | None:
+    """Return the hinge; None if it is not one.
 
     For a root, y = A − B sqrt(q + e) with q the variance, (y0 − y1) / (y0 − y2) contains neither A
     nor B, and is monotone in e. The second point is best near e, so it takes two steps.
@@ -300,29 +296,28 @@ def _hinge(
         value = sign * at(scale)
         return math.sqrt(max(value, 0.0)) if squared else value
 
-    def through(scale: float) -> tuple[str, Hinge] | None:
+    def through(scale: float) -> Hinge | None:
         scales = (_LEAST, scale, top)
         q = [each**2 * shape.unit for each in scales]
         return _through_points(q, [y(each) for each in scales], f)
 
     hinge = through(top / 4)
     for _ in range(2):
-        if hinge is None or hinge[0] == "variance" or not hinge[1].eps:
+        if hinge is None or not hinge.eps:
             break
-        exponent = round(math.log2(hinge[1].eps / shape.unit) / 2)
+        exponent = round(math.log2(hinge.eps / shape.unit) / 2)
         hinge = through(min(2.0 ** max(exponent, -28), top / 2))
     if hinge is None:
         return None
-    on, (weight, gamma, eps) = hinge
+    weight = hinge.weight
     for scale in (top / 2, top / 8, top / 64):  # it has to hold between the points too
-        v = scale**2 * shape.unit
-        model = weight * (gamma - (math.sqrt(v + eps) if on == "std" else v))
-        if abs(y(scale) - model) > 4 * f.slack * max(abs(weight * gamma), abs(model)):
+        model = hinge.at(scale**2 * shape.unit)
+        if abs(y(scale) - model) > 4 * f.slack * max(abs(weight * hinge.gamma), abs(model)):
             return None
-    return on, Hinge(sign * (weight**2 if squared else weight), gamma, eps)
+    return hinge._replace(weight=sign * (weight**2 if squared else weight))
 
 
-def _through_points(q: list[float], y: list[float], f: Probed) -> tuple[str, Hinge] | None:
+def _through_points(q: list[float], y: list[float], f: Probed) -> Hinge | None:
     """Return the hinge with value y at variance q, for three points."""
     if y[0] == y[2]:
         return None
@@ -332,15 +327,15 @@ def _through_points(q: list[float], y: list[float], f: Probed) -> tuple[str, Hin
     slack = max(f.slack, 16 * f.resolution * abs(y[0]) / max(abs(y[0] - y[1]), 1e-300))
     if abs(ratio - linear) <= slack * linear:
         weight = (y[0] - y[2]) / (q[2] - q[0])
-        return "variance", Hinge(weight, y[0] / weight + q[0], 0.0)
+        return Hinge(weight, y[0] / weight + q[0], 0.0, "variance")
     eps = _eps_of(ratio, q)
     weight = (y[0] - y[2]) / (math.sqrt(q[2] + eps) - math.sqrt(q[0] + eps))
     gamma = y[0] / weight + math.sqrt(q[0] + eps)
-    # Roots are measured beside γ, to the roundoff; so is what ε adds to the smallest of them.
+    # Roots are known to the roundoff of γ; so is what ε adds to the smallest of them.
     seen = 64 * f.resolution * abs(gamma)
     if eps <= max(seen**2, 2 * seen * math.sqrt(q[0])):
         eps = 0.0
-    return "std", Hinge(weight, gamma, eps)
+    return Hinge(weight, gamma, eps)
 
 
 def _eps_of(ratio: float, q: list[float]) -> float:
@@ -374,15 +369,15 @@ def _measure_variance_details(
         whole, one = whole - squares * float(np.sum(entries)), one - squares * entries[0]
     variance.by_feature = _same(one * shape.live, whole, f.slack)
     variance.first_view = _share_of_first_view(f, low, high)
-    # Moving one feature changes its second moment and, as it is moved alone, no covariance.
+    # Shifting one feature changes no covariance, and its second moment if that is not centred.
     shift = np.where(np.arange(shape.d) == 0, open_at, 0.0)
     variance.centred = not _moves(f, low / 2, shift, whole)
 
 
 def _share_of_first_view(f: Probed, changed: Floats, plain: Floats) -> float:
-    """Return the first view's share of what changing both views changes.
+    """Return the first view's share of what changing both views adds.
 
-    What compares the views is the same for both orders.
+    The invariance is the same whichever of them is changed.
     """
     both = f(changed) - f(plain)
     one, other = f(changed, plain), f(plain, changed)
@@ -391,7 +386,7 @@ def _share_of_first_view(f: Probed, changed: Floats, plain: Floats) -> float:
 
 
 def _moves(f: Probed, z: Floats, shift: Floats, size: float) -> bool:
-    """Return whether moving both views changes a term whose size there is `size`."""
+    """Return whether shifting both views changes a term whose size is `size`."""
     return abs(f(z + shift) - f(z)) > max(f.slack * abs(size), f.noise)
 
 
@@ -399,15 +394,14 @@ def _moves(f: Probed, z: Floats, shift: Floats, size: float) -> bool:
 
 
 def _measure_covariance(f: Probed, covariance: Covariance) -> None:
-    for shape in f.shapes:
+    changes = {shape: _correlated(f, shape, _ABOVE, _alike(shape)) for shape in f.shapes}
+    for shape, change in changes.items():
         pairs = shape.live * (shape.live - 1)
-        change = _correlated(f, shape, _ABOVE, _alike(shape))
         covariance.coefficients[shape] = change / (pairs * _ABOVE**4 * shape.unit**2)
-    shape = f.shapes[0]
-    if any(covariance.coefficients.values()):
-        change = _correlated(f, shape, _ABOVE, _alike(shape))
+    shape, change = next(iter(changes.items()))
+    if any(changes.values()):
         covariance.power = _power(change, _correlated(f, shape, 2 * _ABOVE, _alike(shape)))
-        # Equal features of variance v add a power of v, the half of that power.
+        # Equal features of variance v add v to the half of that power.
         _rescale(covariance.coefficients, 4 - covariance.power, _ABOVE)
         for each in f.shapes:
             covariance.coefficients[each] *= each.unit ** (2 - covariance.power / 2)
@@ -416,16 +410,17 @@ def _measure_covariance(f: Probed, covariance: Covariance) -> None:
         shift = np.where(np.arange(shape.d) < shape.live, 2 * _ABOVE, 0.0)
         covariance.centred = not _moves(f, plain, shift, change)
     if covariance.present:
-        _measure_pairs(f, covariance, shape)
+        _measure_pairs(f, covariance, shape, change)
 
 
 def _correlated(f: Probed, shape: Shape, scale: float, z: Floats) -> float:
-    """Return what the correlations of `z` add, its variances being those of uncorrelated ones."""
+    """Return what the correlations of `z` add to its variances, which are those of the probe."""
     before, after = f(scale * uncorrelated(shape)), f(scale * z)
     return _nonzero(f, after - before, after, before)
 
 
-def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape) -> None:
+def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape, change: float) -> None:
+    """Measure what each pair and each diagonal entry adds; `change` is what all pairs add."""
     if shape.d > 16 or shape.live < shape.d:  # hundreds of pairs, or not all of them
         if covariance.diagonal[shape]:
             covariance.entries = np.full(shape.live, covariance.diagonal[shape])
@@ -436,7 +431,6 @@ def _measure_pairs(f: Probed, covariance: Covariance, shape: Shape) -> None:
         z = columns.copy()
         z[:, j] = z[:, i]
         changes[i, j] = changes[j, i] = _correlated(f, shape, _ABOVE, z)
-    change = _correlated(f, shape, _ABOVE, _alike(shape))
     covariance.additive = _same(changes.sum() / 2, change, f.slack)
     if covariance.additive and change:
         covariance.pairs = changes * (d * (d - 1) / 2) / change

@@ -10,11 +10,18 @@ from vicreg.tools.backends import Floats
 from vicreg.tools.identification.measure import mean_cosine
 from vicreg.tools.identification.probes import Model, Pair
 from vicreg.tools.identification.reading import Reading
-from vicreg.tools.identification.terms import Covariance, Invariance, Law, Measured, Variance
+from vicreg.tools.identification.terms import (
+    Covariance,
+    Hinge,
+    Invariance,
+    Law,
+    Measured,
+    Variance,
+)
 
 __all__ = ["departing_model", "term_models", "terms_of"]
 
-# Of more features than this no matrix of covariances is made, if there is another way.
+# Above this many features the covariance matrix is avoided if possible.
 _MANY = 1024
 
 
@@ -60,7 +67,7 @@ def term_models(
     if models[0] and measured.invariance.present and first:
         models[0] = _invariance(measured.invariance, first, measured.laws[0][first])
     if models[1] and measured.variance.present and second:
-        models[1] = _variance(measured.variance, second, *measured.laws[1][second])
+        models[1] = _variance(measured.variance, second, measured.laws[1][second])
     if models[2] and measured.covariance.present and third:
         models[2] = _covariance(measured.covariance, third, measured.laws[2][third])
     return models[0], models[1], models[2]
@@ -85,16 +92,16 @@ def _invariance(term: Invariance, law: Law, weight: float) -> Model:
     return model
 
 
-def _variance(term: Variance, law: Law, weight: float, gamma: float, eps: float) -> Model:
+def _variance(term: Variance, law: Law, hinge: Hinge) -> Model:
     def of_view(z: Floats) -> float:
         z = z - np.mean(z, axis=0) if term.centred else z
         n, d = z.shape
         variances = np.sum(z**2, axis=0) / law.over_samples(n)
-        short = gamma - (np.sqrt(variances + eps) if term.on == "std" else variances)
+        short = hinge.gamma - (np.sqrt(variances + hinge.eps) if hinge.on == "std" else variances)
         if term.clipped:
             short = np.maximum(short, 0.0)
         total = np.sum(short ** (2 if term.squared else 1))
-        return float(weight * total / law.over_features(d))
+        return float(hinge.weight * total / law.over_features(d))
 
     return lambda z1, z2: term.first_view * of_view(z1) + (1 - term.first_view) * of_view(z2)
 

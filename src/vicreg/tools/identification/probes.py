@@ -51,7 +51,7 @@ _NUMBERS = np.random.default_rng(0).standard_normal(1009)
 
 
 class NoValueError(Exception):
-    """The function returned nan or inf, or differs from call to call."""
+    """The function has no values to work with: nan, inf, random or too coarse ones."""
 
 
 class Shape(NamedTuple):
@@ -77,19 +77,10 @@ class Shape(NamedTuple):
 
 
 class Probed:
-    """A function of two NumPy arrays, with the precision that it computes in.
+    """A function of two NumPy arrays, with the shapes and the precision that it takes.
 
-    Parameters
-    ----------
-    function : LossFunction
-        The function.
-
-    Raises
-    ------
-    NoValueError
-        It returns no finite number for ordinary arrays, or two numbers for the same arrays.
-    FunctionError
-        It raises for every shape that is tried, or does not return a number.
+    Raises NoValueError if it returns no finite number for ordinary arrays, or two numbers for the
+    same arrays; FunctionError if it takes no shape that is tried, or does not return a number.
     """
 
     def __init__(self, function: LossFunction) -> None:
@@ -142,13 +133,7 @@ class Probed:
         return value
 
     def _takes(self, shape: Shape) -> bool:
-        """Return whether it returns a number for arrays of that shape, in one dtype or another.
-
-        Raises
-        ------
-        FunctionError
-            What it returns is not a number.
-        """
+        """Return whether it takes arrays of that shape, in one dtype or another."""
         # A module with parameters takes arrays of their dtype only.
         single = "float32" if "float32" in self._function.backend.dtypes[1:] else None
         z = np.resize(_NUMBERS, shape)  # cheap, for a function that takes none of hundreds
@@ -217,7 +202,7 @@ class Probed:
                 )
 
     def _roundoff(self) -> float:
-        """Return the unit roundoff that it computes in, whatever the dtypes of its arrays.
+        """Return the unit roundoff that it computes in, which need not be that of its arrays.
 
         A change of the input that is well above the roundoff changes the value in proportion; a
         smaller one does not. A bounded loss may be at its bound for some of the arrays.

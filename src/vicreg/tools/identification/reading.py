@@ -154,7 +154,8 @@ def _invariance(measured: Measured, convention: Convention, own: Law | None) -> 
     if own is None:
         departures.append(f"{convention.name} {_NO_SUCH_TERM}")
     elif term.power == 2:
-        departures += _invariance_sums(law, own, convention.name)
+        departures += _sum("samples", law.samples, own.samples, convention.name)
+        departures += _sum("features", law.features, own.features, convention.name)
     weight = snapped(laws[law] / 2 if of_normalised else laws[law], measured.error)
     return _Term(weight if term.cosine or term.power in (1, 2) else None, law, departures)
 
@@ -179,18 +180,14 @@ def _invariance_form(term: Invariance, law: Law | None, of_normalised: bool) -> 
     return [] if term.by_feature else ["not recognised: it is no sum over features"]
 
 
-def _invariance_sums(law: Law, own: Law, name: str) -> list[str]:
-    departures = []
-    for what, here, there in (
-        ("samples", law.samples, own.samples),
-        ("features", law.features, own.features),
-    ):
-        if here != there:
-            how = f"summed over the {what}" if here == "1" else f"divided by {here}"
-            instead = "sums" if there == "1" else f"divides by {there}"
-            times = f" ({there} times as much)" if here == "1" else ""
-            departures.append(f"{how}, where {name} {instead}{times}")
-    return departures
+def _sum(what: str, here: str, there: str, name: str) -> list[str]:
+    """Return how a sum over `what` departs, by its two divisors."""
+    if here == there:
+        return []
+    how = f"summed over the {what}" if here == "1" else f"divided by {here}"
+    instead = "sums" if there == "1" else f"divides by {there}"
+    times = f" ({there} times as much)" if here == "1" else ""
+    return [f"{how}, where {name} {instead}{times}"]
 
 
 # --- variance -----------------------------------------------------------------------------
@@ -205,13 +202,10 @@ def _variance(measured: Measured, convention: Convention, own: Law) -> _Term:
         return _Term(None, None, [_UNKNOWN_SIZE])
     hinge = _snapped_hinge(laws[law], convention, error)
     weight = _weight(hinge.weight, term, convention.variance_over_views)
-    outside = _eps_outside(hinge, term.on)
+    outside = _eps_outside(hinge)
     departures = _variance_form(term, hinge, outside, convention)
     departures += _statistic(law, own, convention.name, "variance")
-    if law.features != own.features:
-        how = "summed over the features" if law.features == "1" else f"divided by {law.features}"
-        times = " (d times as much)" if law.features == "1" else ""
-        departures.append(f"{how}, where {convention.name} divides by {own.features}{times}")
+    departures += _sum("features", law.features, own.features, convention.name)
     if outside:  # γ and ε as the author has them
         hinge = hinge._replace(gamma=snapped(hinge.gamma + outside, error), eps=outside)
     return _Term(snapped(weight, error), law, departures, hinge)
@@ -219,12 +213,12 @@ def _variance(measured: Measured, convention: Convention, own: Law) -> _Term:
 
 def _snapped_hinge(hinge: Hinge, convention: Convention, error: float) -> Hinge:
     root = math.sqrt(hinge.eps)
-    # √ε is measured beside γ: its error is γ's.
+    # √ε has the absolute error of γ.
     of_eps = 2 * error * max(abs(hinge.gamma) / root, 1.0) if root else 0.0
     eps = snapped(hinge.eps, of_eps)
     if abs(hinge.eps - convention.eps) <= of_eps * hinge.eps:
         eps = convention.eps
-    return Hinge(snapped(hinge.weight, error), snapped(hinge.gamma, error), eps)
+    return Hinge(snapped(hinge.weight, error), snapped(hinge.gamma, error), eps, hinge.on)
 
 
 def _variance_form(
@@ -232,9 +226,9 @@ def _variance_form(
 ) -> list[str]:
     name = convention.name
     departures = []
-    if term.on != convention.hinge_on:
+    if hinge.on != convention.hinge_on:
         departures.append(
-            f"the hinge is on the {term.on}, where {name} has the {convention.hinge_on}"
+            f"the hinge is on the {hinge.on}, where {name} has the {convention.hinge_on}"
         )
     elif outside:
         departures.append(
@@ -252,9 +246,9 @@ def _variance_form(
     return departures + _views(term.first_view, name)
 
 
-def _eps_outside(hinge: Hinge, on: str) -> float | None:
-    """Return an ε added outside the root: γ is less than a round number by it."""
-    if on != "std" or hinge.eps or _digits(hinge.gamma) < 3:
+def _eps_outside(hinge: Hinge) -> float | None:
+    """Return the ε that is added outside the root: γ is a round number less ε."""
+    if hinge.on != "std" or hinge.eps or _digits(hinge.gamma) < 3:
         return None
     return next((eps for eps in _OUTSIDE if _digits(hinge.gamma + eps) <= 2), None)
 
@@ -287,9 +281,8 @@ def _statistic(law: Law, own: Law, name: str, what: str) -> list[str]:
     here, there = law.samples, own.samples
     if here == there:
         return []
-    kinds = {"n": f"population {what}", "n - 1": f"sample {what}", "1": "sum of squares"}
-    if what == "covariance":
-        kinds["1"] = "sum of products"
+    total = "sum of squares" if what == "variance" else "sum of products"
+    kinds = {"n": f"population {what}", "n - 1": f"sample {what}", "1": total}
     how = "not divided" if here == "1" else f"divided by {here}"
     return [
         f"a {kinds.get(here, what)} ({how}), where {name} has the "
@@ -335,7 +328,7 @@ def _covariance_form(term: Covariance, name: str) -> list[str]:
 
 
 def _diagonal(term: Covariance) -> list[str]:
-    """Return which entries count though they should not, or do not though they should."""
+    """Return which entries are included or left out wrongly."""
     if term.pairs is None or term.power != 4:
         return ["the diagonal is not removed"] if any(term.diagonal.values()) else []
     d = len(term.pairs)

@@ -41,12 +41,21 @@ def identified(function: LossFunction) -> Identification:
         try:
             return _identified(Probed(function))
         except NoValueError as error:
-            return _unusable(str(error))
+            return Identification(
+                convention=None,
+                weights=(None, None, None),
+                gamma=None,
+                eps=None,
+                nearest=None,
+                departures=(str(error),),
+                explained=False,
+                residual=math.nan,
+            )
 
 
 def _identified(f: Probed) -> Identification:
     if _precision(f) == "half precision":
-        return _unusable(
+        raise NoValueError(
             "it follows no change of its input below a hundredth, as in half precision: too "
             "coarse to identify"
         )
@@ -54,7 +63,7 @@ def _identified(f: Probed) -> Identification:
     reading, readings = nearest_reading(measured)
     pairs, values = _random_values(f, reading.gamma)
     if np.ptp(f.seen) <= f.slack * np.max(np.abs(f.seen)):
-        return _unusable(f"it is constant: {short(values[0])} for all arrays")
+        raise NoValueError(f"it is constant: {short(values[0])} for all arrays")
     if not reading.departures:
         terms = terms_of(reading.convention, reading.gamma, reading.eps, pairs)
         model = terms @ _full(reading)
@@ -117,20 +126,6 @@ def _answer(f: Probed, reading: Reading, **fields: Any) -> Identification:
         precision=_precision(f),
         notes=_notes(f),
         **fields,
-    )
-
-
-def _unusable(reason: str) -> Identification:
-    """Return the answer for a function without terms, or without values."""
-    return Identification(
-        convention=None,
-        weights=(None, None, None),
-        gamma=None,
-        eps=None,
-        nearest=None,
-        departures=(reason,),
-        explained=False,
-        residual=math.nan,
     )
 
 

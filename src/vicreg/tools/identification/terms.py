@@ -91,6 +91,20 @@ def _constant(values: Sequence[float], slack: float) -> float | None:
     return values[0]
 
 
+def _weights(
+    coefficients: Mapping[Shape, float],
+    laws: Iterator[Law],
+    divisor: Callable[[Law, int, int], float],
+    slack: float,
+) -> dict[Law, float]:
+    """Return the coefficient times a law's divisor, for laws under which all shapes agree."""
+    weights = {
+        law: _constant([c * divisor(law, n, d) for (n, d), c in coefficients.items()], slack)
+        for law in laws
+    }
+    return {law: weight for law, weight in weights.items() if weight}
+
+
 @dataclass
 class Invariance:
     """The term that compares the views.
@@ -118,21 +132,15 @@ class Invariance:
             features += ("d²",)
         if self.power == 1 and not self.by_feature:  # a norm
             features = ("√d",)
-        weights = {
-            law: _constant(
-                [
-                    coefficient * law.over_features(d) / d * law.over_samples(n) / n
-                    for (n, d), coefficient in self.coefficients.items()
-                ],
-                slack,
-            )
-            for law in _laws(features, ("n", "1", "n - 1"))
-        }
-        return {law: weight for law, weight in weights.items() if weight}
+
+        def divisor(law: Law, n: int, d: int) -> float:
+            return law.over_features(d) / d * law.over_samples(n) / n
+
+        return _weights(self.coefficients, _laws(features, ("n", "1", "n - 1")), divisor, slack)
 
 
 class Hinge(NamedTuple):
-    """weight · (gamma − sqrt(v + eps)) or weight · (gamma − v), v the sample variance.
+    """weight · (gamma − sqrt(v + eps)) on a std or weight · (gamma − v), v the sample variance.
 
     The weight is that of the mean over the features of two equal views, so of both together.
     """
@@ -140,25 +148,27 @@ class Hinge(NamedTuple):
     weight: float = 0.0
     gamma: float = 0.0
     eps: float = 0.0
+    on: str = "std"
 
-    def in_units(self, k: float, on: str) -> Hinge:
+    def at(self, v: float) -> float:
+        """Return the hinge at a variance, unclipped."""
+        return self.weight * (self.gamma - (math.sqrt(v + self.eps) if self.on == "std" else v))
+
+    def in_units(self, k: float) -> Hinge:
         """Return the numbers for a variance that is k times the sample variance.
 
         weight · (γ − sqrt(k v + ε)) is weight · √k · (γ/√k − sqrt(v + ε/k)); without a root it is
         likewise.
         """
-        if on == "variance":
-            return Hinge(self.weight / k, self.gamma * k, 0.0)
-        root = math.sqrt(k)
-        return Hinge(self.weight / root, self.gamma * root, self.eps * k)
+        root = math.sqrt(k) if self.on == "std" else k
+        return Hinge(self.weight / root, self.gamma * root, self.eps * k, self.on)
 
 
 @dataclass
 class Variance:
-    """The term that is left of uncorrelated features in equal views."""
+    """The term that remains if the views are equal and their features uncorrelated."""
 
     hinges: dict[Shape, Hinge] = field(default_factory=dict)
-    on: str = "std"
     clipped: bool = True
     squared: bool = False
     by_feature: bool = True
@@ -172,11 +182,11 @@ class Variance:
         return bool(self.unrecognised or any(hinge.weight for hinge in self.hinges.values()))
 
     def laws(self, slack: float) -> dict[Law, Hinge]:
-        """Return the hinge, its weight of both views together, by each law that fits."""
+        """Return the hinge by each law that fits, with the weight of both views together."""
         laws = {}
         for law in _laws(("d", "1", "√d", "d²")):
             hinges = [
-                hinge.in_units((n - 1) / law.over_samples(n), self.on)
+                hinge.in_units((n - 1) / law.over_samples(n))
                 for (n, _), hinge in self.hinges.items()
             ]
             weights = [
@@ -185,11 +195,11 @@ class Variance:
             ]
             weight = _constant(weights, slack)
             gamma = _constant([hinge.gamma for hinge in hinges], 4 * slack)
-            # √ε is measured beside γ, and no better.
+            # √ε has the absolute error of γ.
             roots = [gamma or 0.0, *(math.sqrt(hinge.eps) for hinge in hinges)]
             same_eps = max(roots[1:]) - min(roots[1:]) <= slack * max(map(abs, roots))
             if weight and gamma is not None and same_eps:
-                laws[law] = Hinge(weight, gamma, hinges[0].eps)
+                laws[law] = hinges[0]._replace(weight=weight, gamma=gamma)
         return laws
 
 
@@ -237,22 +247,14 @@ class Covariance:
         return {shape: c * largest for shape, c in shapes.items() if shape.d == base.d}
 
     def laws(self, slack: float) -> dict[Law, float]:
-        """Return the weight, of both views together, by each law that fits."""
-        entries = self.entry_coefficients()
-        weights = {
-            law: _constant(
-                [
-                    # A square has the divisor twice; a correlation has none.
-                    coefficient
-                    * law.over_features(d)
-                    * (law.over_samples(n) / (n - 1)) ** (self.power / 2)
-                    for (n, d), coefficient in entries.items()
-                ],
-                slack,
-            )
-            for law in _laws(tuple(_FEATURES))
-        }
-        return {law: weight for law, weight in weights.items() if weight}
+        """Return the weight of both views together by each law that fits."""
+
+        def divisor(law: Law, n: int, d: int) -> float:
+            # A square has the divisor twice; a correlation has none.
+            squares = math.pow(law.over_samples(n) / (n - 1), self.power / 2)
+            return law.over_features(d) * squares
+
+        return _weights(self.entry_coefficients(), _laws(tuple(_FEATURES)), divisor, slack)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ _EPS = (0.0, 1e-3, 1e-5, 1e-6, 1e-8)
 class _Observed(NamedTuple):
     """Values of the function, and of the loss within it that they are taken to come from."""
 
+    text: str  # what is done before or after
     pairs: list[Pair]
     values: Floats
     inside: npt.NDArray[np.bool_]  # where a value determines the loss
@@ -57,29 +58,17 @@ def wrapped(
 ) -> tuple[Reading, bool] | None:
     """Return the convention within a bound, or of normalised inputs, and whether it is exact.
 
-    Parameters
-    ----------
-    f : Probed
-        The function.
-    measured : Measured
-        What was measured of it.
-    nearest : Reading
-        The nearest reading of that, for its γ and ε.
-    pairs : list of pairs of arrays
-        Ordinary arrays, of several shapes.
-
-    Returns
-    -------
-    Reading and bool, or None
-        The convention, and whether every value is reproduced with it; None if the function is
-        not bounded and depends on the scale of its inputs.
+    Its γ and ε may be those of the `nearest` reading. `pairs` are ordinary arrays of several
+    shapes. None if the function is not bounded and depends on the scale of its inputs.
     """
     low, high = _bounds(f, measured)
     if low > -math.inf or high < math.inf:
         words = [f"never above {short(high)}"] if high < math.inf else []
         words += [f"never below {short(low)}"] if low > -math.inf else []
         text = f"the loss is bounded: it is {' and '.join(words)}"
-        within = _nearest_within(f, _within_bounds(f, low, high, text, nearest, pairs), nearest)
+        within = _nearest_within(
+            f, list(_within_bounds(f, low, high, text, nearest, pairs)), nearest
+        )
         if within is not None:
             return within, True
         if 0 not in (low, high):  # 0 bounds any loss
@@ -87,7 +76,7 @@ def wrapped(
     of = _scale_free(f)
     if of is None:
         return None
-    within = _nearest_within(f, _of_normalised(f, of, pairs), nearest)
+    within = _nearest_within(f, list(_of_normalised(f, of, pairs)), nearest)
     if within is not None:
         return within, True
     text = f"the inputs are normalised: the scale of a {of} changes nothing"
@@ -141,28 +130,24 @@ def _near_the_least(f: Probed, measured: Measured) -> float | None:
     changes = [np.random.default_rng(seed).standard_normal((2, *shape)) for seed in range(3)]
     pairs = [(z, z), *((z + step * first, z + step * second) for first, second in changes)]
     _, values = valued(f, pairs)
-    if len(values) < len(pairs) or np.any(
-        np.abs(values - values[0]) > 4 * f.roundoff * abs(values[0])
-    ):
+    if len(values) < len(pairs):
         return None
-    return float(values[0])
+    limit = float(values[0])
+    return limit if np.all(np.abs(values - limit) <= 4 * f.roundoff * abs(limit)) else None
 
 
 def _within_bounds(
     f: Probed, low: float, high: float, text: str, nearest: Reading, pairs: list[Pair]
-) -> Iterator[tuple[str, _Observed]]:
-    """Yield what may be done to the loss, in words, and what was observed of it then."""
+) -> Iterator[_Observed]:
+    """Yield what was observed of the loss, for everything that may bound it."""
     pairs, values = valued(f, [*pairs, *_small_losses(f, nearest.gamma or 1.0)])
     inside = (values > low + f.noise) & (values < high - f.noise)
-    yield text, _Observed(pairs, values, inside, values, lambda loss: np.clip(loss, low, high))
+    yield _Observed(text, pairs, values, inside, values, lambda loss: np.clip(loss, low, high))
     if 0 < high < math.inf and low == -math.inf:
+        text = f"the loss is bounded: it is {short(high)} tanh(loss / {short(high)})"
         inside = np.abs(values) < 0.9 * high
         loss = high * np.arctanh(np.where(inside, values, 0.0) / high)
-        text = f"the loss is bounded: it is {short(high)} tanh(loss / {short(high)})"
-        yield (
-            text,
-            _Observed(pairs, values, inside, loss, lambda loss: high * np.tanh(loss / high)),
-        )
+        yield _Observed(text, pairs, values, inside, loss, lambda x: high * np.tanh(x / high))
 
 
 def _small_losses(f: Probed, gamma: float) -> Iterator[Pair]:
@@ -177,51 +162,48 @@ def _small_losses(f: Probed, gamma: float) -> Iterator[Pair]:
 
 # --- normalised inputs --------------------------------------------------------------------
 
-_norm = partial(np.linalg.norm, keepdims=True)
-_sum = partial(np.linalg.norm, ord=1, keepdims=True)
-_largest = partial(np.linalg.norm, ord=math.inf, keepdims=True)
-_std = partial(np.std, keepdims=True)
-_sample_std = partial(np.std, keepdims=True, ddof=1)
+Normaliser = Callable[[Floats, int | None], Floats]
 
 
-def _root_mean_square(z: Floats, axis: int | None) -> Any:
-    return np.sqrt(np.mean(z**2, axis=axis, keepdims=True))
+def _by(size: Callable[..., Any], *, centred: bool = False) -> Normaliser:
+    """Return the division of an array by its size along an axis, of None as a whole."""
+
+    def normalised(z: Floats, axis: int | None) -> Floats:
+        mean = np.mean(z, axis=axis, keepdims=True) if centred else 0.0
+        result: Floats = (z - mean) / size(z, axis=axis, keepdims=True)
+        return result
+
+    return normalised
 
 
-_CENTRED = "has its mean removed and is divided by its"
-_DIVIDED = "is divided by its"
+_sample_std = partial(np.std, ddof=1)
+_by_root_mean_square = _by(lambda z, **along: np.sqrt(np.mean(z**2, **along)))
 _AXES = {"sample": 1, "feature": 0, "view": None}
-#: What may be done to a sample, a feature or a view, in words, and what it is divided by.
-_NORMALISED: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+#: What may be done to a sample, a feature or a view.
+_NORMALISED: Mapping[str, Mapping[str, Normaliser]] = {
     "sample": {
-        f"{_DIVIDED} norm": _norm,
-        f"{_DIVIDED} root mean square": _root_mean_square,
-        f"{_CENTRED} std": _std,
-        f"{_CENTRED} std (n - 1)": _sample_std,
-        "is divided by the sum of its magnitudes": _sum,
-        f"{_DIVIDED} largest magnitude": _largest,
+        "is divided by its norm": _by(np.linalg.norm),
+        "is divided by its root mean square": _by_root_mean_square,
+        "has its mean removed and is divided by its std": _by(np.std, centred=True),
+        "has its mean removed and is divided by its std (n - 1)": _by(_sample_std, centred=True),
+        "is divided by the sum of its magnitudes": _by(partial(np.linalg.norm, ord=1)),
+        "is divided by its largest magnitude": _by(partial(np.linalg.norm, ord=math.inf)),
     },
     "feature": {
-        f"{_CENTRED} std": _std,
-        f"{_CENTRED} sample std": _sample_std,
-        f"{_DIVIDED} std": _std,
-        f"{_DIVIDED} sample std": _sample_std,
-        f"{_DIVIDED} norm over the samples": _norm,
-        f"{_DIVIDED} root mean square": _root_mean_square,
+        "has its mean removed and is divided by its std": _by(np.std, centred=True),
+        "has its mean removed and is divided by its sample std": _by(_sample_std, centred=True),
+        "is divided by its std": _by(np.std),
+        "is divided by its sample std": _by(_sample_std),
+        "is divided by its norm over the samples": _by(np.linalg.norm),
+        "is divided by its root mean square": _by_root_mean_square,
     },
     "view": {
-        f"{_DIVIDED} norm": _norm,
-        f"{_DIVIDED} root mean square": _root_mean_square,
-        f"{_CENTRED} std": _std,
-        f"{_DIVIDED} std": _std,
+        "is divided by its norm": _by(np.linalg.norm),
+        "is divided by its root mean square": _by_root_mean_square,
+        "has its mean removed and is divided by its std": _by(np.std, centred=True),
+        "is divided by its std": _by(np.std),
     },
 }
-
-
-def _normalised(z: Floats, axis: int | None, size: Callable[..., Any], centred: bool) -> Floats:
-    mean = np.mean(z, axis=axis, keepdims=True) if centred else 0.0
-    normalised: Floats = (z - mean) / size(z, axis=axis)
-    return normalised
 
 
 def _scale_free(f: Probed) -> str | None:
@@ -255,44 +237,33 @@ def _unchanged(f: Probed, first: Floats, second: Floats) -> bool:
     return max(values) - min(values) > f.noise
 
 
-def _of_normalised(f: Probed, of: str, pairs: list[Pair]) -> Iterator[tuple[str, _Observed]]:
-    """Yield what may be done to the inputs, in words, and what was observed of the loss then."""
+def _of_normalised(f: Probed, of: str, pairs: list[Pair]) -> Iterator[_Observed]:
+    """Yield what was observed of the loss, for everything that may be done to the inputs."""
     pairs, values = valued(f, [(_FAR * z1, _FAR * z2) for z1, z2 in pairs])
     everywhere = np.ones(len(values), dtype=bool)
-    axis = _AXES[of]
-    for how, size in _NORMALISED[of].items():
-        centred = how.startswith(_CENTRED)
-        inputs = [
-            (_normalised(z1, axis, size, centred), _normalised(z2, axis, size, centred))
-            for z1, z2 in pairs
-        ]
+    for how, by in _NORMALISED[of].items():
+        inputs = [(by(z1, _AXES[of]), by(z2, _AXES[of])) for z1, z2 in pairs]
         if all(np.all(np.isfinite(z)) for pair in inputs for z in pair):
             text = f"the inputs are normalised: each {of} {how}"
-            yield text, _Observed(inputs, values, everywhere, values, lambda loss: loss)
+            yield _Observed(text, inputs, values, everywhere, values, lambda loss: loss)
 
 
 # --- the convention within ----------------------------------------------------------------
 
 
-def _nearest_within(
-    f: Probed, tried: Iterator[tuple[str, _Observed]], nearest: Reading
-) -> Reading | None:
-    """Return a convention that gives all values in one of the ways that are tried.
+def _nearest_within(f: Probed, ways: list[_Observed], nearest: Reading) -> Reading | None:
+    """Return a convention that gives all values in one of these ways; None if none does.
 
-    The words for that way become the departure. Of several conventions it is the one whose
-    published numbers are met.
+    Of several conventions it is the one whose published numbers are met.
     """
-    ways = list(tried)
     for gamma, eps in _hinges(nearest):
-        readings = []
-        for text, observed in ways:
-            for convention in conventions.values():
-                if eps is not None and convention.hinge_on == "variance":
-                    continue  # it has no ε
-                reading = _within(f, observed, convention, gamma, eps)
-                if reading is not None:
-                    departures = (text, *signs(reading.weights))
-                    readings.append(replace(reading, departures=departures))
+        tried = (
+            _within(f, observed, convention, gamma, eps)
+            for observed in ways
+            for convention in conventions.values()
+            if eps is None or convention.hinge_on == "std"
+        )
+        readings = [reading for reading in tried if reading is not None]
         if readings:
             return min(readings, key=lambda reading: reading.score)
     return None
@@ -327,9 +298,10 @@ def _within(
             return None
     if convention.invariance == "none":
         weights = (0.0, *weights[1:])
-    return Reading(
-        convention, weights, gamma if hinge else None, eps if hinge else None, departures=()
-    )
+    departures = (observed.text, *signs(weights))
+    if hinge:
+        return Reading(convention, weights, gamma, eps, departures)
+    return Reading(convention, weights, None, None, departures)
 
 
 def _weights(f: Probed, terms: Floats, loss: Floats, convention: Convention) -> MaybeWeights:

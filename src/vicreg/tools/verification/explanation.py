@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -32,9 +32,7 @@ _EXPLAINED = {"float64": 1e-6, "float32": 1e-4}
 #: The smallest difference from 1 that counts as a factor: the rounding of a float64, and of sums
 #: whose truth was computed in float64.
 _SEEN, _SEEN_IN_FLOATS = 1e-13, 1e-10
-_UNITS: Mapping[str, Three] = dict(
-    zip(TERMS, ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), strict=True)
-)
+_CASES = {case.name: case for case in TARGET_CASES}
 
 
 def explanations(
@@ -42,41 +40,27 @@ def explanations(
 ) -> list[str]:
     """Return why a function failed in `run_target`, one sentence for each fault.
 
-    Parameters
-    ----------
-    function : LossFunction
-        The function, in the library whose results are explained.
-    convention : str
-        The convention that it was compared with.
-    results : TargetResults
-        The results of `run_target`.
-    seed : int
-        The seed that `run_target` was given.
-
-    Returns
-    -------
-    list of str
-        Empty where the value and the gradient are right.
+    The list is empty if its value and its gradient are right. The arguments are those of
+    `run_target`; results of other libraries than the function's are ignored.
     """
     name = str(function.backend)
     here = [one for one in results.measurements if one.backend == name]
     candidates = [one.dtype for one in here if not one.passed] or [one.dtype for one in here]
     dtype = next(dtype for dtype in DTYPES if dtype in candidates)
-    cases = {case.name: case for case in TARGET_CASES}
-    lines: list[str] = []
+    errors = {_CASES[one.case]: one.errors for one in here if one.dtype == dtype}
+
+    def problem_of(case: Case) -> Problem:
+        return target_problem(case, dtype, convention, seed)
+
+    lines = []
     for quantity in (_Value(function), _Gradient(function)):
-        failed, arrays = {}, {}
-        for one in here:
-            if one.dtype == dtype and quantity.key in one.errors:
-                case = cases[one.case]
-                failed[case] = one.errors[quantity.key] > 1.0
-                arrays[case] = quantity.returned(*results.returned[name, dtype, case])
+        key = quantity.key
+        failed = {case: of_case[key] > 1.0 for case, of_case in errors.items() if key in of_case}
+        arrays = {case: results.returned[name, dtype, case][key] for case in failed}
         if any(failed.values()):
-            problem_of = partial(target_problem, dtype=dtype, convention=convention, seed=seed)
-            try:
-                lines += _explained(quantity, failed, arrays, problem_of)
-            except NoGradientError:  # it is among the complaints
-                continue
+            with suppress(NoGradientError):  # it is among the complaints
+                place, factors = _explained(quantity, failed, arrays, problem_of)
+                lines += [place + sentence for sentence in factors.sentences()]
     return lines
 
 
@@ -87,10 +71,6 @@ class _Value:
 
     def __init__(self, function: LossFunction) -> None:
         self._function = function
-
-    def returned(self, value: float, gradients: Sequence[Floats] | None) -> Sequence[Floats]:
-        """Return which of a function's results it is."""
-        return [np.asarray(value)]
 
     def computed(self, problem: Problem) -> Sequence[Floats]:
         """Return what the function gives for a problem."""
@@ -110,9 +90,6 @@ class _Gradient(_Value):
 
     key, part, whole = "autodiff gradient", "term's gradient", "gradient"
 
-    def returned(self, value: float, gradients: Sequence[Floats] | None) -> Sequence[Floats]:
-        return gradients or ()
-
     def computed(self, problem: Problem) -> Sequence[Floats]:
         return gradient_by_autodiff(self._function, problem)
 
@@ -128,8 +105,8 @@ def _explained(
     failed: Mapping[Case, bool],
     arrays: Mapping[Case, Sequence[Floats]],
     problem_of: Callable[[Case], Problem],
-) -> list[str]:
-    """Return where a quantity is wrong and by which factors of the terms, in sentences."""
+) -> tuple[str, _Factors]:
+    """Return where a quantity is wrong, in words, and the factors of the terms there."""
 
     def factors_in(cases: Sequence[Case]) -> _Factors:
         problems = [problem_of(case) for case in cases]
@@ -148,10 +125,10 @@ def _explained(
         if not factors.explain or all(factors.would_fail(problem_of(case)) for case in right):
             condition = _size_condition(right, sizes, fails)
             if condition is not None:
-                return factors.sentences(f"for {condition} ")
+                return f"for {condition} ", factors
     if all(case in ZEROS for case in off):
-        return factors_in(off).sentences(f"only on {', '.join(repr(case.name) for case in off)}: ")
-    return factors_in(list(failed)).sentences()
+        return f"only on {', '.join(repr(case.name) for case in off)}: ", factors_in(off)
+    return "", factors_in(list(failed))
 
 
 # --- sizes --------------------------------------------------------------------------------
@@ -230,11 +207,8 @@ class _Factors:
         exact = self.quantity.exact(problem, (first, second, third))
         return self.quantity.fails(problem, [one.high for one in exact])
 
-    def sentences(self, place: str = "") -> list[str]:
-        """Return what the factors say, each sentence after the words for where it is so."""
-        return [place + sentence for sentence in self._sentences()]
-
-    def _sentences(self) -> list[str]:
+    def sentences(self) -> list[str]:
+        """Return what the factors say."""
         part, whole, convention = self.quantity.part, self.quantity.whole, self.convention
         lines = []
         if self.missing:
@@ -258,18 +232,16 @@ def _factors(
     quantity: _Value, problems: Sequence[Problem], arrays: Sequence[Sequence[Floats]]
 ) -> _Factors:
     """Return the factors of the terms that best make up the arrays of all problems."""
-    weights = dict(zip(TERMS, problems[0].definition.weights, strict=True))
-    names = [term for term, weight in weights.items() if weight]
+    first, second, third = problems[0].definition.weights
+    each = ((first, 0.0, 0.0), (0.0, second, 0.0), (0.0, 0.0, third))
+    alone = {term: weights for term, weights in zip(TERMS, each, strict=True) if any(weights)}
     terms, values, sizes = [], [], []
     for problem, returned in zip(problems, arrays, strict=True):
         value = _flat(returned)
         if not np.all(np.isfinite(value)):
             continue  # a failure of its own, which no factors explain
-        exact = [quantity.exact(problem, _UNITS[name]) for name in names]
-        columns = [
-            weights[name] * _flat([one.high for one in each])
-            for name, each in zip(names, exact, strict=True)
-        ]
+        exact = [quantity.exact(problem, weights) for weights in alone.values()]
+        columns = [_flat([one.high for one in each]) for each in exact]
         terms.append(np.stack(columns, axis=1))
         values.append(value)
         largest = max(float(np.max(np.abs(columns))), np.finfo(float).tiny)
@@ -277,12 +249,12 @@ def _factors(
     if values:
         best = fit(np.concatenate(terms), np.concatenate(values), np.concatenate(sizes))
     else:
-        best = Fit(np.full(len(names), np.nan), np.empty(0), np.inf, True)
+        best = Fit(np.full(len(alone), np.nan), np.empty(0), np.inf, True)
     exactly = all(problem.case.exactly for problem in problems)
     return _Factors(
         quantity,
         problems[0].convention,
-        names,
+        tuple(alone),
         best,
         limit=_EXPLAINED[problems[0].dtype],
         seen=max(_SEEN if exactly else _SEEN_IN_FLOATS, 8 * best.residual),

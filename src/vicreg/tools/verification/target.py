@@ -39,6 +39,9 @@ _DIRECTIONS, _DIRECTIONS_OF_SIZES = 4, 1
 _STEP = 2.0**-10
 
 
+Returned = dict[str, Sequence[Floats]]
+
+
 @dataclass
 class TargetResults(Results):
     """The results for a user's function, with what it returned.
@@ -46,13 +49,11 @@ class TargetResults(Results):
     Parameters
     ----------
     returned : dict
-        The value and the gradients (None without automatic differentiation), by backend, dtype
-        and case.
+        By backend, dtype and case: the value and, with automatic differentiation, the gradients,
+        under the names that their errors have.
     """
 
-    returned: dict[tuple[str, str, Case], tuple[float, tuple[Floats, ...] | None]] = field(
-        default_factory=dict
-    )
+    returned: dict[tuple[str, str, Case], Returned] = field(default_factory=dict)
 
 
 def run_target(
@@ -103,9 +104,9 @@ def run_target(
                 for dtype in here:  # one truth of a large input serves all dtypes
                     on_case(f"{function.name} on {name} {dtype}: {case}")
                     given = target_problem(case, dtype, convention, seed)
-                    measurement, value, gradients = _measured(function, given)
+                    measurement, returned = _measured(function, given)
                     results.measurements.append(measurement)
-                    results.returned[name, dtype, case] = value, gradients
+                    results.returned[name, dtype, case] = returned
     return results
 
 
@@ -114,12 +115,10 @@ def target_problem(case: Case, dtype: str, convention: str, seed: int) -> Proble
     return problem(case, dtype, convention, DEFINITIONS[convention], seed=seed, own_code=True)
 
 
-def _measured(
-    function: LossFunction, given: Problem
-) -> tuple[Measurement, float, tuple[Floats, ...] | None]:
+def _measured(function: LossFunction, given: Problem) -> tuple[Measurement, Returned]:
     weights = given.definition.weights
     value, complaint = value_of(function, given)
-    gradients: tuple[Floats, ...] | None = None
+    returned: Returned = {"loss": [np.asarray(value)]}
     errors: dict[str, float] = {}
     if not function.backend.differentiates:
         errors["finite difference"] = _finite_difference_error(function, given)
@@ -127,12 +126,13 @@ def _measured(
         try:
             gradients = gradient_by_autodiff(function, given)
             errors["autodiff gradient"] = given.gradient_error(weights, gradients)
+            returned["autodiff gradient"] = gradients
         except NoGradientError as error:
             complaint = str(error)
     where = (str(function.backend), given.dtype, given.case.name, given.convention)
     values = {"loss": given.value_error(weights, value)}
     measurement = Measurement(*where, values=values, gradients=errors, complaint=complaint)
-    return measurement, value, gradients
+    return measurement, returned
 
 
 def value_of(function: LossFunction, given: Problem) -> tuple[float, str]:
