@@ -171,8 +171,6 @@ class _Profile(NamedTuple):
     constant: float = 0.0
     diagonal: float = 0.0  # of the fourth power, per squared sample variance of a feature
     hinge: Hinge = Hinge()
-    clipped: bool = True
-    squared: bool = False
     open_at: float = 1.0  # the largest power of two at which the hinge acts
     unrecognised: str = ""
 
@@ -188,8 +186,7 @@ def _measure_hinges(
         except NoValueError as error:
             profiles[shape] = _Profile(unrecognised=str(error))
     base = profiles[f.shapes[0]]
-    variance.clipped, variance.squared = base.clipped, base.squared
-    forms = {(p.hinge.on, p.clipped, p.squared) for p in profiles.values() if p.hinge.weight}
+    forms = {p.hinge.form for p in profiles.values() if p.hinge.weight}
     reasons = [p.unrecognised for p in profiles.values() if p.unrecognised]
     if len(forms) > 1:
         reasons.append("its form changes with n or d")
@@ -230,18 +227,19 @@ def _profile(f: Probed, shape: Shape) -> _Profile:
 
 def _without_dead(f: Probed, shape: Shape, profile: _Profile) -> _Profile:
     """Subtract what the features that are 0 at every scale have added."""
-    weight, gamma, eps, on = profile.hinge
+    weight, gamma, eps = profile.hinge[:3]
     dead = shape.d / shape.live - 1
     if not dead or not weight:
         return profile
-    if profile.clipped:
+    if profile.hinge.clipped:
         short = gamma - math.sqrt(eps)
-        added = dead * weight * (short**2 if profile.squared else short)
+        added = dead * weight * (short**2 if profile.hinge.squared else short)
         constant = _nonzero(f, profile.constant - added, added)
         profile = profile._replace(constant=constant)
     else:
         gamma = (gamma + dead * math.sqrt(eps)) / (1 + dead)
-    return profile._replace(hinge=Hinge(weight * (1 + dead), gamma, eps, on))
+    hinge = profile.hinge._replace(weight=weight * (1 + dead), gamma=gamma)
+    return profile._replace(hinge=hinge)
 
 
 def _hinge_profile(
@@ -266,7 +264,8 @@ def _hinge_profile(
     for squared in (False, True):
         hinge = _hinge(f, shape, lambda scale: at(scale) - constant, open_at, squared)
         if hinge is not None:
-            return _Profile(constant, 0.0, hinge, clipped, squared, open_at)
+            hinge = hinge._replace(clipped=clipped)
+            return _Profile(constant, hinge=hinge, open_at=open_at)
     return _Profile(
         constant, open_at=open_at, unrecognised="it is no hinge of a std or a variance"
     )
@@ -314,7 +313,7 @@ def _hinge(
         model = hinge.at(scale**2 * shape.unit)
         if abs(y(scale) - model) > 4 * f.slack * max(abs(weight * hinge.gamma), abs(model)):
             return None
-    return hinge._replace(weight=sign * (weight**2 if squared else weight))
+    return hinge._replace(weight=sign * (weight**2 if squared else weight), squared=squared)
 
 
 def _through_points(q: list[float], y: list[float], f: Probed) -> Hinge | None:

@@ -98,9 +98,9 @@ def _variance(term: Variance, law: Law, hinge: Hinge) -> Model:
         n, d = z.shape
         variances = np.sum(z**2, axis=0) / law.over_samples(n)
         short = hinge.gamma - (np.sqrt(variances + hinge.eps) if hinge.on == "std" else variances)
-        if term.clipped:
+        if hinge.clipped:
             short = np.maximum(short, 0.0)
-        total = np.sum(short ** (2 if term.squared else 1))
+        total = np.sum(short ** (2 if hinge.squared else 1))
         return float(hinge.weight * total / law.over_features(d))
 
     return lambda z1, z2: term.first_view * of_view(z1) + (1 - term.first_view) * of_view(z2)

@@ -218,7 +218,8 @@ def _snapped_hinge(hinge: Hinge, convention: Convention, error: float) -> Hinge:
     eps = snapped(hinge.eps, of_eps)
     if abs(hinge.eps - convention.eps) <= of_eps * hinge.eps:
         eps = convention.eps
-    return Hinge(snapped(hinge.weight, error), snapped(hinge.gamma, error), eps, hinge.on)
+    weight, gamma = snapped(hinge.weight, error), snapped(hinge.gamma, error)
+    return hinge._replace(weight=weight, gamma=gamma, eps=eps)
 
 
 def _variance_form(
@@ -235,9 +236,9 @@ def _variance_form(
             f"ε {short(outside)} is added outside the root, where {name} has it inside: the "
             f"same as γ {short(hinge.gamma)} and no ε"
         )
-    if not term.clipped:
+    if not hinge.clipped:
         departures.append("no hinge: it is not clipped at zero, and rewards a large variance")
-    if term.squared:
+    if hinge.squared:
         departures.append(f"the hinge is squared, where {name} has it as it is")
     if not term.by_feature:
         departures.append(NOT_BY_FEATURE.partition(": ")[2])

@@ -149,9 +149,16 @@ class Hinge(NamedTuple):
     gamma: float = 0.0
     eps: float = 0.0
     on: str = "std"
+    clipped: bool = True
+    squared: bool = False
+
+    @property
+    def form(self) -> tuple[str, bool, bool]:
+        """What it is, without the numbers."""
+        return self[3:]
 
     def at(self, v: float) -> float:
-        """Return the hinge at a variance, unclipped."""
+        """Return the hinge at a variance, neither clipped nor squared."""
         return self.weight * (self.gamma - (math.sqrt(v + self.eps) if self.on == "std" else v))
 
     def in_units(self, k: float) -> Hinge:
@@ -161,7 +168,7 @@ class Hinge(NamedTuple):
         likewise.
         """
         root = math.sqrt(k) if self.on == "std" else k
-        return Hinge(self.weight / root, self.gamma * root, self.eps * k, self.on)
+        return self._replace(weight=self.weight / root, gamma=self.gamma * root, eps=self.eps * k)
 
 
 @dataclass
@@ -169,8 +176,6 @@ class Variance:
     """The term that remains if the views are equal and their features uncorrelated."""
 
     hinges: dict[Shape, Hinge] = field(default_factory=dict)
-    clipped: bool = True
-    squared: bool = False
     by_feature: bool = True
     centred: bool = True
     first_view: float = 0.5  # the share of the first view
