@@ -250,6 +250,10 @@ DEPARTURES: dict[str, tuple[Loss, str]] = {
         "variance: summed over the features",
     ),
     "squared hinge": (plain(hinge=lambda std: (relu(1 - std) ** 2).mean()), "variance: the hinge"),
+    "squared hinge of the population std": (
+        plain(corrections=(0, 1), hinge=lambda std: (relu(1 - std) ** 2).mean()),
+        "variance: the hinge is squared",
+    ),
     "no hinge": (plain(hinge=lambda std: (1 - std).mean()), "variance: no hinge"),
     "hinge on the variance": (
         plain(hinge=lambda std: relu(1 - std**2).mean(), eps=0),

@@ -164,11 +164,12 @@ class Hinge(NamedTuple):
     def in_units(self, k: float) -> Hinge:
         """Return the numbers for a variance that is k times the sample variance.
 
-        weight · (γ − sqrt(k v + ε)) is weight · √k · (γ/√k − sqrt(v + ε/k)); without a root it is
-        likewise.
+        γ − sqrt(k v + ε) is √k · (γ/√k − sqrt(v + ε/k)), and without a root it is likewise; a
+        square has the factor twice.
         """
         root = math.sqrt(k) if self.on == "std" else k
-        return self._replace(weight=self.weight / root, gamma=self.gamma * root, eps=self.eps * k)
+        weight = self.weight / (root**2 if self.squared else root)
+        return self._replace(weight=weight, gamma=self.gamma * root, eps=self.eps * k)
 
 
 @dataclass
