@@ -761,6 +761,16 @@ def test_what_departs_is_named_for_more_features_than_samples_too() -> None:
     assert (gamma.weights, gamma.gamma, gamma.eps) == ((3, 4, 5), 0.3, 1e-6)
 
 
+def test_what_departs_is_explained_without_the_matrix_of_many_features() -> None:
+    def loss(z1: np.ndarray, z2: np.ndarray) -> float:
+        assert z1.shape == (64, 1536)
+        return 3.5 + float(vicreg_loss(z1, z2))
+
+    found = identify(loss)
+    assert found.departures == ("constant: 3.5 is added",)
+    assert found.explained
+
+
 def test_the_error_names_every_shape_that_was_tried() -> None:
     tried = set()
 
