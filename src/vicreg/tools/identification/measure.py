@@ -45,10 +45,6 @@ def measure(f: Probed) -> Measured:
     constants, open_at = _measure_hinges(f, variance, covariance)
     with _recognising(covariance):
         _measure_covariance(f, covariance)
-    for shape, coefficient in covariance.coefficients.items():
-        # Where a diagonal is subtracted from its square, the rounding grows like the square.
-        if abs(covariance.diagonal[shape]) <= f.slack * abs(coefficient):
-            covariance.diagonal[shape] = 0.0
     if variance.present and not variance.unrecognised:
         with _recognising(variance):
             _measure_variance_details(f, variance, open_at, covariance.entries)
@@ -408,6 +404,10 @@ def _measure_covariance(f: Probed, covariance: Covariance) -> None:
         covariance.first_view = _share_of_first_view(f, _alike(shape) * _ABOVE, plain)
         shift = np.where(np.arange(shape.d) < shape.live, 2 * _ABOVE, 0.0)
         covariance.centred = not _moves(f, plain, shift, change)
+    for each, coefficient in covariance.coefficients.items():
+        # Where a diagonal is subtracted from its square, the rounding grows like the square.
+        if abs(covariance.diagonal[each]) <= f.slack * abs(coefficient):
+            covariance.diagonal[each] = 0.0
     if covariance.present:
         _measure_pairs(f, covariance, shape, change)
 
