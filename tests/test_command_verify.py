@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ pytest.importorskip("sklearn")
 
 from test_command import refused, run
 
-from vicreg._core import statistics
+from vicreg._core.terms import Variance
 from vicreg.tools.backends import find_backends
 from vicreg.tools.verification import plan, target
 from vicreg.tools.verification.paths import AS_CALLED, PATHS
@@ -82,11 +83,21 @@ def test_two_libraries_agree_and_the_reports_say_all(tmp_path: Path) -> None:
     assert all(line.endswith("left") for line in lines)
 
 
+def times_hinge(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    """Multiply the variance's value, not its gradient."""
+    right = Variance.of_view
+
+    def wrong(*arguments: Any) -> Any:
+        value, factors = right(*arguments)
+        return value * factor, factors
+
+    monkeypatch.setattr(Variance, "of_view", wrong)
+
+
 def test_a_fault_is_a_failure_with_its_case(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    right = statistics.hinge
-    monkeypatch.setattr(statistics, "hinge", lambda *a: right(*a) * (1 + 1e-8))
+    times_hinge(monkeypatch, 1 + 1e-8)
     file = tmp_path / "report.json"
     arguments = ("--dtype", "float64", "--json", str(file))
     result = run("verify", *QUICK, *arguments)
@@ -103,8 +114,7 @@ def test_a_fault_is_a_failure_with_its_case(
 def test_a_nan_is_a_failure_and_is_null_in_the_report(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    right = statistics.hinge
-    monkeypatch.setattr(statistics, "hinge", lambda *a: right(*a) * math.nan)
+    times_hinge(monkeypatch, math.nan)
     file = tmp_path / "report.json"
     result = run("verify", *QUICK, "--dtype", "float32", "--json", str(file))
     assert result.exit_code == 1

@@ -149,9 +149,40 @@ def test_a_gradient_has_two_products_a_view(views) -> None:
     assert products(jax.grad(lambda x, y: vicreg_loss(x, y, covariance_weight=0))) == 0
 
 
-def test_a_weight_that_is_traced_is_refused_by_name(views) -> None:
-    with pytest.raises(TypeError, match=r"variance_weight must be a number.*vicreg_terms"):
-        jax.jit(lambda w: vicreg_loss(*views, variance_weight=w))(1.0)
+WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_weight_may_be_traced_and_differentiated_by(views, name: str) -> None:
+    """Its derivative is its term, and the views' gradient is linear in it."""
+
+    def loss(weight, *views):
+        return vicreg_loss(*views, **{name: weight})
+
+    value, (by_weight, by_view) = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(3.0, *views)
+    wanted, gradients = vicreg_value_and_grad(*views, **{name: 3.0})
+    close(value, wanted)
+    close(by_view, gradients[0])
+    close(by_weight, getattr(vicreg_terms(*views), name.removesuffix("_weight")))
+    closed = jax.jit(lambda w: vicreg_value_and_grad(*views, **{name: w}))(jnp.float32(3.0))
+    close(closed[0], wanted)
+    assert closed[0].dtype == views[0].dtype  # which a weight does not decide
+    assert closed[1][0].dtype == views[0].dtype
+
+
+def test_no_value_of_a_weight_compiles_anew(views) -> None:
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **_) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    for weight in (2.0, 3.0, 0.5, 7):
+        for function in (vicreg_loss, vicreg_value_and_grad, vicreg_terms):
+            function(*views, covariance_weight=weight)
+        assert compiled if weight == 2.0 else not compiled
+        compiled.clear()
 
 
 TWO_DEVICES = """

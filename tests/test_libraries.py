@@ -19,6 +19,7 @@ from errors import rounding
 
 import vicreg
 import vicreg._core
+from vicreg._core.library import Library
 from vicreg._core.sizes import Sizes
 from vicreg.tools.verification import paths
 
@@ -146,7 +147,7 @@ def test_the_graph_of_the_loss_runs_in_onnxruntime(method: str) -> None:
 def standard_functions() -> dict[str, list[ast.Call]]:
     """Return every function of the namespace that the core calls, with its calls."""
     calls: dict[str, list[ast.Call]] = {}
-    for path in CORE.glob("*.py"):
+    for path in CORE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
@@ -162,6 +163,8 @@ def test_cupys_namespace_has_each_function_that_the_core_uses() -> None:
     calls = standard_functions()
     assert {"stack", "matmul", "sort", "cumulative_sum", "sum", "where"} <= set(calls)
     for name, nodes in calls.items():
+        if hasattr(Library, name):  # beyond the standard
+            continue
         function = getattr(namespace, name)
         try:
             signature = inspect.signature(function)
@@ -190,7 +193,7 @@ LIBRARIES = ("numpy", "torch", "jax", "cupy", "mlx", "dask", "array_api_strict",
 
 def test_import_brings_no_array_library() -> None:
     check = (
-        "import sys, vicreg, vicreg._checks, vicreg._core.terms; "
+        "import sys, vicreg, vicreg._checks, vicreg._core.engine; "
         f"print([name for name in {LIBRARIES!r} if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 import vicreg
 from vicreg import vcreg_loss, vcreg_value_and_grad
-from vicreg._core import smooth_l1
+from vicreg._core.terms import SmoothL1
 from vicreg.tools.verification.paths import Path
 
 WEIGHTS = (5.0, 0.7)
@@ -90,7 +90,7 @@ def test_smooth_l1_in_blocks_of_columns(
     xp: Backend, in_small_blocks: Path, shape: tuple[int, ...]
 ) -> None:
     """Blocks that d is and is not a multiple of; the input is left as it was."""
-    assert smooth_l1.in_blocks(samples(shape), shape[-1], in_small_blocks.sizes)
+    assert SmoothL1(1.0, 1.0, in_small_blocks.sizes).in_blocks(samples(shape), shape[-1])
     z = representation(shape)
     is_the_definition(xp, z, SMOOTH_L1, path=in_small_blocks)
     if len(shape) > 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import math
 import sys
 import types
@@ -16,7 +17,11 @@ import pytest
 from backends import why_not
 
 from vicreg import conventions
-from vicreg._core import covariance, statistics, terms
+from vicreg._core import engine, samples
+from vicreg._core.samples import Samples
+from vicreg._core.terms import Invariance, Variance
+from vicreg._core.terms.covariance import Definition as DefinitionRoute
+from vicreg._core.terms.covariance import Gram, gram
 from vicreg.testing import check_conformance, conformance_problems
 from vicreg.tools.backends import (
     NAMES,
@@ -393,27 +398,42 @@ def official(case: Case = WIDE, dtype: str = "float64", definition: Definition =
     return problem(case, dtype, "official", definition)
 
 
+def _times_value(factor: float):
+    """A term's value off by a factor, and not its gradient."""
+
+    def of(right):
+        def wrong(*arguments):
+            value, factors = right(*arguments)
+            return value * factor, factors
+
+        return wrong
+
+    return of
+
+
 FAULTS = {
-    "the hinge off by 1e-9 of itself": ("hinge", lambda f: lambda *a: f(*a) * (1 + 1e-9)),
-    "a slope half as large": ("hinge_slope", lambda f: lambda *a: f(*a) / 2),
-    "no centring": ("centred_and_mean", lambda f: lambda xp, *a: (a[0] + 0.0, f(xp, *a)[1])),
+    "the hinge off by 1e-9 of itself": (Variance, "of_view", _times_value(1 + 1e-9)),
+    "a slope half as large": (Variance, "_slope", lambda f: lambda *a: f(*a) / 2),
+    "no centring": (Samples, "_centre", lambda f: lambda self: (f(self), self.z + 0.0)[1]),
     "the mean of the squares": (
-        "squared_deviations",
-        lambda f: lambda xp, views, *a: f(xp, views, *a) / views[0].shape[-1],
+        Invariance,
+        "between_views",
+        lambda f: lambda self, views, *a: f(self, views, *a) / views[0].features,
     ),
-    "half the deviations": (
-        "deviations",
-        lambda f: lambda xp, views: [f(xp, views)[0] * 0.5],
+    "half the differences": (
+        Invariance,
+        "differences",
+        lambda f: lambda *a: [0.5 * each for each in f(*a)],
     ),
-    "a NaN": ("hinge", lambda f: lambda *a: f(*a) * math.nan),
+    "a NaN": (Variance, "of_view", _times_value(math.nan)),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, wrong = FAULTS[fault]
+    owner, name, wrong = FAULTS[fault]
     assert ask(NUMPY, official())[0].passed
-    monkeypatch.setattr(statistics, name, wrong(getattr(statistics, name)))
+    monkeypatch.setattr(owner, name, wrong(getattr(owner, name)))
     assert not ask(NUMPY, official())[0].passed
 
 
@@ -426,50 +446,37 @@ def _swapped(place):
     return wrong
 
 
-def _not_mirrored(symmetric):
-    """What is below the diagonal blocks of a product in strips, a hair too large."""
+def _not_mirrored(from_strips):
+    """The last row of a product in strips, a hair too large."""
 
-    def wrong(xp, strip, size, sizes):
-        found = symmetric(xp, strip, size, sizes)
-        if min(sizes.strips, size // sizes.strip_length) < 2 or not getattr(xp, "strips", False):
-            return found
-        return xp.concat([found[..., :-1, :], found[..., -1:, :] * (1 + 1e-6)], axis=-2)
+    def wrong(xp, strip, size, count):
+        product = from_strips(xp, strip, size, count)
+        return xp.concat([product[..., :-1, :], product[..., -1:, :] * (1 + 1e-6)], axis=-2)
 
     return wrong
 
 
-def _added_twice(add):
-    """The invariance's gradient, twice where each view has an array of its own."""
+def _alone_off(forward):
+    """What is kept of a view by itself, a hair too large."""
 
-    def wrong(xp, deviations, multiplier, gradients, wanted, in_place):
-        add(xp, deviations, (2 if in_place else 1) * multiplier, gradients, wanted, in_place)
-
-    return wrong
-
-
-def _without_the_last(blocks):
-    """The last block of several is not worked on."""
-
-    def wrong(xp, array, axis, sizes):
-        found = blocks(xp, array, axis, sizes)
-        return found if len(found) < 3 else found[:-1]
+    def wrong(samples, terms, *rest):
+        saved = forward(samples, terms, *rest)
+        if samples.sizes.stacked or not saved.factors[2]:
+            return saved
+        first, *others = saved.factors[2]
+        return saved._replace(factors=(*saved.factors[:2], (first * (1 + 1e-6), *others)))
 
     return wrong
 
 
-def _another_view(of_view):
-    """Of a group the residuals of the first view, whichever is asked for."""
-    return lambda group, view: of_view(group, 0)
+def _one_apart_twice(keeping_apart):
+    """More than two large features: the last that is kept apart is counted with the rest too."""
 
-
-def _one_apart_twice(kept):
-    """More than two large features: the last that is kept apart is not left out of the rest."""
-
-    def wrong(xp, zc, energies, sizes):
-        apart = kept(xp, zc, energies, sizes)
-        if sizes.kept_apart != 3:
-            return apart
-        return apart._replace(rest=xp.where(apart.rest > 0, apart.rest, apart.rest + 1e-9))
+    def wrong(self, samples, count):
+        parts = keeping_apart(self, samples, count)
+        off = 1e-6 if self.sizes.kept_apart == 3 else 0.0
+        *others, products = parts.factors
+        return parts._replace(factors=(*others, products * (1 + off)))
 
     return wrong
 
@@ -478,12 +485,22 @@ STACKED, STRIPS, ONE_BY_ONE, PARTS_PATH = map(str, PATHS)
 
 #: (module, name, what is made of it, the paths that go there)
 FAULTS_OF_PATHS = {
-    "views swapped": (terms, "_place", _swapped, {STACKED, STRIPS}),
-    "mirrored wrong": (covariance, "_symmetric", _not_mirrored, {STRIPS, PARTS_PATH}),
-    "invariance twice": (terms, "_add_deviations", _added_twice, {ONE_BY_ONE, PARTS_PATH}),
-    "a block left out": (terms, "blocks", _without_the_last, {PARTS_PATH}),
-    "another view's": (terms, "_of_view", _another_view, {STACKED, STRIPS}),
-    "kept apart and not": (covariance, "kept_apart", _one_apart_twice, {PARTS_PATH}),
+    "views swapped": (engine, "_place", _swapped, {STACKED, STRIPS}),
+    "mirrored wrong": (samples, "_from_strips", _not_mirrored, {STRIPS, PARTS_PATH}),
+    "alone": (engine, "_forward", _alone_off, {ONE_BY_ONE, PARTS_PATH}),
+    "kept apart and not": (Gram, "_keeping_apart", _one_apart_twice, {PARTS_PATH}),
+    "by columns": (
+        gram,
+        "by_columns",
+        lambda f: lambda *a: f(*a) * (1 + 1e-6),
+        {PARTS_PATH},
+    ),
+    "nothing kept apart": (
+        Gram,
+        "_keeping_nothing_apart",
+        lambda f: lambda *a: f(*a)._replace(own=f(*a).own * (1 - 1e-6)),
+        {STACKED, ONE_BY_ONE},
+    ),
 }
 
 
@@ -504,15 +521,14 @@ def test_a_fault_in_a_path_is_found_there_and_nowhere_else(
 @pytest.mark.parametrize("size", ["n", "d"])
 def test_a_fault_from_some_size_on_is_found(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the gradient alone, a millionth of it, beyond what is sent on another path."""
-    right = covariance.gradient
+    right = DefinitionRoute.gradient_of_view
 
-    def wrong(xp, zc, *rest):
-        n, d = zc.shape[-2:]
-        is_large = n >= 1024 if size == "n" else d > 256
-        found = right(xp, zc, *rest)
-        return found * (1 + 1e-6) if is_large else found
+    def wrong(self, samples, *rest):
+        is_large = samples.count >= 1024 if size == "n" else samples.features > 256
+        gradient = right(self, samples, *rest)
+        return gradient._replace(added=gradient.added * (1 + 1e-6)) if is_large else gradient
 
-    monkeypatch.setattr(covariance, "gradient", wrong)
+    monkeypatch.setattr(DefinitionRoute, "gradient_of_view", wrong)
     planned = [
         one
         for one in setups(["float64"], ["official"])
@@ -526,22 +542,22 @@ def test_a_fault_from_some_size_on_is_found(size: str, monkeypatch: pytest.Monke
 #: Of what only some questions reach, in PyTorch: (attribute, what is made of it, what is wrong).
 FAULTS_OF_AUTODIFF = {
     "what comes back is ignored": (
-        "_Loss.backward",
+        "autograd._Loss.backward",
         lambda f: staticmethod(lambda ctx, cotangent: f(ctx, torch_ones(cotangent))),
         "autodiff gradient of the invariance alone",
     ),
     "second derivatives, forwards": (
-        "_Gradients.jvp",
+        "autograd._Gradients.jvp",
         lambda f: staticmethod(lambda *a: tuple(2 * t for t in f(*a))),
         "second derivative of the loss by torch.func.jvp of torch.func.grad",
     ),
     "forward mode": (
-        "_Outputs.jvp",
-        lambda f: staticmethod(lambda *a: tuple(2 * t for t in f(*a))),
+        "autograd._Terms.jvp",
+        lambda f: staticmethod(lambda *a: tuple(t if t is None else 2 * t for t in f(*a))),
         "derivative of the terms by forward mode beside backward",
     ),
     "a half-precision gradient in float32": (
-        "terms.finished",
+        "autograd.engine.like_its_view",
         lambda f: (
             lambda xp, gradient, view, objective: f(
                 xp, gradient, view.float() if view.dtype.itemsize == 2 else view, objective
@@ -570,8 +586,8 @@ def test_a_fault_in_one_way_of_differentiating_is_found(
         for one in setups([dtype], ["official"], paths=PATHS[:1])
         if one.cases[0].name in ("wide", "small")
     ]
-    owner, _, name = attribute.rpartition(".")
-    holder = getattr(adapter, owner)
+    *owners, name = attribute.split(".")
+    holder = functools.reduce(getattr, owners, adapter)
     monkeypatch.setattr(holder, name, wrong(getattr(holder, name)))
     failed = [
         one for one in run_suite([backend_named("torch")], planned).measurements if not one.passed

@@ -12,9 +12,9 @@ from numbers import Real
 from typing import Any
 
 from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
-from vicreg._conventions import Convention, Weights, convention_named
+from vicreg._conventions import Convention, convention_named
 from vicreg._core.layout import HALF_PRECISION, core_order, dtype_name
-from vicreg._core.objective import Objective, Penalty
+from vicreg._core.objective import ALL, Flags, Objective, Penalty
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 
 Array = Any
@@ -23,9 +23,13 @@ _REAL_DTYPES = (*HALF_PRECISION, "float32", "float64", "float96", "float128", "l
 _TERMS = ("invariance", "variance", "covariance")
 
 
+Weight = Any  # a number, or an array of shape () of the views' library
+CheckedWeights = tuple[Weight, Weight, Weight]
+
+
 def checked_objective(
     convention: str | Convention,
-    weights: Sequence[float | None],
+    weights: Sequence[Weight | None],
     gamma: float,
     eps: float | None,
     method: str,
@@ -36,14 +40,18 @@ def checked_objective(
     penalty: str = "square",
     delta: float = 1.0,
     sizes: Sizes = DEFAULT_SIZES,
-) -> Objective:
-    """Return the objective that these arguments describe; None is the convention's own."""
+) -> tuple[Objective, CheckedWeights]:
+    """Return the objective that these arguments describe, and the weights of its terms.
+
+    None is the convention's own.
+    """
     convention = convention_named(convention)
     if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):
         raise ValueError(f"method must be 'auto', 'gram' or 'covariance'; got {method!r}")
-    return Objective(
+    checked = _checked_weights(weights, convention)
+    objective = Objective(
         convention=convention,
-        weights=_checked_weights(weights, convention),
+        in_loss=_in_loss(checked),
         gamma=_checked_number(gamma, "gamma", above_zero=True),
         eps=_checked_eps(eps, convention),
         method=method,  # type: ignore[arg-type]  # one of the three, by the check above
@@ -54,6 +62,13 @@ def checked_objective(
         delta=_checked_delta(delta, penalty),
         sizes=sizes,
     )
+    return objective, checked
+
+
+def _in_loss(weights: CheckedWeights) -> Flags:
+    """Return which terms have a part in the loss: those of weight 0 have none, unless all are."""
+    nonzero = [not isinstance(weight, float) or weight != 0 for weight in weights]
+    return (nonzero[0], nonzero[1], nonzero[2]) if any(nonzero) else ALL
 
 
 def _checked_pooled(positions: Any) -> bool:
@@ -83,23 +98,23 @@ def _checked_delta(delta: Any, penalty: str) -> float:
     return number
 
 
-def _checked_weights(weights: Sequence[float | None], convention: Convention) -> Weights:
+def _checked_weights(weights: Sequence[Weight | None], convention: Convention) -> CheckedWeights:
     published: Sequence[float | None] | None = convention.weights
     if published is None:
         # No invariance term, no weight to give; what was not published must be.
         published = (0.0 if convention.invariance == "none" else None, None, None)
-    chosen: list[float] = []
+    chosen: list[Weight] = []
     for term, given, default in zip(_TERMS, weights, published, strict=True):
         argument = f"{term}_weight"
         if given is not None:
-            chosen.append(_checked_number(given, argument))
+            chosen.append(_checked_weight(given, argument))
         elif default is not None:
             chosen.append(default)
         else:
             raise ValueError(
                 f"{argument} must be given: convention {convention.name!r} publishes no weights"
             )
-    if chosen[0] and convention.invariance == "none":
+    if convention.invariance == "none" and (not isinstance(chosen[0], float) or chosen[0]):
         raise ValueError(
             f"invariance_weight must be None or 0: convention {convention.name!r} has no "
             f"invariance term; got {chosen[0]!r}"
@@ -119,15 +134,26 @@ def _checked_eps(eps: float | None, convention: Convention) -> float:
     return number
 
 
-def _checked_number(value: Any, argument: str, above_zero: bool = False) -> float:
+def _checked_weight(value: Any, argument: str) -> Weight:
+    # NumPy's own scalars are numbers; those that a compiler traces have no attributes to ask for.
+    library = None if isinstance(value, (Real, str)) else library_of(value)
+    if library is None:
+        return _checked_number(value, argument, "a number or an array of shape ()")
+    if unsupported_kind(value, library) is not None or tuple(value.shape) != ():
+        raise TypeError(
+            f"{argument} must be a number or an array of shape (); got an array of shape "
+            f"{tuple(value.shape)}"
+        )
+    if dtype_name(value) not in _REAL_DTYPES:
+        raise TypeError(f"{argument} must have a real floating-point dtype; got {value.dtype}")
+    return value
+
+
+def _checked_number(
+    value: Any, argument: str, wanted: str = "a number", above_zero: bool = False
+) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        hint = ""
-        if argument.endswith("_weight") and library_of(value) is not None:
-            hint = (
-                ". For a weight that is an array, add up what vicreg_terms returns, or losses of "
-                "which one weight is 1 and the others 0, each times its weight"
-            )
-        raise TypeError(f"{argument} must be a number; got {type(value).__name__}{hint}")
+        raise TypeError(f"{argument} must be {wanted}; got {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:  # an integer or a fraction beyond the largest float
@@ -147,7 +173,12 @@ def _checked_axis(feature_axis: Any) -> int:
     raise TypeError(f"feature_axis must be an integer; got {feature_axis!r}")
 
 
-def checked_library(views: Sequence[Array], names: Sequence[str], objective: Objective) -> str:
+def checked_library(
+    views: Sequence[Array],
+    names: Sequence[str],
+    objective: Objective,
+    weights: Sequence[Weight] = (),
+) -> str:
     """Return the library of `views`, called `names` in messages, or raise what is wrong."""
     first, library = views[0], _checked_array(views[0], names[0], objective)
     # All arrays before any comparison: what is wrong with one alone is said first.
@@ -167,6 +198,12 @@ def checked_library(views: Sequence[Array], names: Sequence[str], objective: Obj
         here, there = device_of(first, library), device_of(view, library)
         if here is not None and there is not None and here != there:
             _raise_differs(ValueError, "device", names[0], here, name, there)
+    for weight, term in zip(weights, _TERMS, strict=False):
+        if not isinstance(weight, float) and library_of(weight) != library:
+            raise TypeError(
+                f"{term}_weight must be a number or an array of the library of {names[0]}, "
+                f"{library}; got an array of {library_of(weight)}"
+            )
     return library
 
 

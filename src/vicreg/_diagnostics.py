@@ -196,7 +196,7 @@ def diagnose(
       invariance term      none       compares two views: give the other one
     """
     # The weights have no part in a term alone.
-    objective = checked_objective(
+    objective, _ = checked_objective(
         convention, (0.0, 1.0, 1.0), 1.0, None, "auto", feature_axis, each_term=False
     )
     views = (z,) if other is None else (z, other)

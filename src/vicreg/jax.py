@@ -8,7 +8,11 @@ import jax.numpy as jnp
 
 from vicreg._adapters.jax import regularized
 from vicreg._checks import checked_library
-from vicreg._losses.vcreg import checked_covariance_gradient, checked_settings, samples
+from vicreg._losses.vcreg import (
+    checked_covariance_gradient,
+    checked_settings,
+    with_published_gradient,
+)
 
 __all__ = ["vcreg"]
 
@@ -18,8 +22,8 @@ Array = Any
 def vcreg(
     x: Array,
     *,
-    variance_weight: float,
-    covariance_weight: float,
+    variance_weight: float | Array,
+    covariance_weight: float | Array,
     gamma: float = 1.0,
     eps: float | None = 1e-5,
     penalty: str = "square",
@@ -81,7 +85,7 @@ def vcreg(
     >>> bool(jnp.allclose(added, jax.grad(vcreg_loss)(z, **weights), atol=1e-6))
     True
     """
-    objective = checked_settings(
+    objective, weights = checked_settings(
         (variance_weight, covariance_weight),
         gamma,
         eps,
@@ -90,13 +94,17 @@ def vcreg(
         positions,
         feature_axis,
     )
-    library = checked_library((x,), ("x",), objective)
+    library = checked_library((x,), ("x",), objective, weights)
     if library != "jax":
         raise TypeError(f"x must be an array of JAX; got one of {library}")
     if jnp.ndim(scale) != 0:
         raise ValueError(f"scale must be one number; got shape {jnp.shape(scale)}")
     if checked_covariance_gradient(covariance_gradient):
-        objective = objective.with_published_gradient(samples(x, objective))
+        weights = with_published_gradient(weights, x, objective)
     # Not in half precision, which loss scales overflow.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return regularized(x, jnp.asarray(scale, dtype=dtype), objective)
+    cotangents = tuple(
+        jnp.asarray(scale, dtype=dtype) * jnp.asarray(weight, dtype=dtype) if counts else None
+        for weight, counts in zip(weights, objective.in_loss, strict=True)
+    )
+    return regularized(x, cotangents, objective)

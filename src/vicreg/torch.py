@@ -13,9 +13,14 @@ from typing import Any, NamedTuple
 import torch
 
 from vicreg._adapters import torch as adapter
+from vicreg._adapters.torch import layer
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import Convention
-from vicreg._losses.vcreg import checked_covariance_gradient, checked_settings, samples
+from vicreg._losses.vcreg import (
+    checked_covariance_gradient,
+    checked_settings,
+    with_published_gradient,
+)
 from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
 
 __all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
@@ -64,9 +69,9 @@ class VICRegLoss(torch.nn.Module):
         self,
         *,
         convention: str | Convention = "official",
-        invariance_weight: float | None = None,
-        variance_weight: float | None = None,
-        covariance_weight: float | None = None,
+        invariance_weight: float | torch.Tensor | None = None,
+        variance_weight: float | torch.Tensor | None = None,
+        covariance_weight: float | torch.Tensor | None = None,
         gamma: float = 1.0,
         eps: float | None = None,
         method: str = "auto",
@@ -74,11 +79,11 @@ class VICRegLoss(torch.nn.Module):
     ) -> None:
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
-        objective = checked_objective(
+        objective, weights = checked_objective(
             convention, weights, gamma, eps, method, feature_axis, each_term=False
         )
         self.convention = convention
-        self.invariance_weight, self.variance_weight, self.covariance_weight = objective.weights
+        self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
         self.eps = objective.eps
         self.method = objective.method
@@ -199,8 +204,8 @@ class VCReg(torch.nn.Module):
     def __init__(
         self,
         *,
-        variance_weight: float,
-        covariance_weight: float,
+        variance_weight: float | torch.Tensor,
+        covariance_weight: float | torch.Tensor,
         gamma: float = 1.0,
         eps: float | None = 1e-5,
         penalty: str = "square",
@@ -211,7 +216,7 @@ class VCReg(torch.nn.Module):
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
-        objective = checked_settings(
+        objective, self._weights = checked_settings(
             (variance_weight, covariance_weight),
             gamma,
             eps,
@@ -221,11 +226,12 @@ class VCReg(torch.nn.Module):
             feature_axis,
         )
         # To log a variance of weight 0 costs nothing, a covariance a product.
-        self._objective = replace(objective, each_term=objective.weights[2] != 0)
+        has_covariance = isinstance(covariance_weight, torch.Tensor) or covariance_weight != 0
+        self._objective = replace(objective, each_term=has_covariance)
         self._published = checked_covariance_gradient(covariance_gradient)
         self._settings = {
-            "variance_weight": self._objective.weights[1],
-            "covariance_weight": self._objective.weights[2],
+            "variance_weight": self._weights[1],
+            "covariance_weight": self._weights[2],
             "gamma": self._objective.gamma,
             "eps": self._objective.eps,
             "penalty": penalty,
@@ -235,13 +241,13 @@ class VCReg(torch.nn.Module):
             "covariance_gradient": covariance_gradient,
         }
         self.scale = _checked_scale(scale)
-        self._log = adapter.Log()
+        self._log = layer.Log()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x`, ``(n, d)`` or ``(n, ..., d)``, to be regularized where a gradient flows."""
         if not self.training:
             return x
-        library = checked_library((x,), ("x",), self._objective)
+        library = checked_library((x,), ("x",), self._objective, self._weights)
         if library != "torch":
             raise TypeError(f"x must be a torch.Tensor; got an array of {library}")
         compiled = torch.compiler.is_compiling()
@@ -254,15 +260,16 @@ class VCReg(torch.nn.Module):
         # Of a batch under `torch.vmap` the elements do not say that they require a gradient.
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
-        objective = self._objective
+        objective, weights = self._objective, self._weights
         z, passed = adapter.local(x), None
         if compiled or transformed:
             self._log.last = None
         else:
-            passed = adapter.Passed(z, objective, self._log)
+            passed = layer.Pass(z, objective, weights, self._log)
         if self._published:
-            objective = objective.with_published_gradient(samples(z, objective))
-        return adapter.replicated(adapter.regularized(z, objective, self.scale, passed), x)
+            weights = with_published_gradient(weights, z, objective)
+        result = layer.regularized(z, objective, weights, self.scale, passed)
+        return adapter.replicated(result, x)
 
     @property
     def last_terms(self) -> VCRegTerms:
@@ -276,7 +283,7 @@ class VCReg(torch.nn.Module):
                 "torch.func; after the backward pass where the input is checkpointed or dropped"
             )
         loss, _, variance, covariance = outputs
-        if self._settings["covariance_weight"] == 0:
+        if not self._objective.each_term:
             covariance = torch.full_like(covariance, math.nan)
         return VCRegTerms(loss, variance, covariance)
 

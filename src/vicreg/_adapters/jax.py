@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg._core import collapse, terms
+from vicreg._core import collapse, engine
+from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 
 Array = Any
 
 
-def _top_k_indices(values: Array, k: int) -> Array:
-    return jax.lax.top_k(values, k)[1]
+class _JAX(Library):
+    sums_pairwise = True
+
+    @staticmethod
+    def top_k_indices(values: Array, k: int) -> Array:
+        return jax.lax.top_k(values, k)[1]
 
 
-#: The standard's namespace. XLA multiplies any two matrices: it sees no symmetry.
-xp = SimpleNamespace(**vars(jnp), strips=True, sums_pairwise=True, top_k_indices=_top_k_indices)
+xp = _JAX(jnp)
 
 
 def committed_devices(array: Array) -> frozenset[Any] | None:
@@ -70,41 +73,51 @@ def _sharded_by_jax(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_as_written
-def _outputs(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
-    return outputs
+def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
+    values, _ = engine.forward(xp, views, objective, differentiated=False)
+    return values
 
 
 @_as_written
-def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[terms.Outputs, terms.Outputs]:
+def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[engine.Values, engine.Values]:
     (views,), (directions,) = primals, tangents
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
-    outputs, residuals = terms.evaluate(xp, views, objective)
-    return outputs, terms.pushforward(xp, views, residuals, moving, objective)
+    values, saved = engine.forward(xp, views, objective)
+    return values, engine.pushforward(xp, views, saved, moving, objective)
 
 
-_outputs.defjvp(_jvp, symbolic_zeros=True)
+_terms.defjvp(_jvp, symbolic_zeros=True)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    """Return the objective's outputs, differentiable."""
-    outputs: terms.Outputs = _sharded_by_jax(
-        lambda *views: _outputs(views, objective), views, *views
-    )
-    return outputs
+def evaluate(
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
+) -> tuple[Array, ...]:
+    """Return the loss, and after it each term where it is wanted, differentiable."""
+
+    def outputs(views: tuple[Array, ...], weights: tuple[Any, ...]) -> engine.Values:
+        return engine.outputs(xp, weights, _terms(views, objective), objective)
+
+    result: tuple[Array, ...] = _sharded_by_jax(outputs, views, views, weights)
+    return result
 
 
 @functools.partial(jax.jit, static_argnums=1)
 @_as_written
 def value_and_grad(
-    views: tuple[Array, ...], objective: Objective
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
+
+    def of_views(
+        views: tuple[Array, ...], weights: tuple[Any, ...]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        return engine.value_and_grad(xp, views, weights, objective)
+
     result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
-        lambda *views: terms.value_and_grad(xp, views, objective), views, *views, gradients=True
+        of_views, views, views, weights, gradients=True
     )
     return result
 
@@ -135,27 +148,25 @@ def register(record: type, constants: tuple[str, ...]) -> None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def regularized(z: Array, scale: Array, objective: Objective) -> Array:
-    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+def regularized(z: Array, cotangents: tuple[Any, ...], objective: Objective) -> Array:
+    """Return `z`; backwards, add the gradient by it of the terms, each times its cotangent."""
     return z
 
 
-def _forwards(z: Array, scale: Array, objective: Objective) -> tuple[Array, tuple[Array, Array]]:
-    return z, (z, scale)
+def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, Any]:
+    return z, (z, cotangents)
 
 
 @_as_written
-def _backwards(
-    objective: Objective, saved: tuple[Array, Array], incoming: Array
-) -> tuple[Array, Array]:
-    z, scale = saved
+def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
+    z, cotangents = saved
 
-    def gradient(z: Array, scale: Array) -> tuple[Array, tuple[Array]]:
-        _, found = terms.residuals_and_gradient(xp, z, objective, scale)
-        return jnp.zeros_like(scale), (terms.finished(xp, found, z, objective),)
+    def gradient(z: Array, cotangents: Any) -> tuple[Array, tuple[Array]]:
+        _, (own,) = engine.value_and_gradients(xp, (z,), cotangents, objective, (True,))
+        return jnp.zeros(()), (engine.like_its_view(xp, own, z, objective),)
 
-    nothing, (own,) = _sharded_by_jax(gradient, (z,), z, scale, gradients=True)
-    return incoming + own, nothing
+    _, (own,) = _sharded_by_jax(gradient, (z,), z, cotangents, gradients=True)
+    return incoming + own, jax.tree.map(jnp.zeros_like, cotangents)
 
 
 regularized.defvjp(_forwards, _backwards)

@@ -11,41 +11,62 @@ from typing import Any
 
 import mlx.core as mx
 
-from vicreg._core import collapse, terms
+from vicreg._core import collapse, engine
+from vicreg._core.layout import core_shape
+from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 
 Array = Any
 
 
-def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    """Return the objective's outputs, differentiable."""
-    count = objective.outputs
+xp = Library(mx)
+
+
+def evaluate(
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
+) -> tuple[Array, ...]:
+    """Return the loss, and after it each term where it is wanted, differentiable."""
+    return engine.outputs(xp, weights, _terms(views, objective), objective)
+
+
+def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
+    terms = objective.terms(core_shape(views, objective.feature_axis, objective.pooled))
+    count = sum(term is not None for term in terms)
 
     @mx.custom_function
     def function(*views: Array) -> tuple[Array, ...]:
-        outputs, residuals = terms.evaluate(mx, views, objective)
-        return (*outputs, *terms.flatten(residuals))
+        values, saved = engine.forward(xp, views, objective)
+        return (*_present(values), *engine.flatten(saved))
 
     @function.vjp
     def vjp(primals: Any, cotangents: Any, outputs: Any) -> tuple[Array, ...]:
-        views, of_outputs = _as_tuple(primals), tuple(cotangents[:count])
-        return _gradients(objective, views, of_outputs, tuple(outputs[count:]))
+        views = _as_tuple(primals)
+        return _gradients(objective, views, tuple(cotangents[:count]), tuple(outputs[count:]))
 
     @function.jvp
     def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
         views = _as_tuple(primals)
-        _, residuals = terms.evaluate(mx, views, objective)
-        changes = terms.pushforward(mx, views, residuals, _as_tuple(tangents), objective)
-        return (*changes, *(mx.zeros_like(array) for array in terms.flatten(residuals)))
+        _, saved = engine.forward(xp, views, objective)
+        changes = engine.pushforward(xp, views, saved, _as_tuple(tangents), objective)
+        return (*_present(changes), *(mx.zeros_like(array) for array in engine.flatten(saved)))
 
-    return tuple(_as_tuple(function(*views))[:count])
+    return _placed(_as_tuple(function(*views))[:count], terms)
+
+
+def _present(values: engine.Values) -> tuple[Array, ...]:
+    return tuple(value for value in values if value is not None)
+
+
+def _placed(values: Sequence[Array], terms: engine.Terms) -> engine.Values:
+    left = iter(values)
+    return tuple(None if term is None else next(left) for term in terms)
 
 
 def value_and_grad(
-    views: tuple[Array, ...], objective: Objective
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    return terms.value_and_grad(mx, views, objective)
+    return engine.value_and_grad(xp, views, weights, objective)
 
 
 def without_gradient(array: Array) -> Array:
@@ -55,7 +76,7 @@ def without_gradient(array: Array) -> Array:
 
 def measure(array: Array, feature_axis: int) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
-    return collapse.measure(mx, array, feature_axis, _singular_values)
+    return collapse.measure(xp, array, feature_axis, _singular_values)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:
@@ -77,29 +98,36 @@ def _gradients(
     cotangents: tuple[Array, ...],
     arrays: tuple[Array, ...],
 ) -> tuple[Array, ...]:
-    """Return the gradient of each view from the residuals, differentiable through the views."""
-    k, wanted = len(views), (True,) * len(views)
+    """Return the gradient of each view from what was saved, differentiable through the views."""
+    k, count = len(views), len(cotangents)
+    terms = objective.terms(core_shape(views, objective.feature_axis, objective.pooled))
+
+    def pullback(
+        views: Sequence[Array], cotangents: Sequence[Array], saved: Any
+    ) -> tuple[Array, ...]:
+        of_terms = _placed(cotangents, terms)
+        return _present(engine.pullback(xp, views, saved, of_terms, objective, (True,) * k))
 
     @mx.custom_function
     def function(*tensors: Array) -> tuple[Array, ...]:
-        views, cotangents, arrays = _separated(tensors, k, objective)
-        residuals = terms.unflatten(arrays, views, objective)
-        return terms.pullback(mx, views, residuals, cotangents, objective, wanted)
+        views, cotangents = tensors[:k], tensors[k : k + count]
+        saved = engine.unflatten(tensors[k + count :], views, objective)
+        return pullback(views, cotangents, saved)
 
     def from_views(*tensors: Array) -> tuple[Array, ...]:
-        views, cotangents, _ = _separated(tensors, k, objective)
-        _, residuals = terms.evaluate(mx, views, objective)
-        return terms.pullback(mx, views, residuals, cotangents, objective, wanted)
+        views, cotangents = tensors[:k], tensors[k : k + count]
+        _, saved = engine.forward(xp, views, objective)
+        return pullback(views, cotangents, saved)
 
     @function.vjp
     def vjp(primals: Any, of_gradients: Any, _: Any) -> tuple[Array, ...]:
-        independent = list(primals[: k + len(cotangents)])
-        _, found = mx.vjp(from_views, independent, list(_as_tuple(of_gradients)))
-        return (*found, *(mx.zeros_like(array) for array in primals[len(independent) :]))
+        independent = list(primals[: k + count])
+        _, changes = mx.vjp(from_views, independent, list(_as_tuple(of_gradients)))
+        return (*changes, *(mx.zeros_like(array) for array in primals[len(independent) :]))
 
     @function.jvp
     def jvp(primals: Any, tangents: Any) -> tuple[Array, ...]:
-        independent = list(primals[: k + len(cotangents)])
+        independent = list(primals[: k + count])
         directions = [
             mx.zeros_like(primal) if tangent is None else tangent
             for primal, tangent in zip(independent, tangents, strict=False)
@@ -107,11 +135,3 @@ def _gradients(
         return tuple(mx.jvp(from_views, independent, directions)[1])
 
     return _as_tuple(function(*views, *cotangents, *arrays))
-
-
-def _separated(
-    tensors: Sequence[Array], k: int, objective: Objective
-) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
-    """Return the views, the cotangents and what comes after."""
-    end = k + (objective.outputs)
-    return tuple(tensors[:k]), tuple(tensors[k:end]), tuple(tensors[end:])

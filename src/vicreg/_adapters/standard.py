@@ -4,92 +4,88 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from array_api_compat import array_namespace, is_dask_array, is_numpy_array
 
-from vicreg._core import collapse, statistics, terms
+from vicreg._core import collapse, engine, sums
+from vicreg._core.library import Library
 from vicreg._core.objective import Objective
-from vicreg._core.sizes import DEFAULT_SIZES
 
 Array = Any
 
 
-def evaluate(views: tuple[Array, ...], objective: Objective) -> terms.Outputs:
-    """Return the objective's outputs."""
-    xp = _namespace(views)
-    outputs, _ = terms.evaluate(xp, views, objective, differentiated=False)
+def evaluate(
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
+) -> tuple[Array, ...]:
+    """Return the loss, and after it each term where it is wanted."""
+    xp = _library(views)
+    values, _ = engine.forward(xp, views, objective, differentiated=False)
+    outputs = engine.outputs(xp, weights, values, objective)
     # NumPy's sums are scalars of its own, which are not arrays.
     return tuple(xp.asarray(output) for output in outputs)
 
 
 def value_and_grad(
-    views: tuple[Array, ...], objective: Objective
+    views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
-    xp = _namespace(views)
-    loss, gradients = terms.value_and_grad(xp, views, objective)
+    xp = _library(views)
+    loss, gradients = engine.value_and_grad(xp, views, weights, objective)
     return xp.asarray(loss), gradients
 
 
-def _namespace(views: tuple[Array, ...]) -> Any:
+def _library(views: tuple[Array, ...]) -> Library:
     first = views[0]
     if is_numpy_array(first):
-        return _numpy_namespace()
-    return _dask_namespace() if is_dask_array(first) else array_namespace(*views)
+        return _numpy()
+    return _dask() if is_dask_array(first) else Library(array_namespace(*views))
 
 
 @functools.cache
-def _numpy_namespace() -> SimpleNamespace:
-    """Return NumPy's namespace with what it has beyond the standard that the core asks for."""
-    import array_api_compat.numpy as xp
+def _numpy() -> Library:
+    """Return NumPy with what it has beyond the standard that the core asks for."""
+    import array_api_compat.numpy as standard
     import numpy as np
 
-    def energies(zc: Array) -> Array:
-        return np.einsum("...nd,...nd->...d", zc, zc)
+    class NumPy(Library):
+        def can_ask(self, array: Array) -> bool:
+            return True
 
-    def sum_of_squares(array: Array) -> Array:
-        return np.sum(np.vecdot(array, array))  # of one axis, which NumPy sums pairwise
+        @staticmethod
+        def top_k_indices(values: Array, k: int) -> Array:
+            return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 
-    def top_k_indices(values: Array, k: int) -> Array:
-        return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
-
-    def replace_columns(array: Array, places: Array, columns: Array | float) -> None:
-        np.put_along_axis(array, places, columns, axis=-1)
-
-    beyond = (energies, sum_of_squares, top_k_indices, replace_columns)
-    return SimpleNamespace(**vars(xp) | {function.__name__: function for function in beyond})
+    return NumPy(standard)
 
 
 @functools.cache
-def _dask_namespace() -> SimpleNamespace:
-    """Return Dask's namespace, in which the samples of a chunk are summed as elsewhere."""
-    import array_api_compat.dask.array as xp
+def _dask() -> Library:
+    """Return Dask, in which the samples of a chunk are summed as its own library does."""
+    import array_api_compat.dask.array as standard
     import dask.array
 
-    def over_chunks(of_chunk: Callable[..., Array]) -> Callable[[Array], Array]:
+    def over_chunks(of_chunk: Callable[..., Array], array: Array, run: int) -> Any:
         def chunk(array: Array, axis: Any, keepdims: bool) -> Array:
-            return of_chunk(_namespace((array,)), array, DEFAULT_SIZES)[..., None, :]
+            return of_chunk(_library((array,)), array, run)[..., None, :]
 
         def aggregate(sums: Array, axis: Any, keepdims: bool) -> Array:
             return sums.sum(axis=axis, keepdims=keepdims)
 
-        def summed(array: Array) -> Array:
-            axis, dtype = array.ndim - 2, array.dtype
-            reduced: Any = dask.array.reduction  # which has no types
-            return reduced(array, chunk, aggregate, axis=axis, dtype=dtype)
+        reduced: Any = dask.array.reduction  # which has no types
+        return reduced(array, chunk, aggregate, axis=array.ndim - 2, dtype=array.dtype)
 
-        return summed
+    class Dask(Library):
+        stacks = True  # each call makes tasks of every chunk, however large
+        sums_pairwise = True
 
-    return SimpleNamespace(
-        **vars(xp),
-        # Each call makes tasks of every chunk, however large: views are worked on together.
-        stacks=True,
-        sums_pairwise=True,
-        sum_over_samples=over_chunks(statistics.sum_over_samples),
-        energies=over_chunks(statistics.energies),
-    )
+        def sum_over_samples(self, array: Array, run: int) -> Array:
+            return over_chunks(sums.over_samples, array, run)
+
+        def sum_squares_over_samples(self, array: Array, run: int) -> Array:
+            return over_chunks(sums.squares_over_samples, array, run)
+
+    return Dask(standard)
 
 
 def without_gradient(array: Array) -> Array:
@@ -106,7 +102,7 @@ def measure(array: Array, feature_axis: int) -> collapse.Measures:
             f"singular values need the linalg extension of the array API standard, which {name} "
             "does not have: convert the array to a library that has it"
         )
-    measures = collapse.measure(xp, array, feature_axis, _singular_values)
+    measures = collapse.measure(_library((array,)), array, feature_axis, _singular_values)
     return collapse.Measures(*map(xp.asarray, measures))
 
 

@@ -11,12 +11,13 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vicreg._core.layout import core_order, in_computing_dtype, indices, transposed
+from vicreg._core.largest import indices
+from vicreg._core.layout import core_order, in_computing_dtype, transposed
+from vicreg._core.library import Library
+from vicreg._core.samples import Samples
 from vicreg._core.sizes import DEFAULT_SIZES
-from vicreg._core.statistics import centred_and_mean, energies
 
 Array = Any
-Namespace = Any
 
 #: The mean square of rounding errors, which are even over one unit in the last place.
 _ROUNDING_VARIANCE = 1 / 12
@@ -49,7 +50,7 @@ class _Deviations(NamedTuple):
 
 
 def measure(
-    xp: Namespace,
+    xp: Library,
     z: Array,
     feature_axis: int,
     svdvals: Callable[[Array], Array],
@@ -85,7 +86,7 @@ def measure(
     )
 
 
-def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
+def _deviations(xp: Library, z: Array, epsilon: float) -> _Deviations:
     # Infinity has no distance from another value, and says so in every library as NaN alone.
     z = xp.where(xp.isfinite(z), z, xp.full_like(z, math.nan))
     shifted = z - z[:1, :]
@@ -95,20 +96,20 @@ def _deviations(xp: Namespace, z: Array, epsilon: float) -> _Deviations:
     dead = reach == 0  # never so where there is a NaN
     size = xp.where(dead, xp.zeros_like(size), size)
     divisor = _or_one(xp, reach)
-    scaled, _ = centred_and_mean(xp, shifted / divisor, DEFAULT_SIZES)
+    samples = Samples(xp, shifted / divisor, DEFAULT_SIZES)
     units = epsilon * (_power_of_two_below(xp, z) / divisor)
     units = xp.where(dead, xp.zeros_like(units), units)
     return _Deviations(
-        scaled,
-        energies(xp, scaled, DEFAULT_SIZES),
+        samples.centred,
+        samples.energies,
         reach,
         size,
-        energies(xp, units, DEFAULT_SIZES) / z.shape[0],
+        xp.sum_squares_over_samples(units, DEFAULT_SIZES.summed) / z.shape[0],
         xp.astype(xp.logical_not(dead), z.dtype),
     )
 
 
-def _power_of_two_below(xp: Namespace, z: Array) -> Array:
+def _power_of_two_below(xp: Library, z: Array) -> Array:
     """Return the largest power of two up to the magnitude of each value, 0 for 0."""
     magnitude = xp.abs(z)
     power = 2.0 ** xp.floor(xp.log2(_or_one(xp, magnitude)))
@@ -116,7 +117,7 @@ def _power_of_two_below(xp: Namespace, z: Array) -> Array:
 
 
 def _spectrum(
-    xp: Namespace,
+    xp: Library,
     deviations: _Deviations,
     epsilon: float,
     svdvals: Callable[[Array], Array],
@@ -147,7 +148,7 @@ def _spectrum(
 
 
 def _of_stored_values(
-    xp: Namespace, values: Array, deviations: _Deviations, epsilon: float, unit: Array
+    xp: Library, values: Array, deviations: _Deviations, epsilon: float, unit: Array
 ) -> Array:
     """Return the size below which singular values are the rounding of the batch's own values.
 
@@ -173,7 +174,7 @@ def _of_stored_values(
     return xp.where(is_rounding, bound, xp.zeros_like(bound))
 
 
-def _sum_of_abs_correlations(xp: Namespace, directions: Array, block: int) -> Array:
+def _sum_of_abs_correlations(xp: Library, directions: Array, block: int) -> Array:
     """Return Σ_{i<j} |r_ij| of features ``(n, d)`` of norm 1, or of 0, in O(n d + d) memory."""
     d = directions.shape[-1]
     feature = indices(xp, d, like=directions)
@@ -188,14 +189,14 @@ def _sum_of_abs_correlations(xp: Namespace, directions: Array, block: int) -> Ar
     return total
 
 
-def _effective_rank(xp: Namespace, values: Array) -> Array:
+def _effective_rank(xp: Library, values: Array) -> Array:
     """Return exp(−Σ p ln p), p being the shares of the singular values."""
     shares = values / _or_one(xp, xp.sum(values))
     entropy = -xp.sum(shares * xp.log(_or_one(xp, shares)))
     return _as_rank(xp, xp.exp(entropy), values)
 
 
-def _participation_ratio(xp: Namespace, values: Array) -> Array:
+def _participation_ratio(xp: Library, values: Array) -> Array:
     """Return (Σ λ)² / Σ λ², λ being the squares of the singular values."""
     relative = values / _or_one(xp, values[0])
     variances = relative * relative
@@ -203,13 +204,13 @@ def _participation_ratio(xp: Namespace, values: Array) -> Array:
     return _as_rank(xp, total * total / _or_one(xp, xp.sum(variances * variances)), values)
 
 
-def _as_rank(xp: Namespace, rank: Array, values: Array) -> Array:
+def _as_rank(xp: Library, rank: Array, values: Array) -> Array:
     """Return `rank` from 1 to what it can be, but for rounding it is; 0 where nothing varies."""
     limit = float(values.shape[0])
     rank = xp.minimum(xp.maximum(rank, xp.ones_like(rank)), xp.full_like(rank, limit))
     return xp.where(values[0] == 0, xp.zeros_like(rank), rank)
 
 
-def _or_one(xp: Namespace, array: Array) -> Array:
+def _or_one(xp: Library, array: Array) -> Array:
     """Return `array` with 1 for 0: a divisor where the dividend is 0 too, or a logarithm's."""
     return xp.where(array == 0, xp.ones_like(array), array)

@@ -1,9 +1,8 @@
 """The views as arrays of one layout, and gradients back in the shape and dtype of each view.
 
-The core works on groups of views, ``(..., n, d)``: the views of the group if it has several,
-positions, samples, features. Views and positions are both batches of independent sample sets, so
-no formula mentions either. Where positions are pooled, each position of each sample is a sample:
-there is no axis of positions, and n counts them all.
+The core works on one view at a time, ``(..., n, d)``: positions, samples, features. Each position
+has samples of its own, so no formula mentions positions. Where positions are pooled, each position
+of each sample is a sample: there is no axis of positions, and n counts them all.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
-
-from vicreg._core.sizes import Sizes
 
 Array = Any
 Namespace = Any
@@ -26,30 +23,14 @@ def laid_out(xp: Namespace, view: Array, feature_axis: int, pooled: bool = False
     return in_computing_dtype(xp, array)
 
 
-def group_sizes(shape: Sequence[int], sizes: Sizes, stacks: bool = False) -> tuple[int, ...]:
-    """Return how many views each group has, for views laid out as `shape`, ``(k, ..., n, d)``.
-
-    Small views are stacked to one group, since there each call of a library costs more than its
-    work. A large one is a group by itself: nothing is copied, and what is computed of one view
-    leaves its memory to the next; unless the library `stacks`, that is, each call costs it much.
-    """
-    k = shape[0]
-    return (1,) * k if is_large(shape[1:], sizes) and not stacks else (k,)
-
-
-def is_large(shape: Sequence[int], sizes: Sizes) -> bool:
-    """Whether a view of this shape costs more to copy than a few calls of its library do."""
-    return math.prod(shape) > sizes.stacked
-
-
-def together(xp: Namespace, views: Sequence[Array]) -> Array:
-    """Return a group as one array, for reading: a view by itself has no axis of views."""
-    return views[0] if len(views) == 1 else xp.stack(views)
-
-
 def in_computing_dtype(xp: Namespace, array: Array) -> Array:
     """Return `array` in float32 where its dtype is narrower, unchanged otherwise."""
     return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
+
+
+def computing_dtype(xp: Namespace, array: Array) -> Any:
+    """Return the dtype in which the core computes with `array`."""
+    return xp.float32 if dtype_name(array) in HALF_PRECISION else array.dtype
 
 
 HALF_PRECISION = ("float16", "bfloat16")
@@ -98,13 +79,3 @@ def core_shape(views: Sequence[Array], feature_axis: int, pooled: bool = False) 
 def transposed(xp: Namespace, array: Array, order: tuple[int, ...]) -> Array:
     """Return `array` with its axes in `order`, itself where they are."""
     return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)
-
-
-def indices(xp: Namespace, count: int, like: Array) -> Array:
-    """Return 0, 1, ..., count - 1 where `like` is, with nothing made elsewhere first."""
-    # Arrays that stand for values not there yet (JAX tracers) and MLX's have no device to name.
-    device = getattr(like, "device", None)
-    # int32 is enough for any axis, and there on devices that have no wider integers.
-    if device is None:
-        return xp.arange(count, dtype=xp.int32)
-    return xp.arange(count, dtype=xp.int32, device=device)

@@ -1,44 +1,55 @@
-"""What is to be computed, and the numbers that a shape makes of it."""
+"""What is to be computed: the terms of a convention, with the settings that choose formulas."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
-from vicreg._conventions import Convention, Weights, term_scales
+from vicreg._conventions import Convention, term_scales
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
+from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
 
 Method = Literal["auto", "gram", "covariance"]
 Penalty = Literal["square", "smooth_l1"]
+Flags = tuple[bool, bool, bool]  # of the invariance, the variance and the covariance
 
-
-class Coefficients(NamedTuple):
-    """What multiplies each term's plain sum; None for a term that is not computed."""
-
-    invariance: float | None  # of the sum of the squared deviations
-    variance: float | None  # of the sum of the hinge
-    covariance: float | None  # of zcᵀ zc: with it, the sum of squared entries is the term
-    limit: float = math.inf  # where "smooth_l1" becomes linear in zcᵀ zc times that
-
-    @property
-    def of_spread(self) -> bool:
-        """Whether a term of each view alone is computed, which the centred view is for."""
-        return self.variance is not None or self.covariance is not None
+ALL: Flags = (True, True, True)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A weighted sum of the three terms: hashable, so that a compiler may hold it static.
+    """The terms of a convention: hashable, so that a compiler may hold it static.
 
-    ``each_term`` asks for the three terms beside the loss. Without it a term of weight zero is
-    not computed, unless all are of weight zero. ``pooled`` makes a sample of each position of
-    each sample; ``penalty`` is what is summed of the off-diagonal covariances, and ``delta``
-    where "smooth_l1" becomes linear. ``sizes`` says from where on the same is done another way.
+    The weights of the terms are not part of it: no value of theirs changes a formula, except that
+    a term whose weight is the number 0 has no part in the loss.
+
+    Parameters
+    ----------
+    convention : Convention
+        Whose terms they are.
+    in_loss : tuple of bool
+        Which terms have a part in the loss.
+    gamma, eps : float
+        Of the variance's hinge.
+    method : {"auto", "gram", "covariance"}
+        The covariance's route.
+    feature_axis : int
+        Of the views.
+    each_term : bool
+        Whether each term is wanted beside the loss; if not, only those in the loss are computed.
+    pooled : bool
+        Whether each position of each sample is a sample.
+    penalty : {"square", "smooth_l1"}
+        What is summed of the off-diagonal covariances.
+    delta : float
+        Where "smooth_l1" becomes linear.
+    sizes : Sizes
+        From which size on the core works in parts.
     """
 
     convention: Convention
-    weights: Weights
+    in_loss: Flags
     gamma: float
     eps: float
     method: Method
@@ -49,42 +60,45 @@ class Objective:
     delta: float = 1.0
     sizes: Sizes = DEFAULT_SIZES
 
-    def with_published_gradient(self, n: int) -> Objective:
-        """Return what has for its gradient that of the pseudocode of VCReg's paper.
-
-        Of `n` samples it leaves the 1/(n − 1) out of the covariance's part.
-        """
-        invariance, variance, covariance = self.weights
-        m = n - self.convention.covariance_correction
-        return replace(self, weights=(invariance, variance, covariance * m))
-
     @property
-    def outputs(self) -> int:
-        """How many outputs there are: the loss, and the three terms where they are asked for."""
-        return 4 if self.each_term else 1
+    def computed(self) -> Flags:
+        """Which terms are computed."""
+        return ALL if self.each_term else self.in_loss
 
-    def coefficients(self, shape: tuple[int, ...]) -> Coefficients:
-        """Return the coefficients for views laid out as `shape`, ``(k, ..., n, d)``."""
+    def terms(self, shape: tuple[int, ...]) -> tuple[Term | None, ...]:
+        """Return the terms of views laid out as `shape`, ``(k, ..., n, d)``.
+
+        They are in the order of their weights, None for those that are not computed or that the
+        convention does not have.
+        """
         views, *positions, n, d = shape
         count = 1
         for length in positions:
             count *= length
-        invariance, variance, covariance = term_scales(self.convention, d, views)
-        # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖²: linear in k.
+        convention, of_view = self.convention, shape[1:]
+        invariance, variance, covariance = term_scales(convention, d, views)
+        m = n - convention.covariance_correction
+        # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖².
         over_pairs = 1.0 if views == 2 else 2.0 / max(views - 1, 1)
-        m = n - self.convention.covariance_correction
-        everything = self.each_term or not any(self.weights)
-        needs = [everything or weight != 0 for weight in self.weights]
-        root: float = (covariance / count) ** 0.5
-        return Coefficients(
-            over_pairs * invariance / (n * d * count) if needs[0] and invariance else None,
-            variance / (d * count) if needs[1] else None,
-            root / m if needs[2] else None,
-            self.delta * root,
+        wanted = self.computed
+        return (
+            Invariance(over_pairs * invariance / (n * d * count))
+            if wanted[0] and invariance
+            else None,
+            Variance(
+                variance / (d * count),
+                self.gamma,
+                self.eps,
+                convention.hinge_on,
+                n - convention.variance_correction,
+            )
+            if wanted[1]
+            else None,
+            self._covariance(covariance / count, m, of_view) if wanted[2] else None,
         )
 
-    def uses_gram(self, n: int, d: int) -> bool:
-        """Whether the covariance term goes by the n × n Gram matrix: a choice of shape alone."""
-        if self.penalty != "square":  # it needs each entry of the covariance
-            return False
-        return self.method == "gram" or (self.method == "auto" and n <= d)
+    def _covariance(self, coefficient: float, divisor: int, shape: tuple[int, ...]) -> Term:
+        if self.penalty == "square":
+            return covariance_term(coefficient, divisor, self.method, shape, self.sizes)
+        root = math.sqrt(coefficient)
+        return SmoothL1(root / divisor, self.delta * root, self.sizes)

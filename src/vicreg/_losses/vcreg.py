@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
-from vicreg._checks import checked_library, checked_objective
+from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
 from vicreg._core.layout import core_shape
 from vicreg._core.objective import Objective
 
@@ -17,8 +17,8 @@ Array = Any
 def vcreg_loss(
     z: Array,
     *,
-    variance_weight: float,
-    covariance_weight: float,
+    variance_weight: float | Array,
+    covariance_weight: float | Array,
     gamma: float = 1.0,
     eps: float | None = 1e-5,
     penalty: str = "square",
@@ -39,7 +39,7 @@ def vcreg_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The representation of n samples, of two or more features.
-    variance_weight, covariance_weight : float
+    variance_weight, covariance_weight : float or array of shape ()
         α and β. They must be given: no published value fits all networks. A term of weight 0
         has no part in the result, and beside one of another weight is not computed.
     gamma : float, optional
@@ -101,7 +101,7 @@ def vcreg_loss(
     >>> print(f"{vcreg_loss(10 * z, penalty='smooth_l1', **weights):.1f}")
     199.0
     """
-    library, objective = _checked(
+    library, objective, weights = _checked(
         z,
         (variance_weight, covariance_weight),
         gamma,
@@ -112,15 +112,15 @@ def vcreg_loss(
         feature_axis,
         method,
     )
-    (loss,) = adapter_for(library).evaluate((z,), objective)
+    (loss,) = adapter_for(library).evaluate((z,), objective, weights)
     return loss
 
 
 def vcreg_value_and_grad(
     z: Array,
     *,
-    variance_weight: float,
-    covariance_weight: float,
+    variance_weight: float | Array,
+    covariance_weight: float | Array,
     gamma: float = 1.0,
     eps: float | None = 1e-5,
     penalty: str = "square",
@@ -166,7 +166,7 @@ method
     >>> bool(loss < 0.01)
     True
     """
-    library, objective = _checked(
+    library, objective, weights = _checked(
         z,
         (variance_weight, covariance_weight),
         gamma,
@@ -177,13 +177,13 @@ method
         feature_axis,
         method,
     )
-    loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective)
+    loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
     return loss, gradient
 
 
 def _checked(
     z: Array,
-    weights: tuple[float, float],
+    weights: tuple[Weight, Weight],
     gamma: float,
     eps: float | None,
     penalty: str,
@@ -191,15 +191,15 @@ def _checked(
     positions: str,
     feature_axis: int,
     method: str,
-) -> tuple[str, Objective]:
-    objective = checked_settings(
+) -> tuple[str, Objective, CheckedWeights]:
+    objective, checked = checked_settings(
         weights, gamma, eps, penalty, delta, positions, feature_axis, method
     )
-    return checked_library((z,), ("z",), objective), objective
+    return checked_library((z,), ("z",), objective, checked), objective, checked
 
 
 def checked_settings(
-    weights: tuple[float, float],
+    weights: tuple[Weight, Weight],
     gamma: float,
     eps: float | None,
     penalty: str,
@@ -208,8 +208,8 @@ def checked_settings(
     feature_axis: int,
     method: str = "auto",
     each_term: bool = False,
-) -> Objective:
-    """Return the objective that these settings of VCReg describe."""
+) -> tuple[Objective, CheckedWeights]:
+    """Return the objective that these settings of VCReg describe, and the terms' weights."""
     return checked_objective(
         "vcreg",
         (None, *weights),
@@ -224,9 +224,16 @@ def checked_settings(
     )
 
 
-def samples(z: Array, objective: Objective) -> int:
-    """Return over how many samples each covariance of `z` is."""
-    return core_shape([z], objective.feature_axis, objective.pooled)[-2]
+def with_published_gradient(
+    weights: CheckedWeights, z: Array, objective: Objective
+) -> CheckedWeights:
+    """Return the weights with which the gradient of `z` matches the pseudocode of VCReg's paper.
+
+    That omits the 1/(n − 1) of the covariance's derivative.
+    """
+    n = core_shape([z], objective.feature_axis, objective.pooled)[-2]
+    invariance, variance, covariance = weights
+    return invariance, variance, covariance * (n - objective.convention.covariance_correction)
 
 
 def checked_covariance_gradient(covariance_gradient: str) -> bool:

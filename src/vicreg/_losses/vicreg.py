@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from vicreg._adapters.dispatch import adapter_for
-from vicreg._checks import checked_library, checked_objective
+from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
 from vicreg._conventions import Convention
 from vicreg._core.objective import Objective
 
@@ -34,9 +34,9 @@ class VICRegTerms(NamedTuple):
 def vicreg_loss(
     *views: Array,
     convention: str | Convention = "official",
-    invariance_weight: float | None = None,
-    variance_weight: float | None = None,
-    covariance_weight: float | None = None,
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
@@ -57,7 +57,7 @@ def vicreg_loss(
         set of samples; the statistics are averaged over positions.
     convention : str or Convention, optional
         Which published function to compute: a name in `vicreg.conventions`.
-    invariance_weight, variance_weight, covariance_weight : float, optional
+    invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         λ, μ and ν. None is the convention's own. A term of weight 0 has no part in the result,
         and beside one of another weight is not computed.
     gamma : float, optional
@@ -104,7 +104,7 @@ def vicreg_loss(
     >>> print(f"{vicreg_loss(z1, z2):.3f}")
     49.236
     """
-    library, objective = _checked_views(
+    library, objective, weights = _checked_views(
         views,
         convention,
         (invariance_weight, variance_weight, covariance_weight),
@@ -113,16 +113,16 @@ def vicreg_loss(
         method,
         feature_axis,
     )
-    (loss,) = adapter_for(library).evaluate(views, objective)
+    (loss,) = adapter_for(library).evaluate(views, objective, weights)
     return loss
 
 
 def vicreg_terms(
     *views: Array,
     convention: str | Convention = "official",
-    invariance_weight: float | None = None,
-    variance_weight: float | None = None,
-    covariance_weight: float | None = None,
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
@@ -162,7 +162,7 @@ method, feature_axis
     >>> print(", ".join(f"{name} {term:.4f}" for name, term in terms._asdict().items()))
     loss 49.2358, invariance 1.9388, variance 0.0204, covariance 0.2545
     """
-    library, objective = _checked_views(
+    library, objective, weights = _checked_views(
         views,
         convention,
         (invariance_weight, variance_weight, covariance_weight),
@@ -172,15 +172,15 @@ method, feature_axis
         feature_axis,
         each_term=True,
     )
-    return VICRegTerms(*adapter_for(library).evaluate(views, objective))
+    return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
 
 
 def vicreg_value_and_grad(
     *views: Array,
     convention: str | Convention = "official",
-    invariance_weight: float | None = None,
-    variance_weight: float | None = None,
-    covariance_weight: float | None = None,
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
@@ -224,7 +224,7 @@ method, feature_axis
     >>> bool(loss < 0.01)
     True
     """
-    library, objective = _checked_views(
+    library, objective, weights = _checked_views(
         views,
         convention,
         (invariance_weight, variance_weight, covariance_weight),
@@ -233,7 +233,7 @@ method, feature_axis
         method,
         feature_axis,
     )
-    loss, gradients = adapter_for(library).value_and_grad(views, objective)
+    loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
     return loss, gradients
 
 
@@ -275,8 +275,8 @@ def invariance_loss(
     4.0 12.0
     """
     weights = (1.0, 0.0, 0.0)
-    objective = checked_objective(convention, weights, 1.0, None, "auto", feature_axis, False)
-    return _evaluated((z1, z2), ("z1", "z2"), objective)
+    problem = checked_objective(convention, weights, 1.0, None, "auto", feature_axis, False)
+    return _evaluated((z1, z2), ("z1", "z2"), *problem)
 
 
 def variance_loss(
@@ -320,8 +320,8 @@ def variance_loss(
     0.99
     """
     weights = (0.0, 1.0, 0.0)
-    objective = checked_objective(convention, weights, gamma, eps, "auto", feature_axis, False)
-    return _evaluated((z,), ("z",), objective)
+    problem = checked_objective(convention, weights, gamma, eps, "auto", feature_axis, False)
+    return _evaluated((z,), ("z",), *problem)
 
 
 def covariance_loss(
@@ -366,28 +366,35 @@ def covariance_loss(
     1.000000
     """
     weights = (0.0, 0.0, 1.0)
-    objective = checked_objective(convention, weights, 1.0, None, method, feature_axis, False)
-    return _evaluated((z,), ("z",), objective)
+    problem = checked_objective(convention, weights, 1.0, None, method, feature_axis, False)
+    return _evaluated((z,), ("z",), *problem)
 
 
 def _checked_views(
     views: tuple[Array, ...],
     convention: str | Convention,
-    weights: tuple[float | None, float | None, float | None],
+    weights: tuple[Weight | None, Weight | None, Weight | None],
     gamma: float,
     eps: float | None,
     method: str,
     feature_axis: int,
     each_term: bool = False,
-) -> tuple[str, Objective]:
+) -> tuple[str, Objective, CheckedWeights]:
     if len(views) < 2:
         raise ValueError(f"views must be two or more arrays; got {len(views)}")
-    objective = checked_objective(convention, weights, gamma, eps, method, feature_axis, each_term)
+    objective, checked = checked_objective(
+        convention, weights, gamma, eps, method, feature_axis, each_term
+    )
     names = tuple(f"views[{i}]" for i in range(len(views)))
-    return checked_library(views, names, objective), objective
+    return checked_library(views, names, objective, checked), objective, checked
 
 
-def _evaluated(views: tuple[Array, ...], names: tuple[str, ...], objective: Objective) -> Array:
+def _evaluated(
+    views: tuple[Array, ...],
+    names: tuple[str, ...],
+    objective: Objective,
+    weights: CheckedWeights,
+) -> Array:
     library = checked_library(views, names, objective)
-    (value,) = adapter_for(library).evaluate(views, objective)
+    (value,) = adapter_for(library).evaluate(views, objective, weights)
     return value

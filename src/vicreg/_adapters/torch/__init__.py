@@ -1,0 +1,22 @@
+"""PyTorch."""
+
+from vicreg._adapters.torch.autograd import evaluate, value_and_grad
+from vicreg._adapters.torch.library import (
+    is_distributed,
+    local,
+    measure,
+    register,
+    replicated,
+    without_gradient,
+)
+
+__all__ = [
+    "evaluate",
+    "is_distributed",
+    "local",
+    "measure",
+    "register",
+    "replicated",
+    "value_and_grad",
+    "without_gradient",
+]

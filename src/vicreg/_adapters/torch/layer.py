@@ -1,0 +1,166 @@
+"""The layer of VCReg: the identity, whose backward pass adds a gradient, and its log."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+
+from vicreg._adapters.torch.library import library, no_autocast
+from vicreg._core import engine, memory
+from vicreg._core.library import Library
+from vicreg._core.objective import Objective
+
+Tensor = torch.Tensor
+Weights = tuple[Any, ...]
+
+
+class Log:
+    """The last pass through a layer. A copy of the layer begins with a log of its own, empty."""
+
+    def __init__(self) -> None:
+        self.last: Pass | None = None
+
+    def __reduce__(self) -> tuple[type[Log], tuple[()]]:
+        return Log, ()
+
+    def record(self, passed: Pass) -> None:
+        """Make `passed` the last, unless a later one is."""
+        if self.last is None or self.last.number <= passed.number:
+            self.last = passed
+
+
+class Pass:
+    """One forward pass through a layer, for the values of its terms.
+
+    The activation is the graph's alone. Here is a weak reference, so that it is freed, or
+    checkpointed, as if nobody watched; the values that the backward pass computes stay.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, z: Tensor, objective: Objective, weights: Weights, log: Log) -> None:
+        self.number = next(self._numbers)
+        self._z = weakref.ref(z)
+        self._objective, self._weights = objective, weights
+        self._log = log
+        self._values: engine.Values | None = None
+        self._saved: tuple[engine.Saved, ...] | None = None
+        # A checkpointed forward pass is repeated inside a backward pass. The pass that it repeats
+        # is in the log, or, if no gradient flowed there, this one will be by its backward pass.
+        if torch._C._current_graph_task_id() == -1:
+            log.record(self)
+
+    def outputs(self) -> tuple[Tensor, ...] | None:
+        """Return the loss and its terms, detached; None where the activation left no trace.
+
+        They are computed now if no backward pass has computed them. A term that the objective
+        has no need of is 0.
+        """
+        z = self._z()
+        with torch.no_grad():
+            if self._values is None and z is not None:
+                with no_autocast(z):
+                    xp = library()
+                    self._values, self._saved = engine.forward(xp, (z,), self._objective)
+            if self._values is None:
+                return None
+            objective = replace(self._objective, each_term=True)
+            return engine.outputs(library(), self._weights, self._values, objective)
+
+    def gradient(self, xp: Library, z: Tensor, cotangents: engine.Cotangents) -> Tensor:
+        """Return the sum of the terms' gradients, each times its cotangent, like `z`."""
+        if self._saved is None:
+            self._values, gradient = _values_and_gradient(xp, z, self._objective, cotangents)
+        else:  # the terms were read before
+            saved, objective = self._saved, self._objective
+            (own,) = engine.pullback(xp, (z,), saved, cotangents, objective, (True,))
+            gradient = cast(Tensor, own)
+        self._log.record(self)
+        return gradient
+
+
+def _values_and_gradient(
+    xp: Library, z: Tensor, objective: Objective, cotangents: engine.Cotangents
+) -> tuple[engine.Values, Tensor]:
+    values, (gradient,) = engine.value_and_gradients(xp, (z,), cotangents, objective, (True,))
+    return values, engine.like_its_view(xp, gradient, z, objective)
+
+
+def regularized(
+    z: Tensor, objective: Objective, weights: Weights, scale: Any, passed: Pass | None
+) -> Tensor:
+    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+    function: Any = _Regularized.apply
+    result: Tensor = function(z, objective, weights, scale, passed)
+    return result
+
+
+class _Regularized(torch.autograd.Function):
+    """The identity, whose backward pass adds the gradient of an objective of one view."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        z: Tensor, objective: Objective, weights: Weights, scale: Any, passed: Pass | None
+    ) -> Tensor:
+        return z.view_as(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        z, ctx.objective, ctx.weights, ctx.scale, ctx.passed = inputs
+        ctx.save_for_backward(z)
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        (z,) = ctx.saved_tensors
+        with torch.no_grad(), no_autocast(z):
+            xp = library((incoming,))
+            scale = ctx.scale() if callable(ctx.scale) else ctx.scale
+            cotangents = engine.as_cotangents(xp, ctx.weights, (z,), ctx.objective)
+            cotangents = [None if each is None else scale * each for each in cotangents]
+            if ctx.passed is None:
+                _, own = _values_and_gradient(xp, z, ctx.objective, cotangents)
+            else:
+                own = ctx.passed.gradient(xp, z, cotangents)
+            total = memory.add(xp, own, incoming)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            total = _not_twice(total, z, incoming)
+        return total, None, None, None, None
+
+
+def _not_twice(total: Tensor, *dependencies: Tensor) -> Tensor:
+    function: Any = _NotTwice.apply
+    refused: Tensor = function(total, *dependencies)
+    return refused
+
+
+class _NotTwice(torch.autograd.Function):
+    """What was added to a gradient, with no derivative by what it depends on.
+
+    A second derivative would come through the identity, where the gradient would be added once
+    more; no layer can know which of its backward passes are of the loss. PyTorch's own
+    ``once_differentiable`` refuses too, but under ``torch.func`` makes a derivative of zeros.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(total: Tensor, z: Tensor, incoming: Tensor) -> Tensor:
+        return total.view_as(total)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Save nothing: there is no backward pass."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        raise NotImplementedError(
+            "VCReg has no second derivative: it adds its gradient in every backward pass, and so "
+            "would once more in one through a gradient. Add vicreg.vcreg_loss of the activation "
+            "to the loss instead of the layer"
+        )

@@ -1,0 +1,123 @@
+"""PyTorch as the core calls it, and what its tensors may be besides plain ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+import array_api_compat.torch
+import torch
+
+from vicreg._core import collapse
+from vicreg._core.library import Library
+
+Tensor = torch.Tensor
+
+
+def _take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int) -> Tensor:
+    return torch.gather(x, axis, indices.expand(*x.shape[:-1], indices.shape[-1]))
+
+
+def _astype(x: Tensor, dtype: torch.dtype, /) -> Tensor:
+    return x.to(dtype)
+
+
+def _matrix_transpose(x: Tensor, /) -> Tensor:
+    return x.mT
+
+
+# These functions are PyTorch's own, which take the standard's arguments and do as it says here:
+# those of array-api-compat see to promotion first, which costs more than they do.
+_DIRECT = ("any", "logical_and", "logical_not", "matmul", "maximum", "sum", "where")
+_FUNCTIONS = (
+    vars(array_api_compat.torch)
+    | {name: getattr(torch, name) for name in _DIRECT}
+    | {"astype": _astype, "matrix_transpose": _matrix_transpose}
+    | {"take_along_axis": _take_along_axis}
+)
+
+
+class _Torch(Library):
+    sums_pairwise = True
+    strips = True
+
+    @staticmethod
+    def top_k_indices(values: Tensor, k: int) -> Tensor:
+        return torch.topk(values, k, dim=-1, sorted=False)[1]
+
+
+class _Eager(_Torch):
+    def can_ask(self, array: Tensor) -> bool:
+        return array.device.type == "cpu"
+
+
+class _Recorded(_Torch):
+    """For what PyTorch itself differentiates or batches."""
+
+    updates_in_place = False
+
+
+_eager = _Eager(array_api_compat.torch, _FUNCTIONS)
+recorded = _Recorded(array_api_compat.torch, _FUNCTIONS)
+
+
+def library(cotangents: Sequence[Tensor | None] = ()) -> Library:
+    """Return PyTorch for what runs now, where no derivative of it is recorded."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return recorded
+    return recorded if are_batched(cotangents) else _eager
+
+
+def are_batched(cotangents: Sequence[Tensor | None]) -> bool:
+    """Whether there are batches of an older kind than `torch.vmap`'s.
+
+    `torch.autograd.grad` makes them with `is_grads_batched`, `jacobian` with `vectorize`.
+    """
+    is_batch = torch._C._functorch.is_legacy_batchedtensor
+    return any(isinstance(cotangent, Tensor) and is_batch(cotangent) for cotangent in cotangents)
+
+
+def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which no dtype is chosen but the core's own."""
+    kind = tensor.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def is_distributed(array: Tensor) -> bool:
+    """Whether `array` is a ``DTensor``, which stands for the tensors of several processes."""
+    return type(array).__name__ == "DTensor"  # importing the type takes half a second
+
+
+def local(array: Tensor) -> Tensor:
+    """Return what this process has of `array`: the whole, since no other ``DTensor`` gets here."""
+    if not is_distributed(array):
+        return array
+    own: Tensor = cast(Any, array).to_local()
+    return own
+
+
+def replicated(array: Tensor, like: Tensor) -> Tensor:
+    """Return `array`, which each process of `like` has the same of, as a ``DTensor`` too."""
+    if not is_distributed(like):
+        return array
+    whole = cast(Any, like)
+    made: Tensor = whole.from_local(array, whole.device_mesh, whole.placements, run_check=False)
+    return made
+
+
+def without_gradient(array: Tensor) -> Tensor:
+    """Return `array` as a constant of differentiation, of this process alone."""
+    return local(array.detach())
+
+
+def measure(array: Tensor, feature_axis: int) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed."""
+    with no_autocast(array):
+        return collapse.measure(_eager, array, feature_axis, torch.linalg.svdvals)
+
+
+def register(record: type, constants: tuple[str, ...]) -> None:
+    """Do nothing: functions return what they like here."""

@@ -1,0 +1,349 @@
+"""Values and derivatives of any tuple of terms, in both directions.
+
+``forward`` returns the value of each term and what its derivative is formed from; ``pullback``
+forms gradients from that (reverse mode), and ``pushforward`` the change of each value along a
+direction (forward mode). ``value_and_gradients`` does the first two at once and no part twice.
+
+Small views are stacked and worked on as one array, since each call of a library costs more than
+its work there. Large ones are worked on one after another: nothing is copied, and what was
+computed of one leaves its memory to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from vicreg._core import memory, sums
+from vicreg._core.layout import computing_dtype, core_shape, laid_out, like_view
+from vicreg._core.library import Library
+from vicreg._core.objective import Objective
+from vicreg._core.samples import Samples
+from vicreg._core.terms import Term
+from vicreg._core.terms.base import Factors
+
+Array = Any
+Terms = tuple[Term | None, ...]
+Values = tuple[Array | None, ...]  # one a term, None where it is not computed
+Cotangents = Sequence[Any]  # one a term: a number, a 0-d array, or None for zero
+Gradients = list[Array | None]  # one a view, None where it is not wanted or zero
+
+
+class Saved(NamedTuple):
+    """What is kept of one group for its gradient: to centre it anew costs less than to keep it."""
+
+    mean: Array | None  # as `Samples.mean`; None where no term has a part in one view
+    factors: tuple[Factors, ...]  # of each term
+
+
+def forward(
+    xp: Library, views: Sequence[Array], objective: Objective, differentiated: bool = True
+) -> tuple[Values, tuple[Saved, ...]]:
+    """Return the value of each term, and what is kept of each group of views for the gradient.
+
+    Where nothing is `differentiated`, what only gradients need may be missing.
+    """
+    laid = _laid_out(xp, views, objective)
+    terms = _terms(laid, objective)
+    values, saved = _Values(terms), []
+    for _, samples in _groups(laid, objective):
+        saved.append(_forward(samples, terms, values, differentiated))
+        samples.forget_centred()
+    for place, term in _present(terms):
+        values.add(place, term.between_views(laid, term.differences(laid)))
+    return values.of_terms, tuple(saved)
+
+
+def pullback(
+    xp: Library,
+    views: Sequence[Array],
+    saved: Sequence[Saved],
+    cotangents: Cotangents,
+    objective: Objective,
+    wanted: Sequence[bool],
+) -> tuple[Array | None, ...]:
+    """Return the gradient of each wanted view, in its shape and dtype; None for the others.
+
+    It is the gradient of the sum of the terms, each times its cotangent.
+    """
+    laid = _laid_out(xp, views, objective)
+    gradients = _gradients(laid, saved, cotangents, objective, wanted)
+    return tuple(
+        like_its_view(xp, gradient, view, objective) if is_wanted else None
+        for gradient, view, is_wanted in zip(gradients, views, wanted, strict=True)
+    )
+
+
+def value_and_gradients(
+    xp: Library,
+    views: Sequence[Array],
+    cotangents: Cotangents,
+    objective: Objective,
+    wanted: Sequence[bool],
+) -> tuple[Values, Gradients]:
+    """Return what `forward` and `pullback` do, computing no part twice.
+
+    The gradients are in the dtype and the layout of the computation: see `like_its_view`.
+    """
+    laid = _laid_out(xp, views, objective)
+    terms = _terms(laid, objective)
+    values, gradients = _Values(terms), [None] * len(laid)
+    for places, samples in _groups(laid, objective):
+        saved = _forward(samples, terms, values, any(wanted[place] for place in places))
+        for chosen, part, of_part in _wanted_of(laid, places, samples, saved, wanted):
+            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
+    in_place = not _is_stacked(laid, objective)
+    for place, term in _present(terms):
+        differences = term.differences(laid)
+        values.add(place, term.between_views(laid, differences))
+        if cotangents[place] is not None:
+            term.add_gradients(laid, differences, cotangents[place], gradients, wanted, in_place)
+    return values.of_terms, gradients
+
+
+def pushforward(
+    xp: Library,
+    views: Sequence[Array],
+    saved: Sequence[Saved],
+    tangents: Sequence[Array | None],
+    objective: Objective,
+) -> Values:
+    """Return the change of each term along `tangents`, one a view, None where it is zero.
+
+    Linear in the tangents, which is what reverse mode transposes.
+    """
+    moving = [tangent is not None for tangent in tangents]
+    directions = [
+        None if tangent is None else _laid_out(xp, [tangent], objective)[0] for tangent in tangents
+    ]
+
+    def change(place: int) -> Array:
+        cotangents = [1.0 if other == place else None for other in range(len(terms))]
+        gradients = _gradients(laid, saved, cotangents, objective, moving)
+        return sums.total(
+            direction.total(gradient * direction.z)
+            for gradient, direction in zip(gradients, directions, strict=True)
+            if gradient is not None and direction is not None
+        )
+
+    laid = _laid_out(xp, views, objective)
+    terms = _terms(laid, objective)
+    return tuple(None if term is None else change(place) for place, term in enumerate(terms))
+
+
+def weighted_sum(
+    xp: Library, weights: Sequence[Any], values: Values, objective: Objective
+) -> Array:
+    """Return the loss: the sum of the terms, each times its weight, a number or a 0-d array.
+
+    A term of weight 0 has no part in it, be it infinite.
+    """
+    return sums.total(
+        in_dtype(xp, weight, value.dtype) * value
+        for weight, value, counts in zip(weights, values, objective.in_loss, strict=True)
+        if value is not None and counts
+    )
+
+
+def in_dtype(xp: Library, weight: Any, dtype: Any) -> Any:
+    """Return `weight`, of which an array is given `dtype`: it decides no dtype but its own."""
+    if isinstance(weight, (int, float)) or weight.dtype == dtype:
+        return weight
+    return xp.astype(weight, dtype)
+
+
+def outputs(
+    xp: Library, weights: Sequence[Any], values: Values, objective: Objective
+) -> tuple[Array, ...]:
+    """Return the loss, and after it the terms where each is wanted, 0 where there is none."""
+    loss = weighted_sum(xp, weights, values, objective)
+    if not objective.each_term:
+        return (loss,)
+    # 0 for a term that there is not: with a derivative, and however large the loss is.
+    nothing = xp.where(xp.zeros_like(loss) == 0, xp.zeros_like(loss), loss)
+    return (loss, *(nothing if value is None else value for value in values))
+
+
+def value_and_grad(
+    xp: Library, views: Sequence[Array], weights: Sequence[Any], objective: Objective
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the loss and its gradient by each view."""
+    cotangents = as_cotangents(xp, weights, views, objective)
+    values, gradients = value_and_gradients(xp, views, cotangents, objective, (True,) * len(views))
+    return weighted_sum(xp, weights, values, objective), tuple(
+        like_its_view(xp, gradient, view, objective)
+        for gradient, view in zip(gradients, views, strict=True)
+    )
+
+
+def as_cotangents(
+    xp: Library, weights: Sequence[Any], views: Sequence[Array], objective: Objective
+) -> Cotangents:
+    """Return the weights as cotangents of the terms, None for those without a part in the loss."""
+    dtype = computing_dtype(xp, views[0])
+    return [
+        in_dtype(xp, weight, dtype) if counts else None
+        for weight, counts in zip(weights, objective.in_loss, strict=True)
+    ]
+
+
+def like_its_view(xp: Library, gradient: Array | None, view: Array, objective: Objective) -> Array:
+    """Return `gradient`, as the core lays it out, in the shape and dtype of `view`; None is 0."""
+    if gradient is None:  # nothing with a cotangent depends on the view
+        return xp.zeros_like(view)
+    return like_view(xp, gradient, view, objective.feature_axis, objective.pooled)
+
+
+def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
+    """Return what is saved as one tuple, for libraries that keep arrays alone."""
+    return tuple(
+        array
+        for mean, factors in saved
+        if mean is not None
+        for array in (mean, *itertools.chain.from_iterable(factors))
+    )
+
+
+def unflatten(
+    arrays: Sequence[Array], views: Sequence[Array], objective: Objective
+) -> tuple[Saved, ...]:
+    """Return what `flatten` made `arrays` of, for these `views`."""
+    shape = core_shape(views, objective.feature_axis, objective.pooled)
+    counts = [0 if term is None else term.factors for term in objective.terms(shape)]
+    left = iter(arrays)
+    return tuple(
+        Saved(
+            next(left) if any(counts) else None,
+            tuple(tuple(itertools.islice(left, count)) for count in counts),
+        )
+        for _ in range(1 if _stacks(shape, objective) else len(views))
+    )
+
+
+class _Values:
+    """The values of the terms while they are added up."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._sums: list[Array | None] = [None] * len(terms)
+
+    def add(self, place: int, part: Array | None) -> None:
+        if part is not None:
+            self._sums[place] = sums.plus(self._sums[place], part)
+
+    @property
+    def of_terms(self) -> Values:
+        return tuple(self._sums)
+
+
+def _laid_out(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
+    axis, pooled, sizes = objective.feature_axis, objective.pooled, objective.sizes
+    return [Samples(xp, laid_out(xp, view, axis, pooled), sizes) for view in views]
+
+
+def _stacks(shape: Sequence[int], objective: Objective) -> bool:
+    """Whether views laid out as `shape`, ``(k, ..., n, d)``, are worked on as one array."""
+    limit = objective.sizes.stacked
+    # Of a size that stands for any, as an exporter has, nothing is asked: its limit is 0.
+    return limit > 0 and shape[0] > 1 and math.prod(shape[1:]) <= limit
+
+
+def _is_stacked(laid: Sequence[Samples], objective: Objective) -> bool:
+    """Whether these views are stacked: their gradients then are slices of one array."""
+    shape = (len(laid), *laid[0].z.shape)
+    return _stacks(shape, objective) or (laid[0].xp.stacks and len(laid) > 1)
+
+
+def _groups(
+    laid: Sequence[Samples], objective: Objective, saved: Sequence[Saved] | None = None
+) -> Iterator[tuple[range, Samples]]:
+    """Yield what is worked on at once, with the places of its views."""
+    means = itertools.repeat(None) if saved is None else (group.mean for group in saved)
+    xp = laid[0].xp
+    if _is_stacked(laid, objective):
+        stack = xp.stack([samples.z for samples in laid])
+        yield range(len(laid)), Samples(xp, stack, objective.sizes, next(iter(means)))
+        return
+    for place, (samples, mean) in enumerate(zip(laid, means, strict=False)):
+        yield range(place, place + 1), Samples(xp, samples.z, objective.sizes, mean)
+
+
+def _wanted_of(
+    laid: Sequence[Samples],
+    places: range,
+    group: Samples,
+    saved: Saved,
+    wanted: Sequence[bool],
+) -> Iterator[tuple[range, Samples, Saved]]:
+    """Yield what of a group to form gradients of at once: all, or each wanted view by itself."""
+    chosen = [place for place in places if wanted[place]]
+    if len(chosen) == len(places):
+        yield places, group, saved
+        return
+    for place in chosen:
+        index = place - places[0]
+        mean = None if saved.mean is None else saved.mean[index, ...]
+        factors = tuple(tuple(array[index, ...] for array in of) for of in saved.factors)
+        samples = Samples(group.xp, laid[place].z, group.sizes, mean)
+        yield range(place, place + 1), samples, Saved(mean, factors)
+
+
+def _place(gradient: Array | None, places: range, gradients: Gradients) -> None:
+    """Put the gradient of a group among those of the views."""
+    for index, place in enumerate(places):
+        if gradient is None or len(places) == 1:
+            gradients[place] = gradient
+        else:
+            gradients[place] = gradient[index, ...]
+
+
+def _terms(laid: Sequence[Samples], objective: Objective) -> Terms:
+    return objective.terms((len(laid), *laid[0].z.shape))
+
+
+def _present(terms: Terms) -> list[tuple[int, Term]]:
+    return [(place, term) for place, term in enumerate(terms) if term is not None]
+
+
+def _forward(samples: Samples, terms: Terms, values: _Values, differentiated: bool) -> Saved:
+    factors: list[Factors] = [()] * len(terms)
+    for place, term in _present(terms):
+        value, factors[place] = term.of_view(samples, differentiated)
+        values.add(place, value)
+    return Saved(samples.mean if any(factors) else None, tuple(factors))
+
+
+def _gradients(
+    laid: Sequence[Samples],
+    saved: Sequence[Saved],
+    cotangents: Cotangents,
+    objective: Objective,
+    wanted: Sequence[bool],
+) -> Gradients:
+    """Return the gradient of each wanted view as the core lays it out."""
+    terms, gradients = _terms(laid, objective), [None] * len(laid)
+    for (places, samples), of_group in zip(_groups(laid, objective, saved), saved, strict=True):
+        for chosen, part, of_part in _wanted_of(laid, places, samples, of_group, wanted):
+            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
+    in_place = not _is_stacked(laid, objective)
+    for place, term in _present(terms):
+        if cotangents[place] is not None:
+            differences = term.differences(laid)
+            term.add_gradients(laid, differences, cotangents[place], gradients, wanted, in_place)
+    return gradients
+
+
+def _gradient(
+    samples: Samples, terms: Terms, saved: Saved, cotangents: Cotangents
+) -> Array | None:
+    """Return the gradient by one group of the terms' parts in it; its centred array is used."""
+    row = added = None
+    for place, term in _present(terms):
+        if cotangents[place] is not None and term.factors:
+            part = term.gradient_of_view(samples, saved.factors[place], cotangents[place])
+            row, added = sums.plus(row, part.row), sums.plus(added, part.added)
+    if row is None:
+        return added
+    scaled = memory.multiply(samples.xp, samples.give_centred(), row[..., None, :])
+    return scaled if added is None else memory.add(samples.xp, scaled, added)

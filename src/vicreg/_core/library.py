@@ -1,0 +1,92 @@
+"""An array library as the core calls it: the standard's functions, and what some have beyond.
+
+Everything that one library does differently from another is declared in `Library`, with the
+standard's way as the default. An adapter makes one `Library` and changes what its library does
+better; the core asks nothing else about where its arrays come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vicreg._core import largest, sums
+
+Array = Any
+
+
+class Library:
+    """The functions of the array API standard as attributes, and what libraries have beyond it.
+
+    Parameters
+    ----------
+    standard : namespace
+        Where the standard's functions are.
+    functions : mapping of str to callable, optional
+        Functions to be called instead of those of `standard`.
+
+    Attributes
+    ----------
+    updates_in_place : bool
+        Whether the core may update arrays that it has made. False where an update would be
+        recorded or batched. Immutable libraries, where ``a += b`` is a new array, have True.
+    sums_pairwise : bool
+        Whether the library's own long sums are sums of short ones. Where they are not, a float32
+        sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
+    strips : bool
+        Whether large products of a matrix with its own transpose are formed in strips. It pays
+        where the library sees no symmetry and computes at once.
+    stacks : bool
+        Whether views of any size are stacked, since each call costs the library much.
+    top_k_indices : callable or None
+        ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
+        any order.
+    """
+
+    updates_in_place: bool = True
+    sums_pairwise: bool = False
+    strips: bool = False
+    stacks: bool = False
+    top_k_indices: Callable[[Array, int], Array] | None = None
+
+    def __init__(self, standard: Any, functions: dict[str, Any] | None = None) -> None:
+        self._standard = standard
+        vars(self).update(functions or {})
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for what is not set yet. Kept, since most are called many times.
+        function = getattr(self._standard, name)
+        setattr(self, name, function)
+        return function
+
+    def can_ask(self, array: Array) -> bool:
+        """Whether a truth value of `array` is had at once, without waiting for a device."""
+        return False
+
+    def sum_over_samples(self, array: Array, run: int) -> Array:
+        """Return the sum over the axis before the last, ``(..., n, d)`` to ``(..., d)``."""
+        return sums.over_samples(self, array, run)
+
+    def sum_squares_over_samples(self, array: Array, run: int) -> Array:
+        """Return the sum of the squares over the axis before the last."""
+        return sums.squares_over_samples(self, array, run)
+
+    def largest_features(
+        self, array: Array, sizes: Array, count: int, run: int
+    ) -> tuple[Array, Array]:
+        """Return the `count` columns of `array`, ``(..., n, d)``, whose `sizes` are the largest.
+
+        Returns
+        -------
+        columns : array, shape (..., n, count)
+        one_hot : boolean array, shape (..., count, d)
+            True where a row's column stands in `array`.
+        """
+        if self.top_k_indices is None:
+            one_hot = largest.one_hot(self, sizes, count, run)
+            return self.matmul(array, self.matrix_transpose(self.astype(one_hot, array.dtype))), (
+                one_hot
+            )
+        places = self.top_k_indices(sizes, count)
+        columns = self.take_along_axis(array, places[..., None, :], axis=-1)
+        return columns, places[..., None] == largest.indices(self, array.shape[-1], like=sizes)

@@ -1,0 +1,139 @@
+"""The samples of views: how many there are, their mean, and every sum and product over them.
+
+Nothing else in the core sums over samples. What it means to sum over them, one day with weights
+or over several devices, is decided here and known to no term.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from vicreg._core import memory, sums
+from vicreg._core.library import Library
+from vicreg._core.sizes import Sizes
+
+Array = Any
+
+
+class Samples:
+    """The samples of one view, or of several that are stacked.
+
+    Parameters
+    ----------
+    xp : Library
+        Of the arrays.
+    z : array, shape (..., n, d)
+        The view, in the dtype of the computation. Each element of the axes before the last two,
+        a position or one of several views, has samples of its own.
+    sizes : Sizes
+        From which size on products and sums are formed in parts.
+    mean : array, shape (..., 1, d), optional
+        What ``mean`` was of the same view, so that it is not computed again.
+
+    Attributes
+    ----------
+    count, features : int
+        n and d.
+    """
+
+    def __init__(self, xp: Library, z: Array, sizes: Sizes, mean: Array | None = None) -> None:
+        self.xp, self.z, self.sizes = xp, z, sizes
+        self.count, self.features = z.shape[-2:]
+        self._mean = mean
+        self._centred: Array | None = None
+        self._energies: Array | None = None
+
+    @property
+    def mean(self) -> Array:
+        """The mean of the samples less the first of them, ``(..., 1, d)``."""
+        if self._mean is None:
+            self._centred = self._centre()
+        return self._mean
+
+    @property
+    def centred(self) -> Array:
+        """The samples less their mean, ``(..., n, d)``."""
+        if self._centred is None:
+            self._centred = self._centre()
+        return self._centred
+
+    def _centre(self) -> Array:
+        # With the first sample subtracted the mean is rounded on the scale of the spread and not
+        # of a common offset, and a constant feature gives exact zeros.
+        shifted = self.z - self.z[..., :1, :]
+        if self._mean is None:
+            total = self.xp.sum_over_samples(shifted, self.sizes.summed)
+            self._mean = total[..., None, :] / self.count
+        return memory.subtract(self.xp, shifted, self._mean)
+
+    def give_centred(self) -> Array:
+        """Return `centred` for the caller to update in place: here it is forgotten."""
+        centred = self.centred
+        self.forget_centred()
+        return centred
+
+    def forget_centred(self) -> None:
+        """Let the memory of `centred` go: asked for again, it is computed anew."""
+        self._centred = None
+
+    @property
+    def energies(self) -> Array:
+        """The sum of the squares of each centred feature, ``(..., d)``."""
+        if self._energies is None:
+            run = self.sizes.summed
+            self._energies = self.xp.sum_squares_over_samples(self.centred, run)
+        return self._energies
+
+    def total(self, array: Array) -> Array:
+        """Return the sum of an array ``(..., n, anything)`` over the samples and all else, 0-d."""
+        return sums.everything(self.xp, array, self.sizes.summed)
+
+    def total_of_each_set(self, array: Array) -> Array:
+        """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
+        return sums.of_each_set(self.xp, array, self.sizes.summed)
+
+    def feature_products(self, array: Array) -> Array:
+        """Return ``arrayᵀ array``, ``(..., d, d)``: a sum over the samples, a new array."""
+        return _times_own_transpose(self.xp, array, self.sizes, features=True)
+
+    def sample_products(self, array: Array) -> Array:
+        """Return ``array arrayᵀ``, ``(..., n, n)``, a new array."""
+        return _times_own_transpose(self.xp, array, self.sizes, features=False)
+
+
+def _times_own_transpose(xp: Library, array: Array, sizes: Sizes, features: bool) -> Array:
+    """Return ``arrayᵀ array`` if `features`, else ``array arrayᵀ``.
+
+    Where the library is said to gain by it, a large one is formed in strips of rows, each from
+    the diagonal on: what is left of them is a mirror image.
+    """
+    size = array.shape[-1 if features else -2]
+
+    def strip(start: int, end: int) -> Array:
+        if features:
+            rows = array if end - start == size else array[..., start:end]
+            columns = array if start == 0 else array[..., start:]
+            return xp.matmul(xp.matrix_transpose(rows), columns)
+        rows = array if end - start == size else array[..., start:end, :]
+        columns = array if start == 0 else array[..., start:, :]
+        return xp.matmul(rows, xp.matrix_transpose(columns))
+
+    if not xp.strips or size < 2 * sizes.strip_length:
+        return strip(0, size)
+    return _from_strips(xp, strip, size, min(sizes.strips, size // sizes.strip_length))
+
+
+def _from_strips(xp: Library, strip: Callable[[int, int], Array], size: int, count: int) -> Array:
+    edges = [size * i // count for i in range(count + 1)]
+    strips = [strip(start, end) for start, end in itertools.pairwise(edges)]
+
+    def mirrored(above: int, start: int, end: int) -> Array:
+        return xp.matrix_transpose(strips[above][..., start - edges[above] : end - edges[above]])
+
+    rows = [
+        xp.concat([*(mirrored(above, *edges[i : i + 2]) for above in range(i)), right], axis=-1)
+        for i, right in enumerate(strips)
+    ]
+    return xp.concat(rows, axis=-2)

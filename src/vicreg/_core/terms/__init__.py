@@ -1,0 +1,8 @@
+"""The terms of the loss. Each owns its coefficient, its value and its gradient."""
+
+from vicreg._core.terms.base import Linear, Term
+from vicreg._core.terms.covariance import SmoothL1, covariance_term
+from vicreg._core.terms.invariance import Invariance
+from vicreg._core.terms.variance import Variance
+
+__all__ = ["Invariance", "Linear", "SmoothL1", "Term", "Variance", "covariance_term"]

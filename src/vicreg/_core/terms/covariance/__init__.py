@@ -1,0 +1,48 @@
+"""The covariance: the squared off-diagonal covariances of each view.
+
+There are two routes to the same number, the definition by the d × d covariance and the Gram route
+by the n × n products of the samples, and one for another penalty than the square. A route is a
+term: it has its value and its gradient on one page.
+
+Each is given a scale s: 1/m times the square root of whatever multiplies the term, m being the
+divisor of the covariance. With C = s zcᵀ zc the term is Σ_{i≠j} C_ij², and overflows only where
+it is too large itself.
+"""
+
+from __future__ import annotations
+
+from vicreg._core.sizes import Sizes
+from vicreg._core.terms.base import Term
+from vicreg._core.terms.covariance.definition import Definition
+from vicreg._core.terms.covariance.gram import Gram
+from vicreg._core.terms.covariance.smooth_l1 import SmoothL1
+
+__all__ = ["Definition", "Gram", "SmoothL1", "covariance_term", "uses_gram"]
+
+
+def uses_gram(method: str, n: int, d: int) -> bool:
+    """Whether the covariance term goes by the Gram route: a choice of shape alone."""
+    return method == "gram" or (method == "auto" and n <= d)
+
+
+def covariance_term(
+    coefficient: float, divisor: int | float, method: str, shape: tuple[int, ...], sizes: Sizes
+) -> Term:
+    """Return `coefficient` times the squared covariances, by the route that costs less.
+
+    Parameters
+    ----------
+    coefficient : float
+        Of the sum of the squared off-diagonal covariances.
+    divisor : number
+        Of the covariance.
+    method : {"auto", "gram", "covariance"}
+        The route; "auto" is the Gram route where there are no more samples than features.
+    shape : tuple of int
+        ``(..., n, d)``, of a view.
+    sizes : Sizes
+        From which size on it works in parts.
+    """
+    scale = coefficient**0.5 / divisor
+    n, d = shape[-2:]
+    return Gram(scale, sizes) if uses_gram(method, n, d) else Definition(scale)

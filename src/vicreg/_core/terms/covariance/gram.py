@@ -1,0 +1,122 @@
+"""The Gram route: the n × n products of the samples instead of the d × d covariance.
+
+    K = s zc zcᵀ,   E = Σ K² − Σ_j C_jj²,   ∂E/∂z = 4s (K zc − zc ∘ diag C)
+
+The difference cancels where a few features are far larger than the rest. There the largest ones
+are kept apart. With A those columns of zc, B = zc with them set to zero, and M = s Aᵀ zc with each
+of those features' product with itself set to zero,
+
+    E      = Σ (s B Bᵀ)² − Σ_{j∉A} C_jj² + 2 Σ_{j∉A} M_·j² + Σ_{j∈A} M_·j²
+    ∂E/∂z  = 4s ((s B Bᵀ) zc − B ∘ diag C + A M)
+
+in which no difference involves a feature that is kept apart. What is left to the difference is
+wrong by about u Σ_{j∉A} C_jj², u being the unit roundoff: nothing beside an E of that size.
+
+Where a library can be asked at once, features are kept apart only if E turns out smaller than a
+quarter of Σ C_jj², and if it still is, E is summed by the definition. Elsewhere the largest are
+always kept apart: nothing cancels unless more than those are both far larger than the rest and
+uncorrelated. The gradient is right in either case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from vicreg._core import memory, sums
+from vicreg._core.library import Library
+from vicreg._core.samples import Samples
+from vicreg._core.sizes import Sizes
+from vicreg._core.terms.base import Factors, Linear, Term
+from vicreg._core.terms.covariance.definition import by_columns
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Gram(Term):
+    """E by the Gram route, at `scale` s."""
+
+    scale: float
+    sizes: Sizes
+
+    factors = 4  # K of B, diag C with zeros for A, A, and M
+
+    def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
+        """Return E of one view, and what its gradient is formed from."""
+        xp, count = samples.xp, self._count(samples)
+        if not (self.sizes.asks_values and xp.can_ask(samples.z)):
+            return self._keeping_apart(samples, count).value(xp)
+        parts = self._keeping_nothing_apart(samples)
+        if count and parts.cancel(xp, self.sizes):
+            parts = self._keeping_apart(samples, count)
+        if parts.cancel(xp, self.sizes):
+            return by_columns(samples, self.scale, self.sizes), parts.factors
+        return parts.value(xp)
+
+    def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
+        xp, zc = samples.xp, samples.centred
+        k = memory.multiply(xp, samples.sample_products(zc), self.scale)
+        diagonal = self.scale * samples.energies
+        return _Parts(
+            samples.total_of_each_set(k * k),
+            sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], self.sizes.summed),
+            (k, diagonal, zc[..., :0], zc[..., :0, :]),
+        )
+
+    def _keeping_apart(self, samples: Samples, count: int) -> _Parts:
+        xp, zc, scale, run = samples.xp, samples.centred, self.scale, self.sizes.summed
+        a, is_apart = xp.largest_features(zc, samples.energies, count, self.sizes.sorted)
+        apart = xp.any(is_apart, axis=-2)
+        rest = xp.astype(xp.logical_not(apart), zc.dtype)
+        m = memory.multiply(xp, xp.matmul(xp.matrix_transpose(a), zc), scale)
+        m = xp.where(is_apart, xp.zeros_like(m), m)
+        k = memory.multiply(xp, samples.sample_products(zc * rest[..., None, :]), scale)
+        # Set to zero, not multiplied by it: the energy of such a feature may be infinite.
+        diagonal = xp.where(apart, xp.zeros_like(rest), scale * samples.energies)
+        # A pair stands in M once for each of its features in A, and counts twice.
+        pairs = sums.of_each_set(xp, m * m * (1.0 + rest)[..., None, :], run)
+        return _Parts(
+            samples.total_of_each_set(k * k) + pairs,
+            sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], run),
+            (k, diagonal, a, m),
+        )
+
+    def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
+        """Return the gradient: one product as large as the value's own, and a thin one."""
+        xp, (k, diagonal, a, m) = samples.xp, factors
+        factor = 4.0 * self.scale * cotangent
+        product = xp.matmul(factor * k, samples.centred)
+        if a.shape[-1]:
+            product = memory.add(xp, product, xp.matmul(a, factor * m))
+        return Linear(row=-factor * diagonal, added=product)
+
+    def _count(self, samples: Samples) -> int:
+        """Return how many features are kept apart.
+
+        n centred samples span n − 1 dimensions: among more large features than that some are
+        correlated, and E is as large as what the difference is of.
+        """
+        count: int = min(self.sizes.kept_apart, samples.features)
+        return min(count, samples.count - 1) if self.sizes.asks_samples else count
+
+
+class _Parts(NamedTuple):
+    """What E is the difference of, in each set of samples, and what its gradient needs."""
+
+    whole: Array  # (...)
+    own: Array  # (...), the part that is subtracted
+    factors: Factors
+
+    def value(self, xp: Library) -> tuple[Array, Factors]:
+        """Return E of all sets together, and the factors.
+
+        It is a sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
+        """
+        value = self.whole - xp.where(xp.isinf(self.whole), xp.zeros_like(self.own), self.own)
+        return xp.sum(xp.maximum(value, xp.zeros_like(value))), self.factors
+
+    def cancel(self, xp: Library, sizes: Sizes) -> bool:
+        """Whether the difference is wrong by more than a few roundings, or overflows."""
+        small = self.whole < (1.0 + sizes.cancels) * self.own
+        return bool(xp.any(xp.logical_or(small, xp.isinf(self.own))))
