@@ -555,3 +555,64 @@ def test_smooth_l1_of_many_samples_costs_what_the_square_does() -> None:
     smooth_l1 = products(lambda: vcreg_value_and_grad(z, penalty="smooth_l1", **weights))
     square = products(lambda: vcreg_value_and_grad(z, method="covariance", **weights))
     assert smooth_l1 == square < 2 * 520 * 512**2
+
+
+WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
+
+
+class TestWeights:
+    """Weights that are tensors: numbers that are learned, or scheduled without compiling anew."""
+
+    def test_the_loss_is_linear_in_each(self) -> None:
+        a, b = views()
+        weights = torch.tensor([3.0, 2.0, 0.5], dtype=a.dtype, requires_grad=True)
+        given = dict(zip(WEIGHTS, weights, strict=True))
+        loss = vicreg_loss(a, b, **given)
+        numbers = dict(zip(WEIGHTS, weights.tolist(), strict=True))
+        close(loss, vicreg_loss(a, b, **numbers))
+        by_weights, by_view = torch.autograd.grad(loss, (weights, a))
+        close(by_weights, torch.stack(vicreg_terms(a, b)[1:]))
+        close(by_view, vicreg_value_and_grad(a, b, **numbers)[1][0])
+        closed, gradients = vicreg_value_and_grad(a, b, **given)
+        close(closed, loss)
+        close(gradients[0], by_view)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_they_decide_no_dtype(self, dtype: torch.dtype) -> None:
+        a, b = views(dtype=dtype)
+        weight = torch.tensor(2.0, dtype=torch.float64)
+        assert vicreg_loss(a, b, covariance_weight=weight).dtype == torch.float32
+        loss, gradients = vicreg_value_and_grad(a, b, covariance_weight=weight)
+        assert loss.dtype == torch.float32
+        assert all(gradient.dtype == dtype for gradient in gradients)
+
+    def test_one_of_0_is_computed(self) -> None:
+        a, b = views()
+        weight = torch.zeros((), dtype=a.dtype, requires_grad=True)
+        (slope,) = torch.autograd.grad(vicreg_loss(a, b, covariance_weight=weight), weight)
+        close(slope, vicreg_terms(a, b).covariance)
+
+    def test_a_module_learns_its_weight(self) -> None:
+        a, b = views(dtype=torch.float32)
+        weight = torch.nn.Parameter(torch.tensor(1.0))
+        criterion = VICRegLoss(covariance_weight=weight)
+        assert list(criterion.parameters()) == [weight]
+        criterion(a, b).backward()
+        torch.testing.assert_close(weight.grad, vicreg_terms(a, b).covariance.detach())
+
+    def test_no_value_compiles_anew(self) -> None:
+        a, b = views(dtype=torch.float32)
+        compiled = []
+
+        def backend(graph, _):
+            compiled.append(graph)
+            return graph.forward
+
+        @torch.compile(backend=backend, fullgraph=True)
+        def function(a, b, weight):
+            return vicreg_loss(a, b, covariance_weight=weight)
+
+        for weight in (1.0, 2.0, 0.5):
+            got = function(a, b, torch.tensor(weight))
+            torch.testing.assert_close(got, vicreg_loss(a, b, covariance_weight=weight))
+        assert len(compiled) == 1

@@ -37,7 +37,7 @@ class VICRegLoss(torch.nn.Module):
     ----------
     convention : str or Convention, optional
         Which published function to compute.
-    invariance_weight, variance_weight, covariance_weight : float, optional
+    invariance_weight, variance_weight, covariance_weight : float or torch.Tensor, optional
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
         ``variance_mu`` and ``covariance_v``.

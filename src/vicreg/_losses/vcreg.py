@@ -40,7 +40,8 @@ def vcreg_loss(
     z : array, shape (n, d) or (n, ..., d)
         The representation of n samples, of two or more features.
     variance_weight, covariance_weight : float or array of shape ()
-        α and β. They must be given: no published value fits all networks. A term of weight 0
+        α and β. They must be given: no published value fits all networks. An array is one of
+        the library of `z`, and may be traced and differentiated by. A term of the number 0
         has no part in the result, and beside one of another weight is not computed.
     gamma : float, optional
         γ, the standard deviation below which the hinge acts.

@@ -58,8 +58,9 @@ def vicreg_loss(
     convention : str or Convention, optional
         Which published function to compute: a name in `vicreg.conventions`.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
-        λ, μ and ν. None is the convention's own. A term of weight 0 has no part in the result,
-        and beside one of another weight is not computed.
+        λ, μ and ν. None is the convention's own. An array is one of the views' library; it may
+        be traced, and differentiated by. A term whose weight is the number 0 has no part in the
+        result, and beside one of another weight is not computed.
     gamma : float, optional
         The standard deviation (in "article" the variance) below which the hinge acts.
     eps : float, optional
@@ -67,10 +68,11 @@ def vicreg_loss(
         on the variance there is no root, and none may be given.
     method : {"auto", "gram", "covariance"}, optional
         Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
-        the plain definition: the same number but for rounding. "auto" takes the smaller. The
-        Gram route's error is about the unit roundoff times the sum of the squared variances, of
-        all but the eight largest features: choose "covariance" where many uncorrelated features
-        are far larger than the rest.
+        the plain definition: the same number except for rounding. "auto" takes the smaller. In
+        NumPy, and in PyTorch on a CPU, either is right for any features; where a library cannot be
+        asked for a value at once, the Gram route's error is about the unit roundoff times the sum
+        of the squared variances of all but the eight largest features: choose "covariance" there
+        if many uncorrelated features are far larger than the rest.
     feature_axis : int, optional
         The axis of the features; of the others the first is the samples.
 
@@ -83,7 +85,8 @@ def vicreg_loss(
     ------
     TypeError
         A view is not an array, not of a real floating-point dtype, or not of the same library
-        or dtype as the first; a weight, `gamma` or `eps` is not a number.
+        or dtype as the first; a weight is no number and no array of shape () of that library;
+        `gamma` or `eps` is not a number.
     ValueError
         Fewer than two views or two samples; shapes or devices that differ; an unknown
         convention; a negative weight, `gamma` not above 0, `eps` below 0.
