@@ -261,7 +261,7 @@ class _NoArithmetic:
     """An adapter that computes nothing."""
 
     @staticmethod
-    def evaluate(views: Any, objective: Any) -> tuple[Any]:
+    def evaluate(views: Any, objective: Any, weights: Any) -> tuple[Any]:
         return (views[0],)
 
 

@@ -24,6 +24,7 @@ from vicreg import (
     variance_loss,
 )
 from vicreg._core import collapse
+from vicreg._core.library import Library
 
 # On Dask with computing forbidden. On JAX what is measured is compiled whoever calls it; under
 # jax.jit each test would compile it anew.
@@ -172,7 +173,7 @@ def test_the_correlations_in_blocks_of_any_size(xp: Backend, block: int) -> None
     z = normal(12, 10) + 0.5 * normal(12, 1, seed=1)
     wanted = np.abs(np.corrcoef(z, rowvar=False))[~np.eye(10, dtype=bool)].mean()
     array = xp.asarray(z)
-    namespace = xp.xp if xp.name == "mlx" else array_namespace(array)
+    namespace = Library(xp.xp if xp.name == "mlx" else array_namespace(array))
 
     def mean_abs_correlation(z: Any) -> Any:
         # The correlations need no decomposition.
