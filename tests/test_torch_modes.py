@@ -243,3 +243,38 @@ def test_dtensors_are_whole_or_refused(mesh: Any) -> None:
             diagnose(sharded[0])
         with pytest.raises(ValueError, match="x must be whole"):
             VCReg(**WEIGHTS)(sharded[0].requires_grad_())
+
+
+def test_tensors_without_values() -> None:
+    """Stand-ins and what is traced: no value can be asked, and none is."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with FakeTensorMode():
+        fake = torch.empty(4, 6, requires_grad=True), torch.empty(4, 6)
+        loss = vicreg_loss(*fake)
+        loss.backward()
+    assert loss.shape == ()
+    assert fake[0].grad.shape == (4, 6)
+    z = torch.randn(2, 4, 6, dtype=torch.float64)
+    traced = make_fx(lambda a, b: vicreg_loss(a, b))(*z)
+    torch.testing.assert_close(traced(*z), vicreg_loss(*z))
+
+
+def test_what_is_kept_for_the_terms_is_small() -> None:
+    """No array as large as a view, nor a slice that keeps one alive."""
+    views = [torch.randn(8, 2**14, requires_grad=True) for _ in range(2)]
+    kept = []
+
+    def pack(tensor):
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        vicreg_terms(*views)
+    own = {view.untyped_storage().data_ptr() for view in views}
+    assert all(
+        array.untyped_storage().data_ptr() in own
+        or array.untyped_storage().nbytes() < views[0].nbytes
+        for array in kept
+    )

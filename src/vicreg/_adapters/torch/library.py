@@ -49,7 +49,18 @@ class _Torch(Library):
 
 class _Eager(_Torch):
     def can_ask(self, array: Tensor) -> bool:
-        return array.device.type == "cpu"
+        return array.device.type == "cpu" and _has_values(array)
+
+
+def _has_values(array: Tensor) -> bool:
+    """Whether `array` has values of its own: it is no stand-in, and nothing is being traced."""
+    modes = torch._C._TorchDispatchModeKey
+    return (
+        type(array) in (Tensor, torch.nn.Parameter)
+        and torch._C._get_dispatch_mode(modes.FAKE) is None
+        and torch._C._get_dispatch_mode(modes.PROXY) is None
+        and torch._C._get_tracing_state() is None
+    )
 
 
 class _Recorded(_Torch):

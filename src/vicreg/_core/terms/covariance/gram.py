@@ -61,7 +61,8 @@ class Gram(Term):
         return _Parts(
             samples.total_of_each_set(k * k),
             sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], self.sizes.summed),
-            (k, diagonal, zc[..., :0], zc[..., :0, :]),
+            # Arrays of their own: a slice would keep the whole alive.
+            (k, diagonal, xp.zeros_like(zc[..., :0]), xp.zeros_like(zc[..., :0, :])),
         )
 
     def _keeping_apart(self, samples: Samples, count: int) -> _Parts:
