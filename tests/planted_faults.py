@@ -242,8 +242,8 @@ FAULTS = [
     Fault(
         "features kept apart though the samples tell fewer directions",
         "_core/terms/covariance/gram.py",
-        "return min(count, samples.count - 1) if",
-        "return min(count, samples.count + 1) if",
+        "return min(count, samples.count - 1) if self.sizes",
+        "return count if self.sizes",
         ("accuracy",),
     ),
     # Smooth L1.

@@ -2,16 +2,17 @@
 
 Every adapter module has the same five functions:
 
-``evaluate(views, objective)``
-    the outputs of the objective, differentiable by the framework where it differentiates
-``value_and_grad(views, objective)``
+``evaluate(views, objective, weights)``
+    the loss, and after it each term where the objective wants them, differentiable where the
+    framework differentiates
+``value_and_grad(views, objective, weights)``
     (loss, gradients) in closed form
 ``without_gradient(array)``
     the array as a constant of differentiation
 ``measure(array, feature_axis)``
-    how far a batch has collapsed: ``core.collapse.Measures``
+    how far a batch has collapsed: ``_core.collapse.Measures``
 ``register(record, constants)``
-    make a dataclass of arrays, but for the fields `constants`, one that the framework returns
+    let the framework return `record`, a dataclass of arrays except for the fields `constants`
 
 An adapter is imported when the first array of its library arrives, never before.
 """
