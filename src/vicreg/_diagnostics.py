@@ -172,7 +172,7 @@ def diagnose(
     where it is beyond the root of the dtype's largest number.
 
     A feature that differs by one unit in the last place between two samples is not dead: at 1e7
-    that is 1 in float32. One that was computed to be constant, but for rounding, is not either;
+    that is 1 in float32. One that was computed to be constant, except for rounding, is not either;
     its `std` says how little it varies. A batch of few directions that is stored in a dtype has
     the rounding of its values in all others: singular values are 0 where together they are no
     more than that, beside larger ones.

@@ -26,7 +26,7 @@ _ROUNDING_SLACK = 2
 
 
 class Measures(NamedTuple):
-    """What is measured of one batch ``(n, d)``; 0-d but for the first and the last."""
+    """What is measured of one batch ``(n, d)``; 0-d except for the first and the last."""
 
     std: Array  # (d,)
     mean_std: Array
@@ -134,7 +134,7 @@ def _spectrum(
     # Decompositions raise, or do not end, where a value is not finite.
     finite = xp.all(xp.isfinite(batch))
     values = svdvals(xp.where(finite, batch, xp.zeros_like(batch)))
-    # Of n centred samples the last direction is empty, but for rounding.
+    # Of n centred samples the last direction is empty, except for rounding.
     values = values[: min(n - 1, d)]
 
     of_decomposition = 4 * float(xp.finfo(values.dtype).eps) * values[0]
@@ -205,7 +205,7 @@ def _participation_ratio(xp: Library, values: Array) -> Array:
 
 
 def _as_rank(xp: Library, rank: Array, values: Array) -> Array:
-    """Return `rank` from 1 to what it can be, but for rounding it is; 0 where nothing varies."""
+    """Return `rank` kept from 1 to the most it can be; 0 where nothing varies."""
     limit = float(values.shape[0])
     rank = xp.minimum(xp.maximum(rank, xp.ones_like(rank)), xp.full_like(rank, limit))
     return xp.where(values[0] == 0, xp.zeros_like(rank), rank)

@@ -45,14 +45,14 @@ def forward(
 
     Where nothing is `differentiated`, what only gradients need may be missing.
     """
-    laid = _laid_out(xp, views, objective)
-    terms = _terms(laid, objective)
+    per_view = _samples_per_view(xp, views, objective)
+    terms = _terms(per_view, objective)
     values, saved = _Values(terms), []
-    for _, samples in _groups(laid, objective):
+    for _, samples in _groups(per_view, objective):
         saved.append(_forward(samples, terms, values, differentiated))
         samples.forget_centred()
     for place, term in _present(terms):
-        values.add(place, term.between_views(laid, term.differences(laid)))
+        values.add(place, term.between_views(per_view, term.differences(per_view)))
     return values.of_terms, tuple(saved)
 
 
@@ -68,8 +68,8 @@ def pullback(
 
     It is the gradient of the sum of the terms, each times its cotangent.
     """
-    laid = _laid_out(xp, views, objective)
-    gradients = _gradients(laid, saved, cotangents, objective, wanted)
+    per_view = _samples_per_view(xp, views, objective)
+    gradients = _gradients(per_view, saved, cotangents, objective, wanted)
     return tuple(
         like_its_view(xp, gradient, view, objective) if is_wanted else None
         for gradient, view, is_wanted in zip(gradients, views, wanted, strict=True)
@@ -87,19 +87,21 @@ def value_and_gradients(
 
     The gradients are in the dtype and the layout of the computation: see `like_its_view`.
     """
-    laid = _laid_out(xp, views, objective)
-    terms = _terms(laid, objective)
-    values, gradients = _Values(terms), [None] * len(laid)
-    for places, samples in _groups(laid, objective):
+    per_view = _samples_per_view(xp, views, objective)
+    terms = _terms(per_view, objective)
+    values, gradients = _Values(terms), [None] * len(per_view)
+    for places, samples in _groups(per_view, objective):
         saved = _forward(samples, terms, values, any(wanted[place] for place in places))
-        for chosen, part, of_part in _wanted_of(laid, places, samples, saved, wanted):
+        for chosen, part, of_part in _wanted_of(per_view, places, samples, saved, wanted):
             _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
-    in_place = not _is_stacked(laid, objective)
+    in_place = not _is_stacked(per_view, objective)
     for place, term in _present(terms):
-        differences = term.differences(laid)
-        values.add(place, term.between_views(laid, differences))
+        differences = term.differences(per_view)
+        values.add(place, term.between_views(per_view, differences))
         if cotangents[place] is not None:
-            term.add_gradients(laid, differences, cotangents[place], gradients, wanted, in_place)
+            term.add_gradients(
+                per_view, differences, cotangents[place], gradients, wanted, in_place
+            )
     return values.of_terms, gradients
 
 
@@ -116,20 +118,21 @@ def pushforward(
     """
     moving = [tangent is not None for tangent in tangents]
     directions = [
-        None if tangent is None else _laid_out(xp, [tangent], objective)[0] for tangent in tangents
+        None if tangent is None else _samples_per_view(xp, [tangent], objective)[0]
+        for tangent in tangents
     ]
 
     def change(place: int) -> Array:
         cotangents = [1.0 if other == place else None for other in range(len(terms))]
-        gradients = _gradients(laid, saved, cotangents, objective, moving)
+        gradients = _gradients(per_view, saved, cotangents, objective, moving)
         return sums.total(
             direction.total(gradient * direction.z)
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None and direction is not None
         )
 
-    laid = _laid_out(xp, views, objective)
-    terms = _terms(laid, objective)
+    per_view = _samples_per_view(xp, views, objective)
+    terms = _terms(per_view, objective)
     return tuple(None if term is None else change(place) for place, term in enumerate(terms))
 
 
@@ -237,7 +240,7 @@ class _Values:
         return tuple(self._sums)
 
 
-def _laid_out(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
+def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
     axis, pooled, sizes = objective.feature_axis, objective.pooled, objective.sizes
     return [Samples(xp, laid_out(xp, view, axis, pooled), sizes) for view in views]
 
@@ -249,28 +252,28 @@ def _stacks(shape: Sequence[int], objective: Objective) -> bool:
     return limit > 0 and shape[0] > 1 and math.prod(shape[1:]) <= limit
 
 
-def _is_stacked(laid: Sequence[Samples], objective: Objective) -> bool:
+def _is_stacked(per_view: Sequence[Samples], objective: Objective) -> bool:
     """Whether these views are stacked: their gradients then are slices of one array."""
-    shape = (len(laid), *laid[0].z.shape)
-    return _stacks(shape, objective) or (laid[0].xp.stacks and len(laid) > 1)
+    shape = (len(per_view), *per_view[0].z.shape)
+    return _stacks(shape, objective) or (per_view[0].xp.stacks and len(per_view) > 1)
 
 
 def _groups(
-    laid: Sequence[Samples], objective: Objective, saved: Sequence[Saved] | None = None
+    per_view: Sequence[Samples], objective: Objective, saved: Sequence[Saved] | None = None
 ) -> Iterator[tuple[range, Samples]]:
     """Yield what is worked on at once, with the places of its views."""
     means = itertools.repeat(None) if saved is None else (group.mean for group in saved)
-    xp = laid[0].xp
-    if _is_stacked(laid, objective):
-        stack = xp.stack([samples.z for samples in laid])
-        yield range(len(laid)), Samples(xp, stack, objective.sizes, next(iter(means)))
+    xp = per_view[0].xp
+    if _is_stacked(per_view, objective):
+        stack = xp.stack([samples.z for samples in per_view])
+        yield range(len(per_view)), Samples(xp, stack, objective.sizes, next(iter(means)))
         return
-    for place, (samples, mean) in enumerate(zip(laid, means, strict=False)):
+    for place, (samples, mean) in enumerate(zip(per_view, means, strict=False)):
         yield range(place, place + 1), Samples(xp, samples.z, objective.sizes, mean)
 
 
 def _wanted_of(
-    laid: Sequence[Samples],
+    per_view: Sequence[Samples],
     places: range,
     group: Samples,
     saved: Saved,
@@ -285,7 +288,7 @@ def _wanted_of(
         index = place - places[0]
         mean = None if saved.mean is None else saved.mean[index, ...]
         factors = tuple(tuple(array[index, ...] for array in of) for of in saved.factors)
-        samples = Samples(group.xp, laid[place].z, group.sizes, mean)
+        samples = Samples(group.xp, per_view[place].z, group.sizes, mean)
         yield range(place, place + 1), samples, Saved(mean, factors)
 
 
@@ -298,8 +301,8 @@ def _place(gradient: Array | None, places: range, gradients: Gradients) -> None:
             gradients[place] = gradient[index, ...]
 
 
-def _terms(laid: Sequence[Samples], objective: Objective) -> Terms:
-    return objective.terms((len(laid), *laid[0].z.shape))
+def _terms(per_view: Sequence[Samples], objective: Objective) -> Terms:
+    return objective.terms((len(per_view), *per_view[0].z.shape))
 
 
 def _present(terms: Terms) -> list[tuple[int, Term]]:
@@ -315,22 +318,26 @@ def _forward(samples: Samples, terms: Terms, values: _Values, differentiated: bo
 
 
 def _gradients(
-    laid: Sequence[Samples],
+    per_view: Sequence[Samples],
     saved: Sequence[Saved],
     cotangents: Cotangents,
     objective: Objective,
     wanted: Sequence[bool],
 ) -> Gradients:
     """Return the gradient of each wanted view as the core lays it out."""
-    terms, gradients = _terms(laid, objective), [None] * len(laid)
-    for (places, samples), of_group in zip(_groups(laid, objective, saved), saved, strict=True):
-        for chosen, part, of_part in _wanted_of(laid, places, samples, of_group, wanted):
+    terms, gradients = _terms(per_view, objective), [None] * len(per_view)
+    for (places, samples), of_group in zip(
+        _groups(per_view, objective, saved), saved, strict=True
+    ):
+        for chosen, part, of_part in _wanted_of(per_view, places, samples, of_group, wanted):
             _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
-    in_place = not _is_stacked(laid, objective)
+    in_place = not _is_stacked(per_view, objective)
     for place, term in _present(terms):
         if cotangents[place] is not None:
-            differences = term.differences(laid)
-            term.add_gradients(laid, differences, cotangents[place], gradients, wanted, in_place)
+            differences = term.differences(per_view)
+            term.add_gradients(
+                per_view, differences, cotangents[place], gradients, wanted, in_place
+            )
     return gradients
 
 

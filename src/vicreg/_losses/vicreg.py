@@ -315,7 +315,7 @@ def variance_loss(
 
     Examples
     --------
-    A collapsed feature costs the whole of gamma, but for ε:
+    A collapsed feature costs the whole of gamma, except for ε:
 
     >>> import numpy as np
     >>> from vicreg import variance_loss
