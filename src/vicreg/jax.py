@@ -46,8 +46,9 @@ def vcreg(
     ----------
     x : array, shape (n, d) or (n, ..., d)
         The representation of n samples.
-    variance_weight, covariance_weight : float
-        α and β; they must be given, since no published value fits all networks.
+    variance_weight, covariance_weight : float or array of shape ()
+        α and β; they must be given, since no published value fits all networks. They may be
+        traced; the gradient that is added is a constant to a derivative by them.
     gamma, eps, penalty, delta, positions, feature_axis : optional
         As in `vicreg.vcreg_loss`.
     covariance_gradient : {"exact", "published"}, optional

@@ -29,9 +29,9 @@ __all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
 class VICRegLoss(torch.nn.Module):
     """The variance-invariance-covariance loss as a module.
 
-    It has no parameters and no state, and takes the place of the ``VICRegLoss`` of lightly
-    (called with two embeddings) and of pytorch-metric-learning (called with embeddings and
-    ``ref_emb``), whose function is this one's default.
+    It has no parameters, except weights that are given as such, and no state. It takes the place
+    of the ``VICRegLoss`` of lightly (called with two embeddings) and of pytorch-metric-learning
+    (called with embeddings and ``ref_emb``), whose function is this one's default.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class VCReg(torch.nn.Module):
 
     Parameters
     ----------
-    variance_weight, covariance_weight : float
+    variance_weight, covariance_weight : float or torch.Tensor of shape ()
         α and β; they must be given, since no published value fits all networks.
     gamma, eps, penalty, delta, positions, feature_axis : optional
         As in `vicreg.vcreg_loss`.

@@ -164,9 +164,13 @@ def outputs(
     loss = weighted_sum(xp, weights, values, objective)
     if not objective.each_term:
         return (loss,)
-    # 0 for a term that there is not: with a derivative, and however large the loss is.
-    nothing = xp.where(xp.zeros_like(loss) == 0, xp.zeros_like(loss), loss)
-    return (loss, *(nothing if value is None else value for value in values))
+    return (loss, *(_nothing(xp, loss) if value is None else value for value in values))
+
+
+def _nothing(xp: Library, loss: Array) -> Array:
+    """Return 0 for a term that there is not: it has a derivative, however large the loss is."""
+    zero = xp.zeros_like(loss)
+    return xp.where(zero == 0, zero, loss)
 
 
 def value_and_grad(

@@ -84,9 +84,8 @@ class Library:
         """
         if self.top_k_indices is None:
             one_hot = largest.one_hot(self, sizes, count, run)
-            return self.matmul(array, self.matrix_transpose(self.astype(one_hot, array.dtype))), (
-                one_hot
-            )
+            numbers = self.astype(one_hot, array.dtype)
+            return self.matmul(array, self.matrix_transpose(numbers)), one_hot
         places = self.top_k_indices(sizes, count)
         columns = self.take_along_axis(array, places[..., None, :], axis=-1)
         return columns, places[..., None] == largest.indices(self, array.shape[-1], like=sizes)

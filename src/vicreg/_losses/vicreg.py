@@ -59,8 +59,8 @@ def vicreg_loss(
         Which published function to compute: a name in `vicreg.conventions`.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         λ, μ and ν. None is the convention's own. An array is one of the views' library; it may
-        be traced, and differentiated by. A term whose weight is the number 0 has no part in the
-        result, and beside one of another weight is not computed.
+        be traced, and differentiated by, and its value is not checked. A term whose weight is
+        the number 0 has no part in the result, and beside one of another weight is not computed.
     gamma : float, optional
         The standard deviation (in "article" the variance) below which the hinge acts.
     eps : float, optional

@@ -46,8 +46,8 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
         objective = _exportable(views, objective)
     with no_autocast(views[0]):
         if _in_one_pass(views, objective, weights):
-            loss: Tensor = _Loss.apply(objective, weights, *views)  # type: ignore[no-untyped-call]
-            return (loss,)
+            in_one_pass: Any = _Loss.apply
+            return (in_one_pass(objective, weights, *views),)
         terms = _terms(views, objective)
         return engine.outputs(recorded, _for_forward_mode(weights, terms), terms, objective)
 
