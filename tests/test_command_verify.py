@@ -206,16 +206,15 @@ def test_a_namespace_in_the_current_directory(own_code: str) -> None:
 def test_a_terminal_of_few_letters(own_code: str) -> None:
     """The command itself, since what encodes is the stream it was started with."""
     command = Path(sys.executable).with_name("vicreg")
-    for name, status in (("loss", 0), ("doubled", 1)):
-        ran = subprocess.run(
-            [command, "verify", "--target", f"{own_code}:{name}", "--dtype", "float64"],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"},
-            check=False,
-        )
-        assert ran.returncode == status, ran.stderr
-        assert "Traceback" not in ran.stderr
+    ran = subprocess.run(
+        [command, "verify", "--target", f"{own_code}:doubled", "--dtype", "float64"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "60"},
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_ones_own_function_departs_and_how(own_code: str) -> None:

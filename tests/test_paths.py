@@ -57,6 +57,7 @@ def draw(shape: tuple[int, ...], views: int) -> list[np.ndarray]:
     return list(arrays)
 
 
+@pytest.mark.long_on("ndonnx")
 @pytest.mark.parametrize(("shape", "method", "views"), CASES)
 def test_each_path_gives_the_definition(
     xp: Backend, path: Path, shape: tuple[int, ...], method: str, views: int

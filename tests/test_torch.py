@@ -191,8 +191,15 @@ def compiled(function, backend: str, *, dynamic: bool | None = False):
 
 
 @pytest.mark.parametrize("backend", TRACED)
-@pytest.mark.parametrize("number", [2, 3])
-@pytest.mark.parametrize("shape", [(5, 11), (12, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "number"),
+    [
+        ((5, 11), 2),
+        ((12, 4), 3),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in (((5, 11), 3), ((12, 4), 2))),
+    ],
+    ids=str,
+)
 def test_compile_without_graph_break_or_warning(
     shape: tuple[int, int], number: int, backend: str
 ) -> None:
@@ -227,13 +234,15 @@ def test_compile_for_any_number_of_samples(backend: str) -> None:
     """One graph serves many numbers: those up to the features, and those above."""
     counter = CompileCounterWithBackend(backend)
     terms = compiled(vicreg_terms, counter, dynamic=True)
-    for n in (10, 9, 11, 12, 20, 3):  # of fewer than 9 samples fewer features are kept apart
+    # Of fewer than 9 samples fewer features are kept apart: from a cache of its own the compiler
+    # may then have known that its graph is for 9 and more.
+    for n, graphs in ((10, 3), (9, 3), (11, 3), (12, 3), (20, 3), (3, 4)):
         a, b = views(n, 11)
         got, right = terms(a, b), vicreg_terms(a, b)
         close(got, right)
         mixed = got.loss + got.covariance, right.loss + right.covariance
         close(*(torch.autograd.grad(one, (a, b)) for one in mixed))
-    assert counter.frame_count <= 3
+        assert counter.frame_count <= graphs
 
 
 def test_compile_the_same_tensor_as_every_view() -> None:
@@ -507,7 +516,16 @@ class TestVCReg:
         close(torch.vmap(torch.func.grad(vcreg))(s), each)
 
     @pytest.mark.parametrize("backend", TRACED)
-    @pytest.mark.parametrize("dynamic", [False, True])
+    @pytest.mark.parametrize(
+        ("settings", "dynamic"),
+        [
+            pytest.param(settings, dynamic, marks=() if default == dynamic else pytest.mark.long)
+            for settings, default in zip(SETTINGS, (True, False, False, True), strict=True)
+            for dynamic in (False, True)
+        ],
+        indirect=["settings"],
+        ids=str,
+    )
     def test_compile_without_graph_break_or_warning(
         self, vcreg, closed_form, z: torch.Tensor, dynamic: bool, backend: str
     ) -> None:

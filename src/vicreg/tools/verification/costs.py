@@ -17,6 +17,7 @@ from vicreg.tools.verification.cases import CASES, Case
 from vicreg.tools.verification.definition import DEFINITIONS, Terms, Views
 from vicreg.tools.verification.plan import Setup
 from vicreg.tools.verification.questions import EVALUATIONS, Question
+from vicreg.tools.verification.suite import COMPILED_AHEAD
 
 __all__ = ["expected_steps", "expected_target_steps", "pace_of_this_machine"]
 
@@ -73,13 +74,14 @@ def expected_steps(backends: Sequence[Backend], planned: Sequence[Setup]) -> lis
     begun: set[str] = set()
     compiled: dict[tuple[int, str], float] = {}  # when what a setup needs will have been
     now = free = 0.0
-    for place, setup in enumerate([None, *planned]):
-        for ahead in planned[place : place + 1]:  # what `run_suite` has compiled meanwhile
-            for backend in filter(ahead.is_for, backends):
-                free = max(now, free) + _of_compiling(backend, ahead)
-                compiled[place + 1, backend.name] = free
-        if setup is None:
-            continue
+    begun_to_compile = 0
+    for place, setup in enumerate(planned):
+        # What `run_suite` has compiled meanwhile.
+        for ahead in range(begun_to_compile, min(place + 1 + COMPILED_AHEAD, len(planned))):
+            for backend in filter(planned[ahead].is_for, backends):
+                free = max(now, free) + _of_compiling(backend, planned[ahead])
+                compiled[ahead, backend.name] = free
+            begun_to_compile = ahead + 1
         asked = [backend for backend in backends if setup.is_for(backend)]
         if asked:
             kind = _EXACT_TRUTH if setup.cases[0].exactly else _FLOAT_TRUTH

@@ -28,6 +28,7 @@ from vicreg.tools.verification.rationals import (
     exact,
     reciprocal,
     root,
+    sum_of_squares,
     to_places,
     where,
     without_diagonal,
@@ -131,7 +132,7 @@ class _View:
     @cached_property
     def squares(self) -> Numbers:
         """Σ O²."""
-        return (self.products * self.products).sum()
+        return sum_of_squares(self.products)
 
     @cached_property
     def times_products(self) -> Numbers:

@@ -183,6 +183,11 @@ def without_diagonal(x: Any) -> Any:
     return x
 
 
+def sum_of_squares(x: Any) -> Any:
+    """Return the sum of the squares of a matrix, of floats without a second one of its size."""
+    return (x * x).sum() if isinstance(x, Rationals) else np.vdot(x, x)
+
+
 def _each(function: Callable[[int], int], integers: Integers) -> Integers:
     return np.array([function(one) for one in integers.ravel()], dtype=object).reshape(
         integers.shape

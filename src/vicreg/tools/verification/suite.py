@@ -21,7 +21,7 @@ from vicreg.tools.verification.plan import Setup
 from vicreg.tools.verification.problems import Problem, problem
 from vicreg.tools.verification.questions import Answer, Asked, Question, Way
 
-__all__ = ["Measurement", "Results", "measured", "run_suite"]
+__all__ = ["COMPILED_AHEAD", "Measurement", "Results", "measured", "run_suite"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -324,7 +324,7 @@ def run_suite(
     results = Results(seed)
     with _on_one_thread(backends), _Compiling(backends, planned, seed) as compiling:
         for place, setup in enumerate(planned):
-            compiling.start(place + 1)
+            compiling.start(place + COMPILED_AHEAD)
             here = [backend for backend in backends if setup.is_for(backend)]
             if not here:
                 continue
@@ -371,8 +371,12 @@ def _on_one_thread(backends: Sequence[Backend]) -> Iterator[None]:
         yield
 
 
+#: How many setups a library that compiles may be ahead of the one that runs.
+COMPILED_AHEAD = 16
+
+
 class _Compiling:
-    """What is to be compiled, a setup ahead of what runs: it takes more time than all the rest."""
+    """What is to be compiled, ahead of what runs: it takes more time than all the rest."""
 
     def __init__(self, backends: Sequence[Backend], planned: Sequence[Setup], seed: int) -> None:
         self._backends = [one for one in backends if one.always_compiled]
@@ -381,7 +385,8 @@ class _Compiling:
         self._begun: dict[tuple[int, str], tuple[_Asking, Future[None]]] = {}
 
     def __enter__(self) -> _Compiling:
-        self.start(0)
+        for place in range(COMPILED_AHEAD):
+            self.start(place)
         return self
 
     def __exit__(self, *_: object) -> None:
