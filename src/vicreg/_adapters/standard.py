@@ -50,6 +50,8 @@ def _numpy() -> Library:
     import numpy as np
 
     class NumPy(Library):
+        squares_in_blocks = True
+
         def can_ask(self, array: Array) -> bool:
             return True
 

@@ -49,6 +49,8 @@ class _Torch(Library):
 
 
 class _Eager(_Torch):
+    squares_in_blocks = True
+
     def can_ask(self, array: Tensor) -> bool:
         return array.device.type == "cpu" and _has_values(array)
 

@@ -113,7 +113,14 @@ def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[An
 
 
 _IN_PARTS = Sizes(
-    stacked=0, strip_length=3, cancels=1e30, kept_apart=3, sorted=4, summed=4, columns=4
+    stacked=0,
+    strip_length=3,
+    cancels=1e30,
+    kept_apart=3,
+    sorted=4,
+    summed=4,
+    squared=20,
+    columns=4,
 )
 
 #: Small views as they come; the products of stacked views in strips; views one by one, as they are
