@@ -277,6 +277,18 @@ FAULTS = [
     ),
     # Layout, dtypes and the terms together.
     Fault(
+        "positions taken for samples",
+        "_core/layout.py",
+        "samples = others if self.pooled else others[:1]",
+        "samples = others",
+    ),
+    Fault(
+        "the features on the first of their axes alone",
+        "_core/layout.py",
+        "features = tuple(axis % ndim for axis in self.features)",
+        "features = tuple(axis % ndim for axis in self.features[:1])",
+    ),
+    Fault(
         "gradients turned back by the same permutation",
         "_core/layout.py",
         "back = tuple(sorted(range(view.ndim), key=order.__getitem__))",

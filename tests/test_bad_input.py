@@ -9,6 +9,7 @@ from backends import Backend
 from vicreg import (
     conventions,
     covariance_loss,
+    diagnose,
     invariance_loss,
     variance_loss,
     vcreg_loss,
@@ -210,14 +211,57 @@ def test_methods() -> None:
     refused(ValueError, "method", method=np.asarray(["auto", "gram"]))
 
 
-@pytest.mark.parametrize("axis", [2, -3])
-def test_feature_axis_out_of_range(axis: int) -> None:
-    refused(ValueError, "feature_axis", "from -2 to 1", f"got {axis}", feature_axis=axis)
+#: Of views of three axes; what is wrong with them, and the words for it.
+IMAGE = np.random.default_rng(1).standard_normal((3, 2, 4))
+BAD_AXES = [
+    (ValueError, {"feature_axis": 3}, ("feature_axis must be an axis of", "from -3 to 2; got 3")),
+    (ValueError, {"feature_axis": (0, -4)}, ("feature_axis", "from -3 to 2; got -4")),
+    (ValueError, {"sample_axis": 3}, ("sample_axis must be an axis of", "from -3 to 2; got 3")),
+    (ValueError, {"sample_axis": [0, -4]}, ("sample_axis", "from -3 to 2; got -4")),
+    (ValueError, {"feature_axis": (1, 1)}, ("feature_axis", "twice", "(1, 1)", "of 3 axes")),
+    (ValueError, {"feature_axis": (-1, 2)}, ("feature_axis", "twice", "(-1, 2)")),
+    (ValueError, {"sample_axis": (0, -3)}, ("sample_axis", "twice", "(0, -3)")),
+    (ValueError, {"sample_axis": 2}, ("feature_axis and sample_axis", "twice", "(-1,) and (2,)")),
+    (ValueError, {"feature_axis": (0, 1), "sample_axis": (-2, 2)}, ("(0, 1) and (-2, 2)",)),
+    (ValueError, {"feature_axis": (2, 0, 1)}, ("must leave an axis of", "(2, 0, 1) of 3 axes")),
+    (ValueError, {"feature_axis": ()}, ("feature_axis must be one axis or more", "got ()")),
+    (ValueError, {"sample_axis": []}, ("sample_axis must be one axis or more", "got []")),
+    *(
+        (TypeError, {name: bad}, (f"{name} must be an integer or a sequence of integers", shown))
+        for name in ("feature_axis", "sample_axis")
+        for bad, shown in (
+            (1.0, "1.0"),
+            ("last", "'last'"),
+            ("", "''"),
+            (True, "True"),
+            ((0, True), "(0, True)"),
+            ([0, 1.0], "[0, 1.0]"),
+            ((0, (1,)), "(0, (1,))"),
+            ({0, 1}, "{0, 1}"),
+            (np.asarray([0, 1]), "array([0, 1])"),
+        )
+    ),
+    (TypeError, {"feature_axis": None}, ("feature_axis", "got None")),
+]
 
 
-@pytest.mark.parametrize("axis", [1.0, "last", None, True], ids=repr)
-def test_feature_axis_that_is_not_an_integer(axis: object) -> None:
-    refused(TypeError, "feature_axis must be an integer", repr(axis), feature_axis=axis)
+@pytest.mark.parametrize(("error", "axes", "parts"), BAD_AXES, ids=str)
+def test_axes(error: type[Exception], axes: dict, parts: tuple[str, ...]) -> None:
+    refused(error, *parts, views=(IMAGE, IMAGE), **axes)
+    vcreg_refused(error, *parts, z=IMAGE, **axes)
+    calls = [lambda: invariance_loss(IMAGE, IMAGE, **axes)]
+    calls += [lambda f=f: f(IMAGE, **axes) for f in (variance_loss, covariance_loss, diagnose)]
+    for call in calls:
+        with pytest.raises(error) as caught:
+            call()
+        for part in parts:
+            assert part in str(caught.value)
+
+
+def test_any_integers_are_axes() -> None:
+    wanted = vicreg_loss(IMAGE, -IMAGE, feature_axis=(1, 2))
+    for axes in ([1, 2], range(1, 3), (np.int64(1), np.uint8(2)), (np.asarray(1), -1)):
+        assert vicreg_loss(IMAGE, -IMAGE, feature_axis=axes) == wanted
 
 
 def test_n_not_above_the_correction() -> None:
@@ -298,11 +342,7 @@ def test_delta() -> None:
 def test_vcregs_choices() -> None:
     vcreg_refused(ValueError, "penalty must be 'square' or 'smooth_l1'", "'l1'", penalty="l1")
     vcreg_refused(ValueError, "penalty", "None", penalty=None)
-    vcreg_refused(ValueError, "positions must be 'pooled' or 'separate'", "'all'", positions="all")
-    vcreg_refused(ValueError, "positions", "True", positions=True)
     vcreg_refused(ValueError, "method", "'fast'", method="fast")
-    vcreg_refused(TypeError, "feature_axis must be an integer", feature_axis=None)
-    vcreg_refused(ValueError, "feature_axis", "from -2 to 1", feature_axis=2)
 
 
 def test_smooth_l1_has_no_gram_route() -> None:
@@ -319,14 +359,20 @@ def test_what_vcreg_is_not_for(xp: Backend) -> None:
 
 
 @pytest.mark.representative
-def test_too_few_samples_count_positions_where_they_are_pooled(xp: Backend) -> None:
+def test_samples_and_features_are_counted_along_all_their_axes(xp: Backend) -> None:
     one, single = xp.asarray(np.ones((1, 3, 5))), xp.asarray(np.ones((1, 1, 5)))
-    vcreg_refused(
-        ValueError, "z must have at least 2 samples, each position", "got 1 in", z=single
-    )
-    separate = {"positions": "separate"}
-    vcreg_refused(ValueError, "at least 2 samples; got 1 in", "(1, 3, 5)", z=one, **separate)
+    along = "z must have at least 2 samples along the axes (0, 1)"
+    vcreg_refused(ValueError, along, "got 1 in", z=single)
+    vcreg_refused(ValueError, "at least 2 samples; got 1 in", "(1, 3, 5)", z=one, sample_axis=0)
+    given = {"convention": "vcreg", "variance_weight": 1, "covariance_weight": 1}
+    refused(ValueError, "at least 2 samples; got 1", views=(one, one), **given)
+    assert np.isfinite(xp.numpy(vicreg_loss(one, one, sample_axis=(0, 1), **given)))
+    thin = xp.asarray(np.ones((3, 1, 1)))
+    vcreg_refused(ValueError, "at least 2 features", "got 1 in", z=thin, feature_axis=(1, 2))
+    thin = xp.asarray(np.ones((3, 1, 2)))
+    vcreg_loss(thin, variance_weight=1, covariance_weight=1, feature_axis=(1, 2))
     vcreg_refused(ValueError, "at least 2 samples; got 1 in", z=xp.asarray(np.ones((1, 5))))
     # Which axis is the features' decides what the others count.
     turned = xp.asarray(np.ones((1, 5, 1)))
-    vcreg_refused(ValueError, "at least 2 samples, each", "got 1 in", z=turned, feature_axis=1)
+    along = "at least 2 samples along the axes (0, 2)"
+    vcreg_refused(ValueError, along, "got 1 in", z=turned, feature_axis=1)

@@ -24,6 +24,7 @@ from vicreg import (
     variance_loss,
 )
 from vicreg._core import collapse
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 
 # On Dask with computing forbidden. On JAX what is measured is compiled whoever calls it; under
@@ -177,7 +178,7 @@ def test_the_correlations_in_blocks_of_any_size(xp: Backend, block: int) -> None
 
     def mean_abs_correlation(z: Any) -> Any:
         # The correlations need no decomposition.
-        measures = collapse.measure(namespace, z, -1, lambda batch: batch[0, :], block)
+        measures = collapse.measure(namespace, z, Axes((-1,)), lambda batch: batch[0, :], block)
         return measures.mean_abs_correlation
 
     if xp.name == "jax":
@@ -601,7 +602,11 @@ class TestBadInput:
         ("z", "error", "parts"),
         [
             (np.ones(4), ValueError, ("z must have at least two axes", "(4,)")),
-            (np.ones((4, 3, 5)), ValueError, ("z must have two axes", "(4, 3, 5)", "reshape")),
+            (
+                np.ones((4, 3, 5)),
+                ValueError,
+                ("axes of samples and of features alone", "(4, 3, 5)"),
+            ),
             (np.ones((1, 5)), ValueError, ("z must have at least 2 samples", "got 1")),
             (np.ones((5, 0)), ValueError, ("z must not be empty",)),
             (np.ones((5, 2), int), TypeError, ("z must have a real floating-point dtype", "int")),

@@ -219,16 +219,18 @@ def test_each_path_gives_what_was_published(
                 assert largest_error(xp.numpy(gradient), source[wanted]) <= bound, where
 
 
-@pytest.mark.parametrize("positions", ["pooled", "separate"])
+@pytest.mark.parametrize("sample_axis", [None, 0])
 @pytest.mark.parametrize("delta", [None, 0.2], ids=["square", "smooth L1"])
-def test_vcreg_by_each_path(xp: Backend, path: Path, delta: float | None, positions: str) -> None:
+def test_vcreg_by_each_path(
+    xp: Backend, path: Path, delta: float | None, sample_axis: int | None
+) -> None:
     (z,) = draw((5, 2, 11), 1)
-    settings = {"variance_weight": 2.0, "covariance_weight": 3.0, "positions": positions}
+    settings = {"variance_weight": 2.0, "covariance_weight": 3.0, "sample_axis": sample_axis}
     if delta is not None:
         settings |= {"penalty": "smooth_l1", "delta": delta}
 
     def of(views: list[np.ndarray]) -> complex:
-        pooled = positions == "pooled"
+        pooled = sample_axis is None
         return definition.vcreg(views[0], (2.0, 3.0), delta=delta, pooled=pooled)
 
     given = xp.asarray(z)

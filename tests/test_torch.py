@@ -420,7 +420,8 @@ class TestVICRegLoss:
         shown = repr(VICRegLoss(convention="jolibrain", covariance_weight=4))
         assert shown == (
             "VICRegLoss(convention='jolibrain', invariance_weight=25.0, variance_weight=15.0, "
-            "covariance_weight=4.0, gamma=1.0, eps=0.0, method='auto', feature_axis=-1)"
+            "covariance_weight=4.0, gamma=1.0, eps=0.0, method='auto', feature_axis=-1, "
+            "sample_axis=None)"
         )
 
     def test_it_pickles_copies_and_compiles(self) -> None:
@@ -461,7 +462,7 @@ class TestVCReg:
 
     SETTINGS = (
         {"feature_axis": 1},
-        {"feature_axis": 1, "positions": "separate"},
+        {"feature_axis": 1, "sample_axis": 0},
         {"penalty": "smooth_l1", "delta": 0.2, "feature_axis": 1},
         {"penalty": "smooth_l1", "delta": 0.2, "feature_axis": 0},
     )

@@ -65,7 +65,7 @@ def is_the_definition(
         return definition.vcreg(views[0], WEIGHTS, delta=settings.get("delta"), pooled=pooled)
 
     bound = rounding(xp.dtypes[0], samples(z.shape), z.shape[-1])
-    given = GIVEN | settings | ({} if pooled else {"positions": "separate"})
+    given = GIVEN | settings | ({} if pooled else {"sample_axis": 0})
     loss, gradient = path.vcreg_value_and_grad(xp.asarray(z), **given)
     assert largest_error(xp.numpy(loss), function([z])) <= bound
     (wanted,) = definition.gradients(function, [z])
@@ -100,7 +100,7 @@ def test_smooth_l1_in_blocks_of_columns(
     np.testing.assert_array_equal(xp.numpy(given), z.astype(xp.dtypes[0]))
 
 
-@pytest.mark.parametrize("positions", ["pooled", "separate"])
+@pytest.mark.parametrize("sample_axis", [None, 0])
 @pytest.mark.parametrize(
     ("axis", "ndim"),
     [
@@ -110,13 +110,15 @@ def test_smooth_l1_in_blocks_of_columns(
         pytest.param(0, 3, marks=pytest.mark.long_on("jax")),
     ],
 )
-def test_feature_axis(xp: Backend, axis: int, ndim: int, positions: str) -> None:
+def test_feature_axis(xp: Backend, axis: int, ndim: int, sample_axis: int | None) -> None:
     """Images ``(n, d, height, width)`` give what ``(n, height, width, d)`` do."""
     z = representation((*(5, 2, 3)[: ndim - 1], 6))
     moved = np.ascontiguousarray(np.moveaxis(z, -1, axis))
-    settings = GIVEN | {"positions": positions}
-    wanted, right = vcreg_value_and_grad(z, **settings)
-    loss, gradient = vcreg_value_and_grad(xp.asarray(moved), feature_axis=axis, **settings)
+    wanted, right = vcreg_value_and_grad(z, sample_axis=sample_axis, **GIVEN)
+    if sample_axis is not None:
+        sample_axis = int(axis == 0)  # the first that holds no features
+    settings = GIVEN | {"feature_axis": axis, "sample_axis": sample_axis}
+    loss, gradient = vcreg_value_and_grad(xp.asarray(moved), **settings)
     bound = rounding(xp.dtypes[0], samples(z.shape), 6)
     assert largest_error(xp.numpy(loss), wanted) <= bound
     assert largest_error(xp.numpy(gradient), np.moveaxis(right, -1, axis)) <= bound
@@ -124,7 +126,7 @@ def test_feature_axis(xp: Backend, axis: int, ndim: int, positions: str) -> None
 
 def test_of_two_axes_positions_are_the_same_either_way() -> None:
     z = representation((6, 5))
-    assert vcreg_loss(z, **GIVEN) == vcreg_loss(z, positions="separate", **GIVEN)
+    assert vcreg_loss(z, **GIVEN) == vcreg_loss(z, sample_axis=0, **GIVEN)
 
 
 def test_one_sample_of_several_positions_is_enough_where_they_are_pooled(xp: Backend) -> None:

@@ -47,7 +47,7 @@ def whole(x: jax.Array, **settings) -> jax.Array:
 @pytest.mark.parametrize("shape", [(9, 5), (5, 9), (4, 3, 2, 5)], ids=str)
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"penalty": "smooth_l1", "delta": 0.05}, {"positions": "separate"}, {"feature_axis": 1}],
+    [{}, {"penalty": "smooth_l1", "delta": 0.05}, {"sample_axis": 0}, {"feature_axis": 1}],
     ids=str,
 )
 def test_it_adds_the_gradient_of_the_loss_with_and_without_jit(shape, settings: dict) -> None:

@@ -25,7 +25,7 @@ SETTINGS = [
     {},
     {"gamma": 0.5, "eps": 1e-3},
     {"penalty": "smooth_l1", "delta": 0.05},
-    {"positions": "separate"},
+    {"sample_axis": 0},
     {"feature_axis": 1},
     {"variance_weight": 0.0},
 ]

@@ -389,7 +389,7 @@ def ask(
     path=PATHS[0],
     questions: tuple[Question, ...] = BASIC,
 ) -> tuple[Measurement, dict]:
-    way = Way(path, given.convention, given.definition, feature_axis=given.case.feature_axis)
+    way = Way(path, given.convention, given.definition, **given.case.axes)
     measurement, returned = measured(backend, way, given, questions)
     return measurement, returned or {}
 

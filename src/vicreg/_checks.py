@@ -13,7 +13,7 @@ from typing import Any
 
 from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
 from vicreg._conventions import Convention, convention_named
-from vicreg._core.layout import HALF_PRECISION, core_order, dtype_name
+from vicreg._core.layout import HALF_PRECISION, Axes, dtype_name
 from vicreg._core.objective import ALL, Flags, Objective, Penalty
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 
@@ -33,17 +33,18 @@ def checked_objective(
     gamma: float,
     eps: float | None,
     method: str,
-    feature_axis: int,
+    axes: tuple[Any, Any],
     each_term: bool,
     *,
-    positions: str = "separate",
+    pooled: bool = False,
     penalty: str = "square",
     delta: float = 1.0,
     sizes: Sizes = DEFAULT_SIZES,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these arguments describe, and the weights of its terms.
 
-    None is the convention's own.
+    None is the convention's own. `axes` are `feature_axis` and `sample_axis`, of which None is
+    every axis without features where `pooled`, and the first otherwise.
     """
     convention = convention_named(convention)
     if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):
@@ -55,9 +56,8 @@ def checked_objective(
         gamma=_checked_number(gamma, "gamma", above_zero=True),
         eps=_checked_eps(eps, convention),
         method=method,  # type: ignore[arg-type]  # one of the three, by the check above
-        feature_axis=_checked_axis(feature_axis),
+        axes=_checked_axes(*axes, pooled),
         each_term=each_term,
-        pooled=_checked_pooled(positions),
         penalty=_checked_penalty(penalty, method),
         delta=_checked_delta(delta, penalty),
         sizes=sizes,
@@ -69,12 +69,6 @@ def _in_loss(weights: CheckedWeights) -> Flags:
     """Return which terms have a part in the loss: those of weight 0 have none, unless all are."""
     nonzero = [not isinstance(weight, float) or weight != 0 for weight in weights]
     return (nonzero[0], nonzero[1], nonzero[2]) if any(nonzero) else ALL
-
-
-def _checked_pooled(positions: Any) -> bool:
-    if not isinstance(positions, str) or positions not in ("pooled", "separate"):
-        raise ValueError(f"positions must be 'pooled' or 'separate'; got {positions!r}")
-    return positions == "pooled"
 
 
 def _checked_penalty(penalty: Any, method: str) -> Penalty:
@@ -164,13 +158,22 @@ def _checked_number(
     return number
 
 
-def _checked_axis(feature_axis: Any) -> int:
-    if not isinstance(feature_axis, bool):
-        try:
-            return operator.index(feature_axis)
-        except TypeError:
-            pass
-    raise TypeError(f"feature_axis must be an integer; got {feature_axis!r}")
+def _checked_axes(feature_axis: Any, sample_axis: Any, pooled: bool) -> Axes:
+    samples = None if sample_axis is None else _checked_places(sample_axis, "sample_axis")
+    return Axes(_checked_places(feature_axis, "feature_axis"), samples, pooled)
+
+
+def _checked_places(given: Any, argument: str) -> tuple[int, ...]:
+    axes = given if isinstance(given, Sequence) else (given,)
+    try:
+        places = tuple([operator.index(axis) for axis in axes if not isinstance(axis, bool)])
+    except TypeError:
+        places = ()
+    if len(places) < len(axes) or isinstance(given, str):
+        raise TypeError(f"{argument} must be an integer or a sequence of integers; got {given!r}")
+    if not places:
+        raise ValueError(f"{argument} must be one axis or more; got {given!r}")
+    return places
 
 
 def checked_library(
@@ -245,27 +248,42 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     return library
 
 
+def _check_axes(ndim: int, name: str, axes: Axes) -> None:
+    taken: list[int] = []
+    for argument, places in (("feature_axis", axes.features), ("sample_axis", axes.samples)):
+        for axis in places or ():
+            if not -ndim <= axis < ndim:
+                raise ValueError(
+                    f"{argument} must be an axis of {name}, from {-ndim} to {ndim - 1}; got {axis}"
+                )
+            if axis % ndim in taken:
+                raise ValueError(
+                    f"feature_axis and sample_axis must name no axis of {name} twice; got "
+                    f"{axes.features} and {axes.samples} of {ndim} axes"
+                )
+            taken.append(axis % ndim)
+    if len(taken) == ndim and axes.samples is None:
+        raise ValueError(
+            f"feature_axis must leave an axis of {name} for the samples; got {axes.features} of "
+            f"{ndim} axes"
+        )
+
+
 def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> None:
-    ndim, axis = len(shape), objective.feature_axis
-    if ndim < 2:
+    if len(shape) < 2:
         raise ValueError(
             f"{name} must have at least two axes, samples and features; got shape {shape}"
         )
-    if not -ndim <= axis < ndim:
-        raise ValueError(
-            f"feature_axis must be an axis of {name}, from {-ndim} to {ndim - 1}; got {axis}"
-        )
+    _check_axes(len(shape), name, objective.axes)
     if any(length is None or length != length for length in shape):
         raise ValueError(f"{name} must have a shape that is known; got {shape}")
     if 0 in shape:
         raise ValueError(f"{name} must not be empty; got shape {shape}")
-    *positions, n, d = (shape[i] for i in core_order(ndim, axis))
-    convention = objective.convention
+    convention, axes = objective.convention, objective.axes
+    *_, n, d = axes.core_shape(shape)
     needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)
-    if objective.pooled:
-        n *= math.prod(positions)
     if n < needed:
-        counted = ", each position of each counted" if objective.pooled and positions else ""
+        counted = _along(axes.split(len(shape))[1])
         raise ValueError(
             f"{name} must have at least {needed} samples{counted}; got {n} in shape {shape}"
         )
@@ -274,3 +292,8 @@ def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> Non
             f"{name} must have at least 2 features: convention {convention.name!r} divides by "
             f"d(d - 1); got {d} in shape {shape}"
         )
+
+
+def _along(axes: tuple[int, ...]) -> str:
+    """Return where samples are counted, if that is along several axes."""
+    return f" along the axes {axes}" if len(axes) > 1 else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import Convention
-from vicreg._core.layout import core_order
 from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -125,7 +125,8 @@ def diagnose(
     *,
     other: Array | None = None,
     convention: str | Convention = "official",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> Diagnosis:
     """Return how far a batch of embeddings has collapsed.
 
@@ -136,14 +137,14 @@ def diagnose(
     Parameters
     ----------
     z : array, shape (n, d)
-        The embeddings of n samples.
-    other : array, shape (n, d), optional
+        The embeddings of n samples; of more axes each must hold samples or features.
+    other : array, of the shape of `z`, optional
         The embeddings of another view of the same samples: for the invariance term, and for
         nothing else.
     convention : str or Convention, optional
         Whose three terms to compute, as in `vicreg_loss`.
-    feature_axis : int, optional
-        The axis of the features; the other one is the samples.
+    feature_axis, sample_axis : int or sequence of int, optional
+        As in `vicreg_loss`.
 
     Returns
     -------
@@ -156,7 +157,7 @@ def diagnose(
     TypeError
         As in `vicreg_loss`.
     ValueError
-        As in `vicreg_loss`; and where `z` has not two axes.
+        As in `vicreg_loss`; and where an axis of `z` holds neither samples nor features.
     NotImplementedError
         The library has no singular values: it lacks the ``linalg`` extension of the array API
         standard.
@@ -197,34 +198,40 @@ def diagnose(
     """
     # The weights have no part in a term alone.
     objective, _ = checked_objective(
-        convention, (0.0, 1.0, 1.0), 1.0, None, "auto", feature_axis, each_term=False
+        convention,
+        (0.0, 1.0, 1.0),
+        1.0,
+        None,
+        "auto",
+        (feature_axis, sample_axis),
+        each_term=False,
     )
     views = (z,) if other is None else (z, other)
     adapter = adapter_for(checked_library(views, ("z", "other")[: len(views)], objective))
-    _check_axes(z)
+    *positions, n, d = objective.axes.core_shape(z.shape)
+    if positions:
+        raise ValueError(
+            f"z must have axes of samples and of features alone; got shape {tuple(z.shape)}: name "
+            "the others in sample_axis or feature_axis, or diagnose their positions one by one"
+        )
     adapter.register(Diagnosis, _CONSTANTS)
 
     z, *others = (adapter.without_gradient(view) for view in views)
-    settings: dict[str, Any] = {"convention": convention, "feature_axis": feature_axis}
-    n, d = (z.shape[axis] for axis in core_order(2, objective.feature_axis))
+    settings: dict[str, Any] = {
+        "convention": convention,
+        "feature_axis": feature_axis,
+        "sample_axis": sample_axis,
+    }
     return Diagnosis(
         n=n,
         d=d,
         rank_limit=min(n - 1, d),
         convention=objective.convention.name,
-        **adapter.measure(z, objective.feature_axis)._asdict(),
+        **adapter.measure(z, objective.axes)._asdict(),
         variance=variance_loss(z, **settings),
         covariance=covariance_loss(z, **settings),
         invariance=invariance_loss(z, *others, **settings) if others else None,
     )
-
-
-def _check_axes(z: Array) -> None:
-    if z.ndim != 2:
-        raise ValueError(
-            f"z must have two axes, samples and features; got shape {tuple(z.shape)}: reshape it "
-            "to (n, d), or diagnose its positions one by one"
-        )
 
 
 def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,8 +29,8 @@ def vcreg(
     eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
-    positions: str = "pooled",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
     covariance_gradient: str = "exact",
     scale: float | Array = 1.0,
 ) -> Array:
@@ -49,7 +50,7 @@ def vcreg(
     variance_weight, covariance_weight : float or array of shape ()
         α and β; they must be given, since no published value fits all networks. They may be
         traced; the gradient that is added is a constant to a derivative by them.
-    gamma, eps, penalty, delta, positions, feature_axis : optional
+    gamma, eps, penalty, delta, feature_axis, sample_axis : optional
         As in `vicreg.vcreg_loss`.
     covariance_gradient : {"exact", "published"}, optional
         As in `vicreg.torch.VCReg`.
@@ -92,8 +93,7 @@ def vcreg(
         eps,
         penalty,
         delta,
-        positions,
-        feature_axis,
+        (feature_axis, sample_axis),
     )
     library = checked_library((x,), ("x",), objective, weights)
     if library != "jax":

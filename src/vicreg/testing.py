@@ -195,7 +195,7 @@ class _GivenBackend(StandardBackend):
 
 def _on_path(backend: StandardBackend, chosen: ConformanceProblem, path: Path) -> Measurement:
     case, definition = chosen.case, DEFINITIONS[chosen.convention]
-    way = Way(path, chosen.convention, definition, "auto", case.feature_axis)
+    way = Way(path, chosen.convention, definition, **case.axes)
     given = problem(
         case,
         chosen.dtype,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from types import MappingProxyType
@@ -41,7 +41,7 @@ class VICRegLoss(torch.nn.Module):
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
         ``variance_mu`` and ``covariance_v``.
-    gamma, eps, method, feature_axis : optional
+    gamma, eps, method, feature_axis, sample_axis : optional
         As in `vicreg.vicreg_loss`.
 
     Raises
@@ -75,19 +75,21 @@ class VICRegLoss(torch.nn.Module):
         gamma: float = 1.0,
         eps: float | None = None,
         method: str = "auto",
-        feature_axis: int = -1,
+        feature_axis: int | Sequence[int] = -1,
+        sample_axis: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
+        axes = (feature_axis, sample_axis)
         objective, weights = checked_objective(
-            convention, weights, gamma, eps, method, feature_axis, each_term=False
+            convention, weights, gamma, eps, method, axes, each_term=False
         )
         self.convention = convention
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
         self.eps = objective.eps
         self.method = objective.method
-        self.feature_axis = objective.feature_axis
+        self.feature_axis, self.sample_axis = axes
 
     def forward(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of two or more views ``(n, d)`` or ``(n, ..., d)``, a 0-d tensor.
@@ -118,6 +120,7 @@ class VICRegLoss(torch.nn.Module):
             "eps": self.eps,
             "method": self.method,
             "feature_axis": self.feature_axis,
+            "sample_axis": self.sample_axis,
         }
 
 
@@ -151,7 +154,7 @@ class VCReg(torch.nn.Module):
     ----------
     variance_weight, covariance_weight : float or torch.Tensor of shape ()
         α and β; they must be given, since no published value fits all networks.
-    gamma, eps, penalty, delta, positions, feature_axis : optional
+    gamma, eps, penalty, delta, feature_axis, sample_axis : optional
         As in `vicreg.vcreg_loss`.
     covariance_gradient : {"exact", "published"}, optional
         "exact" is the derivative of the loss. "published" is the covariance's part in the scale
@@ -210,8 +213,8 @@ class VCReg(torch.nn.Module):
         eps: float | None = 1e-5,
         penalty: str = "square",
         delta: float = 1.0,
-        positions: str = "pooled",
-        feature_axis: int = -1,
+        feature_axis: int | Sequence[int] = -1,
+        sample_axis: int | Sequence[int] | None = None,
         covariance_gradient: str = "exact",
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
@@ -222,8 +225,7 @@ class VCReg(torch.nn.Module):
             eps,
             penalty,
             delta,
-            positions,
-            feature_axis,
+            (feature_axis, sample_axis),
         )
         # To log a variance of weight 0 costs nothing, a covariance a product.
         has_covariance = isinstance(covariance_weight, torch.Tensor) or covariance_weight != 0
@@ -236,8 +238,8 @@ class VCReg(torch.nn.Module):
             "eps": self._objective.eps,
             "penalty": penalty,
             "delta": self._objective.delta,
-            "positions": positions,
-            "feature_axis": self._objective.feature_axis,
+            "feature_axis": feature_axis,
+            "sample_axis": sample_axis,
             "covariance_gradient": covariance_gradient,
         }
         self.scale = _checked_scale(scale)

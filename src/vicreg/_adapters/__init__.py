@@ -9,7 +9,7 @@ Every adapter module has the same five functions:
     (loss, gradients) in closed form
 ``without_gradient(array)``
     the array as a constant of differentiation
-``measure(array, feature_axis)``
+``measure(array, axes)``
     how far a batch has collapsed: ``_core.collapse.Measures``
 ``register(record, constants)``
     let the framework return `record`, a dataclass of arrays except for the fields `constants`

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg._core import collapse, engine
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 
@@ -129,10 +130,10 @@ def without_gradient(array: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 @_as_written
-def measure(array: Array, feature_axis: int) -> collapse.Measures:
+def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     measures: collapse.Measures = _sharded_by_jax(
-        lambda array: collapse.measure(xp, array, feature_axis, jnp.linalg.svdvals),
+        lambda array: collapse.measure(xp, array, axes, jnp.linalg.svdvals),
         (array,),
         array,
     )

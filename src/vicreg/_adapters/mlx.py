@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from vicreg._core import collapse, engine
-from vicreg._core.layout import core_shape
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 
@@ -30,7 +30,7 @@ def evaluate(
 
 
 def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
-    terms = objective.terms(core_shape(views, objective.feature_axis, objective.pooled))
+    terms = objective.terms_of(views)
     count = sum(term is not None for term in terms)
 
     @mx.custom_function
@@ -74,9 +74,9 @@ def without_gradient(array: Array) -> Array:
     return mx.stop_gradient(array)
 
 
-def measure(array: Array, feature_axis: int) -> collapse.Measures:
+def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
-    return collapse.measure(xp, array, feature_axis, _singular_values)
+    return collapse.measure(xp, array, axes, _singular_values)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:
@@ -100,7 +100,7 @@ def _gradients(
 ) -> tuple[Array, ...]:
     """Return the gradient of each view from what was saved, differentiable through the views."""
     k, count = len(views), len(cotangents)
-    terms = objective.terms(core_shape(views, objective.feature_axis, objective.pooled))
+    terms = objective.terms_of(views)
 
     def pullback(
         views: Sequence[Array], cotangents: Sequence[Array], saved: Any

@@ -9,6 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_dask_array, is_numpy_array
 
 from vicreg._core import collapse, engine, sums
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 
@@ -49,6 +50,8 @@ def _numpy() -> Library:
     import numpy as np
 
     class NumPy(Library):
+        squares_in_blocks = True
+
         def can_ask(self, array: Array) -> bool:
             return True
 
@@ -93,7 +96,7 @@ def without_gradient(array: Array) -> Array:
     return array
 
 
-def measure(array: Array, feature_axis: int) -> collapse.Measures:
+def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     xp = array_namespace(array)
     if not hasattr(xp, "linalg"):
@@ -102,7 +105,7 @@ def measure(array: Array, feature_axis: int) -> collapse.Measures:
             f"singular values need the linalg extension of the array API standard, which {name} "
             "does not have: convert the array to a library that has it"
         )
-    measures = collapse.measure(_library((array,)), array, feature_axis, _singular_values)
+    measures = collapse.measure(_library((array,)), array, axes, _singular_values)
     return collapse.Measures(*map(xp.asarray, measures))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg._core.largest import indices
-from vicreg._core.layout import core_order, in_computing_dtype, transposed
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import DEFAULT_SIZES
@@ -52,19 +52,19 @@ class _Deviations(NamedTuple):
 def measure(
     xp: Library,
     z: Array,
-    feature_axis: int,
+    axes: Axes,
     svdvals: Callable[[Array], Array],
     block: int = 256,
 ) -> Measures:
-    """Return the measures of `z`, two axes with the features on `feature_axis`.
+    """Return the measures of `z`, whose axes hold samples and features alone.
 
     Values that are not finite make NaN of every measure they have a part in. Of the correlation
     matrix `block` rows are formed at a time, never d of them: no measure depends on how many.
     """
-    z = transposed(xp, z, core_order(2, feature_axis))
     epsilon = float(xp.finfo(z.dtype).eps)
+    z = axes.laid_out(xp, z)
     n, d = z.shape
-    deviations = _deviations(xp, in_computing_dtype(xp, z), epsilon)
+    deviations = _deviations(xp, z, epsilon)
     norms = xp.sqrt(deviations.energies)
     std = deviations.reach * norms / math.sqrt(n - 1)
     living = xp.sum(deviations.alive)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vicreg._core import memory, sums
-from vicreg._core.layout import computing_dtype, core_shape, laid_out, like_view
+from vicreg._core.layout import computing_dtype
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 from vicreg._core.samples import Samples
@@ -200,7 +200,7 @@ def like_its_view(xp: Library, gradient: Array | None, view: Array, objective: O
     """Return `gradient`, as the core lays it out, in the shape and dtype of `view`; None is 0."""
     if gradient is None:  # nothing with a cotangent depends on the view
         return xp.zeros_like(view)
-    return like_view(xp, gradient, view, objective.feature_axis, objective.pooled)
+    return objective.axes.like_view(xp, gradient, view)
 
 
 def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
@@ -217,7 +217,7 @@ def unflatten(
     arrays: Sequence[Array], views: Sequence[Array], objective: Objective
 ) -> tuple[Saved, ...]:
     """Return what `flatten` made `arrays` of, for these `views`."""
-    shape = core_shape(views, objective.feature_axis, objective.pooled)
+    shape = (len(views), *objective.axes.core_shape(views[0].shape))
     counts = [0 if term is None else term.factors for term in objective.terms(shape)]
     left = iter(arrays)
     return tuple(
@@ -245,8 +245,7 @@ class _Values:
 
 
 def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
-    axis, pooled, sizes = objective.feature_axis, objective.pooled, objective.sizes
-    return [Samples(xp, laid_out(xp, view, axis, pooled), sizes) for view in views]
+    return [Samples(xp, objective.axes.laid_out(xp, view), objective.sizes) for view in views]
 
 
 def _stacks(shape: Sequence[int], objective: Objective) -> bool:

@@ -1,26 +1,85 @@
 """The views as arrays of one layout, and gradients back in the shape and dtype of each view.
 
 The core works on one view at a time, ``(..., n, d)``: positions, samples, features. Each position
-has samples of its own, so no formula mentions positions. Where positions are pooled, each position
-of each sample is a sample: there is no axis of positions, and n counts them all.
+has samples of its own, so no formula mentions positions. Several axes of samples become one, and
+so do several of features.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Array = Any
 Namespace = Any
+Places = tuple[int, ...]  # of axes
 
 
-def laid_out(xp: Namespace, view: Array, feature_axis: int, pooled: bool = False) -> Array:
-    """Return `view` as ``(..., n, d)`` in the dtype of the computation."""
-    array = transposed(xp, view, core_order(view.ndim, feature_axis, pooled))
-    if pooled and view.ndim > 2:
-        array = xp.reshape(array, core_shape([view], feature_axis, pooled)[1:])
-    return in_computing_dtype(xp, array)
+@dataclass(frozen=True)
+class Axes:
+    """Which axes of a view hold its features and which its samples; the others are positions.
+
+    Parameters
+    ----------
+    features : tuple of int
+        One or more, in the order in which they become one.
+    samples : tuple of int, or None
+        So too. None is the first axis that holds no features.
+    pooled : bool
+        Whether None is every axis that holds no features instead.
+    """
+
+    features: Places
+    samples: Places | None = None
+    pooled: bool = False
+
+    def split(self, ndim: int) -> tuple[Places, Places, Places]:
+        """Return the axes of positions, of samples and of features among `ndim`."""
+        if ndim == 2:  # the common case, asked for several times a call
+            return ((), (0,), (1,)) if self.features[0] % 2 else ((), (1,), (0,))
+        features = tuple(axis % ndim for axis in self.features)
+        others = tuple(axis for axis in range(ndim) if axis not in features)
+        if self.samples is None:
+            samples = others if self.pooled else others[:1]
+        else:
+            samples = tuple(axis % ndim for axis in self.samples)
+        return tuple(axis for axis in others if axis not in samples), samples, features
+
+    def order(self, ndim: int) -> Places:
+        """Return the permutation that takes a view's axes to positions, samples, features."""
+        positions, samples, features = self.split(ndim)
+        return positions + samples + features
+
+    def core_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return ``(..., n, d)``, the shape in which the core works on a view of `shape`."""
+        positions, samples, features = self.split(len(shape))
+        return (
+            *[shape[axis] for axis in positions],
+            math.prod([shape[axis] for axis in samples]),
+            math.prod([shape[axis] for axis in features]),
+        )
+
+    def laid_out(self, xp: Namespace, view: Array) -> Array:
+        """Return `view` as ``(..., n, d)`` in the dtype of the computation."""
+        array = transposed(xp, view, self.order(view.ndim))
+        if view.ndim > 2:
+            array = xp.reshape(array, self.core_shape(view.shape))
+        return in_computing_dtype(xp, array)
+
+    def like_view(self, xp: Namespace, gradient: Array, view: Array) -> Array:
+        """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
+        order = self.order(view.ndim)
+        if gradient.ndim < view.ndim:
+            gradient = xp.reshape(gradient, tuple(view.shape[axis] for axis in order))
+        back = tuple(sorted(range(view.ndim), key=order.__getitem__))
+        gradient = transposed(xp, gradient, back)
+        return gradient if gradient.dtype == view.dtype else xp.astype(gradient, view.dtype)
+
+
+def transposed(xp: Namespace, array: Array, order: Places) -> Array:
+    """Return `array` with its axes in `order`, itself where they are."""
+    return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)
 
 
 def in_computing_dtype(xp: Namespace, array: Array) -> Array:
@@ -42,40 +101,3 @@ def dtype_name(array: Array) -> str:
     dtype = array.dtype
     name = getattr(dtype, "name", None)
     return (name if isinstance(name, str) else str(dtype)).rpartition(".")[2].lower()
-
-
-def like_view(
-    xp: Namespace, gradient: Array, view: Array, feature_axis: int, pooled: bool = False
-) -> Array:
-    """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
-    order = core_order(view.ndim, feature_axis, pooled)
-    if pooled and view.ndim > 2:
-        gradient = xp.reshape(gradient, tuple(view.shape[axis] for axis in order))
-    back = tuple(sorted(range(view.ndim), key=order.__getitem__))
-    gradient = transposed(xp, gradient, back)
-    return gradient if gradient.dtype == view.dtype else xp.astype(gradient, view.dtype)
-
-
-def core_order(ndim: int, feature_axis: int, pooled: bool = False) -> tuple[int, ...]:
-    """Return the permutation that takes a view's axes to ``(..., n, d)``.
-
-    The features are on `feature_axis`; of the axes left, the first is the samples. It stays the
-    first where positions are `pooled`: with the features last nothing has to be moved.
-    """
-    feature = feature_axis % ndim
-    if ndim == 2:  # the common case, asked for several times a call
-        return (0, 1) if feature else (1, 0)
-    sample, *positions = (axis for axis in range(ndim) if axis != feature)
-    return (sample, *positions, feature) if pooled else (*positions, sample, feature)
-
-
-def core_shape(views: Sequence[Array], feature_axis: int, pooled: bool = False) -> tuple[int, ...]:
-    """Return ``(k, ..., n, d)``, the shape of `views` as the core works on them."""
-    order = core_order(views[0].ndim, feature_axis, pooled)
-    *batch, d = (views[0].shape[axis] for axis in order)
-    return (len(views), math.prod(batch), d) if pooled else (len(views), *batch, d)
-
-
-def transposed(xp: Namespace, array: Array, order: tuple[int, ...]) -> Array:
-    """Return `array` with its axes in `order`, itself where they are."""
-    return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)

@@ -36,6 +36,9 @@ class Library:
     strips : bool
         Whether large products of a matrix with its own transpose are formed in strips. It pays
         where the library sees no symmetry and computes at once.
+    squares_in_blocks : bool
+        Whether squares that are summed are formed a block of samples at a time. It pays where each
+        product is an array in memory.
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     top_k_indices : callable or None
@@ -46,6 +49,7 @@ class Library:
     updates_in_place: bool = True
     sums_pairwise: bool = False
     strips: bool = False
+    squares_in_blocks: bool = False
     stacks: bool = False
     top_k_indices: Callable[[Array, int], Array] | None = None
 

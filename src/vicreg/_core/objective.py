@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from vicreg._conventions import Convention, term_scales
+from vicreg._core.layout import Axes
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
 
@@ -34,12 +36,10 @@ class Objective:
         Of the variance's hinge.
     method : {"auto", "gram", "covariance"}
         The covariance's route.
-    feature_axis : int
+    axes : Axes
         Of the views.
     each_term : bool
         Whether each term is wanted beside the loss; if not, only those in the loss are computed.
-    pooled : bool
-        Whether each position of each sample is a sample.
     penalty : {"square", "smooth_l1"}
         What is summed of the off-diagonal covariances.
     delta : float
@@ -53,9 +53,8 @@ class Objective:
     gamma: float
     eps: float
     method: Method
-    feature_axis: int
+    axes: Axes
     each_term: bool
-    pooled: bool = False
     penalty: Penalty = "square"
     delta: float = 1.0
     sizes: Sizes = DEFAULT_SIZES
@@ -64,6 +63,10 @@ class Objective:
     def computed(self) -> Flags:
         """Which terms are computed."""
         return ALL if self.each_term else self.in_loss
+
+    def terms_of(self, views: Sequence[Any]) -> tuple[Term | None, ...]:
+        """Return the terms of `views`, as they are given."""
+        return self.terms((len(views), *self.axes.core_shape(views[0].shape)))
 
     def terms(self, shape: tuple[int, ...]) -> tuple[Term | None, ...]:
         """Return the terms of views laid out as `shape`, ``(k, ..., n, d)``.

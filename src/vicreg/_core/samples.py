@@ -7,7 +7,8 @@ or over several devices, is decided here and known to no term.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vicreg._core import memory, sums
@@ -83,12 +84,27 @@ class Samples:
         """The sum of the squares of each centred feature, ``(..., d)``."""
         if self._energies is None:
             run = self.sizes.summed
-            self._energies = self.xp.sum_squares_over_samples(self.centred, run)
+            self._energies = sums.total(
+                self.xp.sum_squares_over_samples(rows, run) for rows in self._blocks(self.centred)
+            )
         return self._energies
 
     def total(self, array: Array) -> Array:
         """Return the sum of an array ``(..., n, anything)`` over the samples and all else, 0-d."""
         return sums.everything(self.xp, array, self.sizes.summed)
+
+    def total_of_squares(self, array: Array) -> Array:
+        """Return `total` of the squares of `array`."""
+        return sums.total(self.total(rows * rows) for rows in self._blocks(array))
+
+    def _blocks(self, array: Array) -> Iterator[Array]:
+        """Yield `array` in blocks of samples, of which the squares stay in a processor's cache."""
+        size = max(self.sizes.squared * self.count // math.prod(array.shape), 1)
+        if not self.xp.squares_in_blocks or self.count <= size:
+            yield array
+            return
+        for start in range(0, self.count, size):
+            yield array[..., start : start + size, :]
 
     def total_of_each_set(self, array: Array) -> Array:
         """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""

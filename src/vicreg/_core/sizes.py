@@ -38,6 +38,8 @@ class Sizes:
     summed : int
         How many numbers are added one after another, in libraries that add so. Longer sums are
         sums of so many.
+    squared : int
+        How many squares are formed at a time, in libraries that gain by it.
     columns : int
         How many columns of the covariance smooth L1 has at a time, where there are more than that
         and more than samples.
@@ -52,6 +54,7 @@ class Sizes:
     asks_samples: bool = True
     sorted: int = 64
     summed: int = 512
+    squared: int = 2**18
     columns: int = 256
 
 

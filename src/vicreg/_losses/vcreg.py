@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
-from vicreg._core.layout import core_shape
 from vicreg._core.objective import Objective
 
 __all__ = ["vcreg_loss", "vcreg_value_and_grad"]
@@ -23,8 +23,8 @@ def vcreg_loss(
     eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
-    positions: str = "pooled",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
     method: str = "auto",
 ) -> Array:
     """Return the variance-covariance regularization of one representation.
@@ -52,12 +52,10 @@ def vcreg_loss(
         and its tangent, 2δ|C_ij| − δ², beyond.
     delta : float, optional
         δ, where "smooth_l1" becomes linear. With "square" there is none to choose.
-    positions : {"pooled", "separate"}, optional
-        With more than two axes: whether each position of each sample is a sample, or each
-        position on the middle axes is its own set of samples, the statistics averaged over them.
-    feature_axis : int, optional
-        The axis of the features, 1 for images ``(n, d, height, width)``; of the others the first
-        is the samples.
+    feature_axis, sample_axis : int or sequence of int, optional
+        As in `vicreg_loss`, except that a `sample_axis` of None is every axis that holds no
+        features: of images ``(n, d, height, width)`` with ``feature_axis=1`` each place of each
+        image is a sample. With ``sample_axis=0`` each place has statistics of its own.
     method : {"auto", "gram", "covariance"}, optional
         As in `vicreg_loss`. "smooth_l1" needs each entry of the covariance, in blocks of columns
         where all of them are more than the representation: for it there is no "gram".
@@ -71,12 +69,11 @@ def vcreg_loss(
     ------
     TypeError
         `z` is not an array, or not of a real floating-point dtype; a weight, `gamma`, `eps` or
-        `delta` is not a number; a weight is left out.
+        `delta` is not a number; a weight is left out; axes as in `vicreg_loss`.
     ValueError
-        Fewer than two samples (where positions are pooled, of each position together) or
-        features; a weight that is None or negative, `gamma` or `delta` not above 0, `eps` below
-        0; a `delta` other than 1 for "square"; the method "gram" for "smooth_l1"; an unknown
-        penalty, choice of positions or method.
+        Fewer than two samples or features; a weight that is None or negative, `gamma` or `delta`
+        not above 0, `eps` below 0; a `delta` other than 1 for "square"; the method "gram" for
+        "smooth_l1"; an unknown penalty or method; axes as in `vicreg_loss`.
 
     Notes
     -----
@@ -109,8 +106,7 @@ def vcreg_loss(
         eps,
         penalty,
         delta,
-        positions,
-        feature_axis,
+        (feature_axis, sample_axis),
         method,
     )
     (loss,) = adapter_for(library).evaluate((z,), objective, weights)
@@ -126,16 +122,16 @@ def vcreg_value_and_grad(
     eps: float | None = 1e-5,
     penalty: str = "square",
     delta: float = 1.0,
-    positions: str = "pooled",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
     method: str = "auto",
 ) -> tuple[Array, Array]:
     """Return the loss and its exact gradient, in closed form, on every library.
 
     Parameters
     ----------
-    z, variance_weight, covariance_weight, gamma, eps, penalty, delta, positions, feature_axis, \
-method
+    z, variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, \
+sample_axis, method
         As in `vcreg_loss`.
 
     Returns
@@ -174,8 +170,7 @@ method
         eps,
         penalty,
         delta,
-        positions,
-        feature_axis,
+        (feature_axis, sample_axis),
         method,
     )
     loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
@@ -189,13 +184,10 @@ def _checked(
     eps: float | None,
     penalty: str,
     delta: float,
-    positions: str,
-    feature_axis: int,
+    axes: tuple[Any, Any],
     method: str,
 ) -> tuple[str, Objective, CheckedWeights]:
-    objective, checked = checked_settings(
-        weights, gamma, eps, penalty, delta, positions, feature_axis, method
-    )
+    objective, checked = checked_settings(weights, gamma, eps, penalty, delta, axes, method)
     return checked_library((z,), ("z",), objective, checked), objective, checked
 
 
@@ -205,10 +197,8 @@ def checked_settings(
     eps: float | None,
     penalty: str,
     delta: float,
-    positions: str,
-    feature_axis: int,
+    axes: tuple[Any, Any],
     method: str = "auto",
-    each_term: bool = False,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these settings of VCReg describe, and the terms' weights."""
     return checked_objective(
@@ -217,9 +207,9 @@ def checked_settings(
         gamma,
         eps,
         method,
-        feature_axis,
-        each_term=each_term,
-        positions=positions,
+        axes,
+        each_term=False,
+        pooled=True,
         penalty=penalty,
         delta=delta,
     )
@@ -232,7 +222,7 @@ def with_published_gradient(
 
     That omits the 1/(n − 1) of the covariance's derivative.
     """
-    n = core_shape([z], objective.feature_axis, objective.pooled)[-2]
+    n = objective.axes.core_shape(z.shape)[-2]
     invariance, variance, covariance = weights
     return invariance, variance, covariance * (n - objective.convention.covariance_correction)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vicreg._adapters.dispatch import adapter_for
@@ -40,7 +41,8 @@ def vicreg_loss(
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> Array:
     """Return the variance-invariance-covariance loss of two or more views.
 
@@ -53,8 +55,7 @@ def vicreg_loss(
     ----------
     *views : array, shape (n, d) or (n, ..., d)
         The embeddings of two or more views of the same n samples: arrays of one library, shape,
-        dtype and device. With more than two axes each position on the middle ones is its own
-        set of samples; the statistics are averaged over positions.
+        dtype and device.
     convention : str or Convention, optional
         Which published function to compute: a name in `vicreg.conventions`.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
@@ -73,8 +74,10 @@ def vicreg_loss(
         asked for a value at once, the Gram route's error is about the unit roundoff times the sum
         of the squared variances of all but the eight largest features: choose "covariance" there
         if many uncorrelated features are far larger than the rest.
-    feature_axis : int, optional
-        The axis of the features; of the others the first is the samples.
+    feature_axis, sample_axis : int or sequence of int, optional
+        The axes of the features and of the samples; several are taken together, in the order
+        given. An axis that is neither holds positions: each has statistics of its own, which are
+        averaged. A `sample_axis` of None is the first axis that holds no features.
 
     Returns
     -------
@@ -86,10 +89,11 @@ def vicreg_loss(
     TypeError
         A view is not an array, not of a real floating-point dtype, or not of the same library
         or dtype as the first; a weight is no number and no array of shape () of that library;
-        `gamma` or `eps` is not a number.
+        `gamma` or `eps` is not a number; `feature_axis` or `sample_axis` not of integers.
     ValueError
         Fewer than two views or two samples; shapes or devices that differ; an unknown
-        convention; a negative weight, `gamma` not above 0, `eps` below 0.
+        convention; a negative weight, `gamma` not above 0, `eps` below 0; no axis, one that a
+        view does not have, or one twice, in `feature_axis` and `sample_axis` together.
 
     Notes
     -----
@@ -106,6 +110,13 @@ def vicreg_loss(
     >>> z1, z2 = rng.standard_normal((2, 256, 32))
     >>> print(f"{vicreg_loss(z1, z2):.3f}")
     49.236
+
+    Videos ``(samples, channels, time, height, width)``: with the channels as features and
+    everything else as samples, as EB-JEPA has them; and with one set of statistics a time step.
+
+    >>> z1, z2 = rng.standard_normal((2, 8, 16, 3, 4, 4))
+    >>> print(f"{vicreg_loss(z1, z2, feature_axis=1, sample_axis=(0, 2, 3, 4)):.3f}")
+    >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_axis=0):.3f}")
     """
     library, objective, weights = _checked_views(
         views,
@@ -114,7 +125,7 @@ def vicreg_loss(
         gamma,
         eps,
         method,
-        feature_axis,
+        (feature_axis, sample_axis),
     )
     (loss,) = adapter_for(library).evaluate(views, objective, weights)
     return loss
@@ -129,14 +140,15 @@ def vicreg_terms(
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> VICRegTerms:
     """Return the loss and its three terms, unweighted; each is differentiable.
 
     Parameters
     ----------
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis
+method, feature_axis, sample_axis
         As in `vicreg_loss`.
 
     Returns
@@ -172,7 +184,7 @@ method, feature_axis
         gamma,
         eps,
         method,
-        feature_axis,
+        (feature_axis, sample_axis),
         each_term=True,
     )
     return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
@@ -187,14 +199,15 @@ def vicreg_value_and_grad(
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and its exact gradient by each view, in closed form, on every library.
 
     Parameters
     ----------
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis
+method, feature_axis, sample_axis
         As in `vicreg_loss`.
 
     Returns
@@ -234,7 +247,7 @@ method, feature_axis
         gamma,
         eps,
         method,
-        feature_axis,
+        (feature_axis, sample_axis),
     )
     loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
     return loss, gradients
@@ -245,7 +258,8 @@ def invariance_loss(
     z2: Array,
     *,
     convention: str | Convention = "official",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> Array:
     """Return the invariance term of two views, unweighted.
 
@@ -253,7 +267,7 @@ def invariance_loss(
     ----------
     z1, z2 : array, shape (n, d) or (n, ..., d)
         The embeddings of two views of the same samples.
-    convention, feature_axis
+    convention, feature_axis, sample_axis
         As in `vicreg_loss`.
 
     Returns
@@ -277,9 +291,8 @@ def invariance_loss(
     >>> print(invariance_loss(z, z + 2), invariance_loss(z, z + 2, convention="paper"))
     4.0 12.0
     """
-    weights = (1.0, 0.0, 0.0)
-    problem = checked_objective(convention, weights, 1.0, None, "auto", feature_axis, False)
-    return _evaluated((z1, z2), ("z1", "z2"), *problem)
+    axes, weights = (feature_axis, sample_axis), (1.0, 0.0, 0.0)
+    return _single_term({"z1": z1, "z2": z2}, weights, convention, axes)
 
 
 def variance_loss(
@@ -288,7 +301,8 @@ def variance_loss(
     convention: str | Convention = "official",
     gamma: float = 1.0,
     eps: float | None = None,
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> Array:
     """Return the variance term of one view, unweighted.
 
@@ -296,7 +310,7 @@ def variance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, gamma, eps, feature_axis
+    convention, gamma, eps, feature_axis, sample_axis
         As in `vicreg_loss`.
 
     Returns
@@ -322,9 +336,8 @@ def variance_loss(
     >>> print(f"{variance_loss(np.ones((4, 3))):.2f}")
     0.99
     """
-    weights = (0.0, 1.0, 0.0)
-    problem = checked_objective(convention, weights, gamma, eps, "auto", feature_axis, False)
-    return _evaluated((z,), ("z",), *problem)
+    axes, weights = (feature_axis, sample_axis), (0.0, 1.0, 0.0)
+    return _single_term({"z": z}, weights, convention, axes, gamma=gamma, eps=eps)
 
 
 def covariance_loss(
@@ -332,7 +345,8 @@ def covariance_loss(
     *,
     convention: str | Convention = "official",
     method: str = "auto",
-    feature_axis: int = -1,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
 ) -> Array:
     """Return the covariance term of one view, unweighted.
 
@@ -340,7 +354,7 @@ def covariance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, method, feature_axis
+    convention, method, feature_axis, sample_axis
         As in `vicreg_loss`.
 
     Returns
@@ -368,9 +382,8 @@ def covariance_loss(
     >>> print(f"{covariance_loss(z):.6f}")
     1.000000
     """
-    weights = (0.0, 0.0, 1.0)
-    problem = checked_objective(convention, weights, 1.0, None, method, feature_axis, False)
-    return _evaluated((z,), ("z",), *problem)
+    axes, weights = (feature_axis, sample_axis), (0.0, 0.0, 1.0)
+    return _single_term({"z": z}, weights, convention, axes, method=method)
 
 
 def _checked_views(
@@ -380,24 +393,29 @@ def _checked_views(
     gamma: float,
     eps: float | None,
     method: str,
-    feature_axis: int,
+    axes: tuple[Any, Any],
     each_term: bool = False,
 ) -> tuple[str, Objective, CheckedWeights]:
     if len(views) < 2:
         raise ValueError(f"views must be two or more arrays; got {len(views)}")
     objective, checked = checked_objective(
-        convention, weights, gamma, eps, method, feature_axis, each_term
+        convention, weights, gamma, eps, method, axes, each_term
     )
     names = tuple(f"views[{i}]" for i in range(len(views)))
     return checked_library(views, names, objective, checked), objective, checked
 
 
-def _evaluated(
-    views: tuple[Array, ...],
-    names: tuple[str, ...],
-    objective: Objective,
+def _single_term(
+    views: dict[str, Array],
     weights: CheckedWeights,
+    convention: str | Convention,
+    axes: tuple[Any, Any],
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: str = "auto",
 ) -> Array:
-    library = checked_library(views, names, objective)
-    (value,) = adapter_for(library).evaluate(views, objective, weights)
+    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, False)
+    arrays = tuple(views.values())
+    library = checked_library(arrays, tuple(views), objective)
+    (value,) = adapter_for(library).evaluate(arrays, objective, checked)
     return value

@@ -28,7 +28,6 @@ from vicreg._adapters.torch.library import (
     replicated,
 )
 from vicreg._core import engine, memory
-from vicreg._core.layout import core_shape
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
 
@@ -111,12 +110,8 @@ def _terms(views: tuple[Tensor, ...], objective: Objective) -> Tensors:
     else:
         function = _Terms.apply if records or _is_forward() else _values
     returned = iter(function(objective, *views))
-    terms = _terms_of(views, objective)
+    terms = objective.terms_of(views)
     return tuple(None if term is None else next(returned) for term in terms)
-
-
-def _terms_of(views: Sequence[Tensor], objective: Objective) -> engine.Terms:
-    return objective.terms(core_shape(views, objective.feature_axis, objective.pooled))
 
 
 #: Where a size may stand for any there is one way: nothing in parts.
@@ -137,7 +132,7 @@ def _exportable(views: tuple[Tensor, ...], objective: Objective) -> Objective:
     objective = replace(objective, sizes=_ONE_WAY)
     if objective.method != "auto" or objective.penalty != "square" or not objective.computed[2]:
         return objective
-    n, d = core_shape(views, objective.feature_axis, objective.pooled)[-2:]
+    n, d = objective.axes.core_shape(views[0].shape)[-2:]
     one_way = statically_known_true(n <= d) or statically_known_true(n > d)
     # A range without an end, as that of `Dim.AUTO` is, the exporter ends where the way does.
     if not one_way and statically_known_true(n < sys.maxsize):
@@ -314,7 +309,7 @@ def _save(
 ) -> None:
     """Keep what the backward pass needs; of what is returned only the terms are differentiated."""
     ctx.objective, ctx.views = objective, len(views)
-    ctx.terms = sum(term is not None for term in _terms_of(views, objective))
+    ctx.terms = sum(term is not None for term in objective.terms_of(views))
     saved = returned[ctx.terms :]
     ctx.mark_non_differentiable(*saved)
     ctx.set_materialize_grads(False)
@@ -339,13 +334,13 @@ def _pullback(
 ) -> Tensors:
     """Return the wanted gradients; the cotangents are those of the terms that are computed."""
     given = iter(cotangents)
-    of_terms = [None if term is None else next(given) for term in _terms_of(views, objective)]
+    of_terms = [None if term is None else next(given) for term in objective.terms_of(views)]
     of_views = engine.unflatten(saved, views, objective)
     return engine.pullback(library(cotangents), views, of_views, of_terms, objective, wanted)
 
 
 def _only_computed(ctx: Any, of_terms: Tensors) -> Tensors:
-    terms = _terms_of(ctx.saved_tensors[: ctx.views], ctx.objective)
+    terms = ctx.objective.terms_of(ctx.saved_tensors[: ctx.views])
     return tuple(
         cotangent for cotangent, term in zip(of_terms, terms, strict=True) if term is not None
     )

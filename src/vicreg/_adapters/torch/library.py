@@ -10,6 +10,7 @@ import array_api_compat.torch
 import torch
 
 from vicreg._core import collapse
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 
 Tensor = torch.Tensor
@@ -48,6 +49,8 @@ class _Torch(Library):
 
 
 class _Eager(_Torch):
+    squares_in_blocks = True
+
     def can_ask(self, array: Tensor) -> bool:
         return array.device.type == "cpu" and _has_values(array)
 
@@ -124,10 +127,10 @@ def without_gradient(array: Tensor) -> Tensor:
     return local(array.detach())
 
 
-def measure(array: Tensor, feature_axis: int) -> collapse.Measures:
+def measure(array: Tensor, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     with no_autocast(array):
-        return collapse.measure(_eager, array, feature_axis, torch.linalg.svdvals)
+        return collapse.measure(_eager, array, axes, torch.linalg.svdvals)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

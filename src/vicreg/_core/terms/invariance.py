@@ -41,8 +41,7 @@ class Invariance(Term):
 
     def between_views(self, views: Sequence[Samples], differences: list[Array]) -> Array:
         """Return the term."""
-        squares = (views[0].total(array * array) for array in differences)
-        return self.coefficient * sums.total(squares)
+        return self.coefficient * sums.total(map(views[0].total_of_squares, differences))
 
     def add_gradients(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Shape = tuple[int, ...]
+Axis = int | tuple[int, ...]
 Make = Callable[[np.random.Generator, Floats], Floats]
 
 _WIDE, _TALL, _SQUARE = (16, 40), (32, 16), (24, 24)
@@ -48,10 +50,11 @@ class Case:
     count : int
         How many views.
     given : tuple of int, optional
-        The shape in which a library is given them, if another: samples spread over positions,
-        which are to be pooled.
-    feature_axis : int
-        Where the features are then moved to.
+        The shape in which a library is given them, if another: n and d as products of several
+        lengths.
+    feature_axis, sample_axis : int or tuple of int
+        Where the features, the last of these axes, and the samples, the first, are then moved
+        to. A `sample_axis` of None is where the samples are by default.
     """
 
     name: str
@@ -59,10 +62,16 @@ class Case:
     transform: Make = field(default=_as_drawn, repr=False)
     count: int = 2
     given: Shape | None = None
-    feature_axis: int = -1
+    feature_axis: Axis = -1
+    sample_axis: Axis | None = None
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Where the features and the samples are, as functions are told."""
+        return {"feature_axis": self.feature_axis, "sample_axis": self.sample_axis}
 
     @property
     def exactly(self) -> bool:
@@ -96,11 +105,22 @@ class Case:
 
     def as_given(self, view: Floats) -> Floats:
         """Return what a library is given of a view."""
-        return np.moveaxis(view.reshape(self.given or self.shape), -1, self.feature_axis)
+        return np.moveaxis(view.reshape(self.given or self.shape), *self._moves)
 
     def as_stated(self, gradient: Floats) -> Floats:
         """Return what came back as the formulas have it, ``(n, ..., d)``."""
-        return np.moveaxis(gradient, self.feature_axis, -1).reshape(self.shape)
+        return np.moveaxis(gradient, *self._moves[::-1]).reshape(self.shape)
+
+    @property
+    def _moves(self) -> tuple[list[int], list[int]]:
+        """From which axes to which the samples and the features are moved."""
+        samples = [] if self.sample_axis is None else _listed(self.sample_axis)
+        features = _listed(self.feature_axis)
+        return [*range(len(samples)), *range(-len(features), 0)], samples + features
+
+
+def _listed(axis: Axis) -> list[int]:
+    return [axis] if isinstance(axis, int) else list(axis)
 
 
 def _dead(_: np.random.Generator, z: Floats) -> Floats:
@@ -171,8 +191,9 @@ def _narrow(_: np.random.Generator, z: Floats) -> Floats:
 
 
 #: wide: more features than samples, the Gram route. tall: more samples, the covariance route.
-#: square: the two meet. positions: each is a sample set of its own, the features on the second
-#: axis of four, on the last of three, on the first of two. dead: a constant feature. one ×1000: a
+#: square: the two meet. positions: each is a sample set of its own, on two axes among two of
+#: samples and two of features, neither in order; on the last of three axes, after the features.
+#: features first: on the first axis of two. dead: a constant feature. one ×1000: a
 #: feature whose std is 1000 times the rest's; many ×1000: eleven of them, more than the Gram route
 #: keeps apart. offset: 10000 added to everything. scales: stds from 0.001 to 1000. collapsed: stds
 #: of about 0.001. whitened: uncorrelated features of variance 1, the covariance term 0, the hinge
@@ -181,8 +202,14 @@ CASES = (
     Case("wide", _WIDE),
     Case("tall", _TALL),
     Case("square", _SQUARE),
-    Case("positions", (6, 2, 3, 8), feature_axis=1),
-    Case("positions, tall", (12, 3, 5)),
+    Case(
+        "positions",
+        (6, 2, 3, 8),
+        given=(3, 2, 2, 3, 4, 2),
+        feature_axis=(3, 0),
+        sample_axis=(4, 1),
+    ),
+    Case("positions, tall", (12, 3, 5), feature_axis=1),
     Case("features first", (9, 14), feature_axis=0),
     Case("dead", _WIDE, _dead),
     Case("dead, tall", _TALL, _dead),
@@ -203,14 +230,14 @@ MORE = (
     Case("small, tall", (10, 6)),
 )
 
-#: One view, for VCReg; images, whose positions are pooled, and positions that are separate.
+#: One view, for VCReg; images, of which each place is a sample, and positions that are separate.
 VCREG = (
     Case("1 view", (8, 20), count=1),
     Case("1 view, tall", (20, 8), count=1),
     Case("images", (12, 20), count=1, given=(3, 2, 2, 20), feature_axis=1),
     Case("images, tall", (24, 6), count=1, given=(4, 3, 2, 6), feature_axis=1),
-    Case("separate", (8, 2, 10), count=1),
-    Case("separate, tall", (10, 2, 6), count=1, feature_axis=1),
+    Case("separate", (8, 2, 10), count=1, sample_axis=0),
+    Case("separate, tall", (10, 2, 6), count=1, feature_axis=1, sample_axis=0),
 )
 
 #: Large enough for everything that depends on size, as it comes.

@@ -9,6 +9,7 @@ differs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ class Path:
         return self._objective(**settings, each_term=each_term)
 
     def _of_vcreg(self, settings: dict[str, Any]) -> Problem:
-        return self._objective(**{"convention": "vcreg", "positions": "pooled"} | settings)
+        return self._objective(**{"convention": "vcreg"} | settings, pooled=True)
 
     def _objective(
         self,
@@ -84,7 +85,8 @@ class Path:
         gamma: float = 1.0,
         eps: float | None = None,
         method: str = "auto",
-        feature_axis: int = -1,
+        feature_axis: int | Sequence[int] = -1,
+        sample_axis: int | Sequence[int] | None = None,
         each_term: bool = False,
         **of_vcreg: Any,
     ) -> Problem:
@@ -95,7 +97,7 @@ class Path:
             gamma,
             eps,
             method,
-            feature_axis,
+            (feature_axis, sample_axis),
             each_term,
             sizes=self.sizes,
             **of_vcreg,
@@ -111,7 +113,14 @@ def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[An
 
 
 _IN_PARTS = Sizes(
-    stacked=0, strip_length=3, cancels=1e30, kept_apart=3, sorted=4, summed=4, columns=4
+    stacked=0,
+    strip_length=3,
+    cancels=1e30,
+    kept_apart=3,
+    sorted=4,
+    summed=4,
+    squared=20,
+    columns=4,
 )
 
 #: Small views as they come; the products of stacked views in strips; views one by one, as they are

@@ -10,8 +10,8 @@ path                   route (Gram, covariance), dtype, and every question about
 convention             full dtype; both routes, in the one or the other of two dtypes
 hard input             path, in a full dtype and a half one; and dtype
 path                   method that the shape would not take by itself; 3 views, each choice of
-                       those that are differentiated; positions, and features on another axis;
-                       second derivative; VCReg, its two penalties, positions pooled and not
+                       those that are differentiated; positions, and features on other axes;
+                       second derivative; VCReg, its two penalties, positions and none
 threshold of a size    public function, as it comes
 =====================  ===========================================================================
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vicreg.tools.backends import Backend
 from vicreg.tools.verification import questions
@@ -159,9 +160,9 @@ def _full(dtypes: Sequence[str]) -> list[str]:
     return [dtype for dtype in dtypes if dtype in FULL]
 
 
-def _way(path: Path, place: int, convention: str, method: str = "auto", axis: int = -1) -> Way:
+def _way(path: Path, place: int, convention: str, method: str = "auto", **axes: Any) -> Way:
     definition = replace(DEFINITIONS[convention], gamma=_GAMMAS[place % len(_GAMMAS)])
-    return Way(path, convention, definition, method, axis)
+    return Way(path, convention, definition, method, **axes)
 
 
 def _turn(choices: Sequence[str], number: int) -> str:
@@ -217,7 +218,7 @@ def _axes(
     for (place, path), (number, case) in itertools.product(enumerate(paths), enumerate(cases)):
         dtype = _turn(dtypes, place + number)
         convention = _turn(conventions, place + 2 * number)
-        way = _way(path, place, convention, axis=case.feature_axis)
+        way = _way(path, place, convention, **case.axes)
         yield Setup(way, dtype, (case,), BASIC, _only(place == number))
 
 
@@ -251,8 +252,7 @@ _SMOOTH = replace(_VCREG_FORMULA, delta=0.125)
 
 
 def _vcreg_way(path: Path, case: Case, definition: Definition) -> Way:
-    pooled = len(case.shape) == 2
-    return Way(path, "vcreg", definition, "auto", case.feature_axis, pooled)
+    return Way(path, "vcreg", definition, **case.axes)
 
 
 def _vcreg(dtypes: Sequence[str], paths: Sequence[Path]) -> Iterator[Setup]:
@@ -287,7 +287,7 @@ def _everything(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[S
     """Each case in each convention and dtype, those of one shape together."""
     shapes: dict[tuple[object, ...], list[Case]] = {}
     for case in CASES:
-        shapes.setdefault((case.shape, case.feature_axis), []).append(case)
+        shapes.setdefault((case.shape, *case.axes.values()), []).append(case)
     for dtype, convention, cases in itertools.product(dtypes, conventions, shapes.values()):
-        way = Way(PATHS[0], convention, DEFINITIONS[convention], "auto", cases[0].feature_axis)
+        way = Way(PATHS[0], convention, DEFINITIONS[convention], **cases[0].axes)
         yield Setup(way, dtype, tuple(cases), BASIC, optimised=True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import vicreg
 from vicreg._core.sizes import DEFAULT_SIZES
 from vicreg.tools.backends import Array, Backend
+from vicreg.tools.verification.cases import Axis
 from vicreg.tools.verification.definition import DEFINITIONS, TERMS, Definition, Three
 from vicreg.tools.verification.paths import Path
 
@@ -82,18 +83,16 @@ class Way:
         The formula, whose γ and ε may be others than the convention's.
     method : str
         The route of the covariance term.
-    feature_axis : int
-        Where the features are.
-    pooled : bool
-        Whether positions are samples, in the functions of VCReg.
+    feature_axis, sample_axis : int or tuple of int
+        Where the features and the samples are; the latter None by default.
     """
 
     path: Path
     convention: str
     definition: Definition
     method: str = "auto"
-    feature_axis: int = -1
-    pooled: bool = True
+    feature_axis: Axis = -1
+    sample_axis: Axis | None = None
 
     @property
     def functions(self) -> Any:
@@ -106,13 +105,18 @@ class Way:
         return self.path.sizes == DEFAULT_SIZES
 
     @property
+    def axes(self) -> dict[str, Any]:
+        """Where the features and the samples are, as the functions are told."""
+        return {"feature_axis": self.feature_axis, "sample_axis": self.sample_axis}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What the functions are called with, but for the weights."""
         definition = self.definition
         settings = {
             "gamma": definition.gamma,
             "method": self.method,
-            "feature_axis": self.feature_axis,
+            **self.axes,
         }
         if definition.eps != DEFINITIONS[self.convention].eps:
             settings["eps"] = definition.eps
@@ -269,14 +273,13 @@ def _single_functions(asked: Asked) -> Iterator[Answer]:
         return
     settings = way.settings
     of_variance = {name: value for name, value in settings.items() if name != "method"}
-    of_covariance = {name: settings[name] for name in ("method", "feature_axis")}
-    of_invariance = {"feature_axis": way.feature_axis}
+    of_covariance = {"method": way.method, **way.axes}
     calls: list[tuple[str, dict[str, Any], tuple[Array, ...], int | None]] = [
         ("variance", of_variance, first, 0),
         ("covariance", of_covariance, first, 0),
     ]
     if way.definition.invariance is not None:
-        calls.append(("invariance", of_invariance, asked.arrays, None))
+        calls.append(("invariance", way.axes, asked.arrays, None))
     for term, chosen, arrays, view in calls:
         unit = _UNITS[TERMS.index(term)]
         public = getattr(vicreg, f"{term}_loss")
@@ -354,7 +357,6 @@ def _vcreg_settings(asked: Asked, weights: Three) -> dict[str, Any]:
     settings = {
         "variance_weight": weights[1],
         "covariance_weight": weights[2],
-        "positions": "pooled" if way.pooled else "separate",
         **way.settings,
     }
     if way.definition.delta is not None:
