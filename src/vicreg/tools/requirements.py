@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 
+from vicreg.tools.libraries import LIBRARIES
+
 __all__ = ["RequirementError", "ToolError", "require"]
 
-_LIBRARIES = {
-    "numpy": ("NumPy", "command"),
+#: What each package is called, and the extra of this package that installs it.
+_PACKAGES = {name: (library.title, library.extra) for name, library in LIBRARIES.items()} | {
     "sklearn": ("scikit-learn", "command"),
-    "mparray": ("mparray", "command"),
     "matplotlib": ("matplotlib", "plot"),
-    "torch": ("PyTorch", "torch"),
-    "jax": ("JAX", "jax"),
     "optax": ("optax", "jax"),
-    "cupy": ("CuPy", "cupy"),
 }
 
 
@@ -40,7 +38,7 @@ def require(*packages: str) -> None:
         A package is not installed, or its import fails.
     """
     for package in packages:
-        name, extra = _LIBRARIES[package]
+        name, extra = _PACKAGES[package]
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:

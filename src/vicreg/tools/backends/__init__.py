@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from vicreg.tools.backends.base import Array, Backend, Floats
+from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError
 
 __all__ = [
@@ -28,22 +29,8 @@ __all__ = [
     "importing_from_here",
 ]
 
-#: Every library that the tools know, and the package it comes in.
-_PACKAGES = {
-    "numpy": "numpy",
-    "torch": "torch",
-    "jax": "jax",
-    "mlx": "mlx",
-    "cupy": "cupy",
-    "dask": "dask",
-    "array_api_strict": "array_api_strict",
-    "ndonnx": "ndonnx",
-    "mparray": "mparray",
-}
-
-NAMES = tuple(_PACKAGES)
-
-_WITH_A_MODULE = ("numpy", "torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
+#: The libraries that have a module here.
+_WITH_A_MODULE = names_where("has_backend")
 
 
 def backends_of(name: str) -> list[Backend]:
@@ -64,14 +51,14 @@ def backends_of(name: str) -> list[Backend]:
     RequirementError
         The library is not installed, its import fails, or it has no device to run on here.
     """
-    if name in _PACKAGES:
+    if name in NAMES:
         return _found(name)
     with importing_from_here():
         return _found(name)
 
 
 def _found(name: str) -> list[Backend]:
-    if not _is_installed(_PACKAGES.get(name, name)):
+    if not _is_installed(name):
         raise RequirementError(f"{name} is not installed")
     module = (
         f"vicreg.tools.backends.{name}"

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from vicreg.tools import libraries
+
 __all__ = ["LIBRARIES", "published_formula"]
 
 Array = Any
 
-_LIKE_NUMPY = {"jax": "jax.numpy", "mlx": "mlx.core", "numpy": "numpy", "cupy": "cupy"}
-
-#: Where the formula is written down here.
-LIBRARIES = ("torch", *_LIKE_NUMPY)
+#: The libraries that the formula is written for.
+LIBRARIES = libraries.names_where("is_default")
 
 _INVARIANCE, _VARIANCE, _EPS = 25.0, 25.0, 1e-4
 
@@ -50,7 +50,7 @@ def _torch() -> Callable[[Array, Array], Array]:
 
 def _like_numpy(library: str) -> Callable[[Array, Array], Array]:
     """Return the formula for a library whose arrays have NumPy's methods."""
-    xp = import_module(_LIKE_NUMPY[library])
+    xp = import_module(libraries.LIBRARIES[library].namespace)
 
     def published(x: Array, y: Array) -> Array:
         n, d = x.shape

@@ -20,6 +20,7 @@ from vicreg.tools.benchmark.computations import (
 )
 from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
 from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
+from vicreg.tools.libraries import names_where
 from vicreg.tools.machine import description
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 #: What is measured unless others are asked for.
-LIBRARIES = ("numpy", "torch", "jax", "mlx", "cupy")
+LIBRARIES = names_where("is_default")
 SIZES = ((32, 64), (256, 2048), (256, 8192), (2048, 2048), (4096, 512))
 QUICK_SIZES = ((32, 64), (256, 512))
 #: Beside `SIZES`, for the lines of the plots: more n at d = 2048, more d at n = 256.

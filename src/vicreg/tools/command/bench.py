@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
@@ -114,14 +116,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _chosen(option: str, given: Sequence[str], known: Iterable[str]) -> list[str]:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
-    return list(dict.fromkeys(given))
-
-
 def _measure(
     names: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -131,19 +125,19 @@ def _measure(
     compile_too: bool,
     quick: bool,
 ) -> Any:
-    from vicreg.tools.backends import NAMES, find_backends
+    from vicreg.tools.backends import find_backends
     from vicreg.tools.backends.base import ALL_DTYPES
     from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
     from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
 
-    chosen = _chosen("--dtype", dtypes or ["float32"], ALL_DTYPES)
-    _chosen("--mode", [mode], MODES)
-    names = _chosen("--backend", names or LIBRARIES, NAMES)
+    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], ALL_DTYPES)
+    chosen("--mode", [mode], MODES)
+    names = chosen("--backend", names or LIBRARIES, NAMES)
     found, left_out = find_backends(names, devices or ())
-    if not any(set(one.dtypes) & set(chosen) for one in found):
-        reasons = left_out.values() or [f"no {' or '.join(chosen)} there"]
+    if not any(set(one.dtypes) & set(chosen_dtypes) for one in found):
+        reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
     largest = max(sizes, key=lambda size: size[0] * size[1])
 
@@ -156,10 +150,12 @@ def _measure(
         steps: list[Any] = []
         study = run_study(
             found,
-            problems(sizes, chosen, mode, compile_too),
+            problems(sizes, chosen_dtypes, mode, compile_too),
             QUICK if quick else FULL,
             memory,
-            lambda total: steps.append(stack.enter_context(steps_progress(_stderr(), total))),
+            lambda total: steps.append(
+                stack.enter_context(steps_progress(stderr_console(), total))
+            ),
             lambda line: steps[0](line),
         )
     study.not_measured[:0] = left_out.items()
@@ -245,9 +241,3 @@ def _repeats(study: Any, quick: bool) -> str:
     if quick:
         words.append("--quick")
     return " ".join(words)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

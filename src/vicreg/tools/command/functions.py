@@ -6,10 +6,10 @@ import sys
 from types import ModuleType, TracebackType
 
 from vicreg.tools.functions import FunctionError
+from vicreg.tools.libraries import NAMES
 
 __all__ = ["library_hint", "printable"]
 
-_LIBRARIES = ("torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
 _SPELLED = {"γ": "gamma", "ε": "eps", "·": "*", "√": "sqrt ", "²": "^2", "×": "x"}
 
 
@@ -46,8 +46,8 @@ def _library_in(traceback: TracebackType | None) -> str | None:
             if isinstance(value, ModuleType)
         }
         names.add(str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
-        for library in _LIBRARIES:
-            if library in names:
+        for library in NAMES:
+            if library != "numpy" and library in names:
                 return library
         traceback = traceback.tb_next
     return None

@@ -11,6 +11,8 @@ import typer
 
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
@@ -114,10 +116,6 @@ _Files = dict[str, Path | None]
 _FULL_PRECISION = ("float64", "float32")
 
 
-#: The libraries that people compute a loss with; the others run by name.
-_EVERYDAY = ("numpy", "torch", "jax", "mlx", "cupy")
-
-
 def _verify_libraries(
     names: Sequence[str] | None,
     namespaces: Sequence[str] | None,
@@ -128,7 +126,6 @@ def _verify_libraries(
     full: bool,
     files: _Files,
 ) -> bool:
-    from vicreg.tools.backends import NAMES
     from vicreg.tools.progress import duration, steps_progress
     from vicreg.tools.verification.costs import expected_steps, pace_of_this_machine
     from vicreg.tools.verification.definition import DEFINITIONS
@@ -136,12 +133,14 @@ def _verify_libraries(
     from vicreg.tools.verification.problems import DTYPES
     from vicreg.tools.verification.suite import run_suite
 
-    chosen_dtypes = _chosen("--dtype", dtypes, DTYPES)
-    chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
+    chosen_dtypes = chosen("--dtype", dtypes or DTYPES, DTYPES)
+    chosen_conventions = chosen(
+        "--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS)
+    )
     not_asked: tuple[str, ...] = ()
     if not full and not names and not namespaces:
-        names = _EVERYDAY
-        not_asked = tuple(name for name in NAMES if name not in _EVERYDAY)
+        names = names_where("is_default")
+        not_asked = tuple(name for name in NAMES if name not in names)
     backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
     if not_asked:
         left_out[", ".join(not_asked)] = "run with --full, or by name (--backend)"
@@ -154,8 +153,8 @@ def _verify_libraries(
     steps = expected_steps(backends, planned)
     if full:
         expected = pace_of_this_machine() * sum(step.seconds for step in steps)
-        _stderr().print(f"This will take about {duration(expected)}.", highlight=False)
-    with steps_progress(_stderr(), steps) as on_step:
+        stderr_console().print(f"This will take about {duration(expected)}.", highlight=False)
+    with steps_progress(stderr_console(), steps) as on_step:
         results = run_suite(backends, planned, seed, on_step)
     results.left_out.update(left_out)
     count = sum(len(one.errors) for one in results.measurements)
@@ -180,10 +179,10 @@ def _verify_target(
     from vicreg.tools.verification.explanation import explanations
     from vicreg.tools.verification.target import TARGET_CASES, run_target
 
-    (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    (convention, *more) = chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
     if more:
         raise RequirementError("--convention may be given once with --target")
-    chosen_dtypes = _chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
+    chosen_dtypes = chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
     with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
         function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
@@ -196,7 +195,7 @@ def _verify_target(
             with redirect_stdout(sys.stderr):
                 first_view, second_view = TARGET_CASES[0].views(seed)
                 one(first_view, second_view, dtype=first)
-        with steps_progress(_stderr(), steps) as on_case, redirect_stdout(sys.stderr):
+        with steps_progress(stderr_console(), steps) as on_case, redirect_stdout(sys.stderr):
             results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
@@ -224,13 +223,6 @@ def _identified(function: Callable[..., Any], backend: str) -> str:
         return str(error)
 
 
-def _chosen(option: str, given: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    for name in given or ():
-        if name not in known:
-            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
-    return tuple(dict.fromkeys(given)) if given else known
-
-
 def _backends(
     names: Sequence[str] | None,
     namespaces: Sequence[str] | None,
@@ -238,10 +230,10 @@ def _backends(
     dtypes: Sequence[str],
 ) -> tuple[list[Any], dict[str, str]]:
     """Return what runs, and what does not and why; nothing to run is an error."""
-    from vicreg.tools.backends import NAMES, find_backends
+    from vicreg.tools.backends import find_backends
 
     # A namespace given alone is what is meant; with --backend both are.
-    known = () if namespaces and not names else _chosen("--backend", names, NAMES)
+    known = () if namespaces and not names else chosen("--backend", names or NAMES, NAMES)
     found, left_out = find_backends((*known, *(namespaces or ())), devices or ())
     without: dict[str, list[str]] = {}
     for backend in found:
@@ -313,9 +305,3 @@ def _print(line: str) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

@@ -103,8 +103,8 @@ def run_study(
 
     Parameters
     ----------
-    backend : {"numpy", "torch", "jax", "cupy"}, optional
-        The library that trains.
+    backend : str, optional
+        The library that trains, one of `vicreg.tools.demo.trainers.BACKENDS`.
     epochs : int
         Passes over the training images, at least 1.
     seed : int, optional
