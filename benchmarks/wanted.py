@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg import vicreg_loss
+from vicreg import conventions, vicreg_loss
 from vicreg._adapters.dispatch import adapter_for
 from vicreg.tools.backends import Backend, find_backends
 from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG, Problem, build_call
@@ -63,7 +63,6 @@ GROWTH = {
 }
 
 LAYER_WEIGHTS = {"variance_weight": 1.0, "covariance_weight": 1.0}
-LAYER_EPS = 1e-5
 
 #: What is timed in turns, by name; and the times of each.
 Calls = Mapping[str, Callable[[], Any]]
@@ -183,7 +182,7 @@ def layer_calls(n: int, d: int) -> Calls:
             (x,) = ctx.saved_tensors
             x = x - x.mean(dim=0)
             covariance = x.T @ x / (n - 1)
-            std = torch.sqrt(torch.diag(covariance) + LAYER_EPS)
+            std = torch.sqrt(torch.diag(covariance) + conventions["vcreg"].eps)
             hinge = -LAYER_WEIGHTS["variance_weight"] / (d * (n - 1)) * x * (std < 1) / std
             covariance.fill_diagonal_(0)
             pull = 4 * LAYER_WEIGHTS["covariance_weight"] / (d * (d - 1)) * x @ covariance

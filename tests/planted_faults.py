@@ -479,8 +479,8 @@ FAULTS = [
     Fault(
         "VCReg's eps is VICReg's",
         "_conventions.py",
-        "eps=1e-5",
-        "eps=1e-4",
+        "VCREG_EPS = 1e-5",
+        "VCREG_EPS = 1e-4",
         ("definition", "vcreg"),
     ),
     Fault(

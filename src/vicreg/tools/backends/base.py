@@ -21,8 +21,6 @@ ForwardWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], 
 #: (function, arrays, directions) -> the gradients' derivatives
 SecondWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], tuple[Array, ...]]
 
-ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
-
 
 class Backend(ABC):
     """One library on one device.

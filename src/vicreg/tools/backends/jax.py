@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -22,6 +21,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["JaxBackend", "backends"]
 
@@ -36,7 +36,7 @@ class JaxBackend(Backend):
     def __init__(self, name: str, device: Any) -> None:
         platform = "cuda" if device.platform == "gpu" else device.platform
         label = platform if platform == "cpu" and not device.id else f"{platform}:{device.id}"
-        super().__init__(name, label, ALL_DTYPES)
+        super().__init__(name, label, DTYPES)
         self._device = device
 
     def active(self) -> AbstractContextManager[Any]:

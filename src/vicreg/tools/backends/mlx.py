@@ -10,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -20,6 +19,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["MlxBackend", "backends"]
 
@@ -129,7 +129,7 @@ def _default_device(device: Any) -> Iterator[None]:
 
 def backends(name: str) -> list[Backend]:
     """Return MLX on the CPU and, where there is one, on the GPU."""
-    found: list[Backend] = [MlxBackend(name, "cpu", ALL_DTYPES)]
+    found: list[Backend] = [MlxBackend(name, "cpu", DTYPES)]
     if mx.metal.is_available() or mx.cuda.is_available():
-        found.append(MlxBackend(name, "gpu", ALL_DTYPES[1:]))
+        found.append(MlxBackend(name, "gpu", DTYPES[1:]))
     return found

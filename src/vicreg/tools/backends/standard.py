@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.tools.backends.base import ALL_DTYPES, Array, Backend, Floats
+from vicreg.tools.backends.base import Array, Backend, Floats
+from vicreg.tools.dtypes import DTYPES, HALF
 from vicreg.tools.requirements import RequirementError
 
 __all__ = ["StandardBackend", "backends"]
@@ -87,8 +88,8 @@ def _dtypes(namespace: Any, device: object) -> tuple[str, ...]:
         listed = info.dtypes(device=device, kind="real floating")
         known = set(listed)
     except (AttributeError, NotImplementedError, TypeError, ValueError):
-        known = {name for name in ALL_DTYPES if hasattr(namespace, name)}
+        known = {name for name in DTYPES if hasattr(namespace, name)}
     # The standard lists no half precision; a namespace that has it has it by name.
     if device is None:
-        known |= {name for name in ALL_DTYPES[2:] if hasattr(namespace, name)}
-    return tuple(name for name in ALL_DTYPES if name in known)
+        known |= {name for name in HALF if hasattr(namespace, name)}
+    return tuple(name for name in DTYPES if name in known)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -20,6 +19,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["TorchBackend", "backends"]
 
@@ -234,4 +234,4 @@ def backends(name: str) -> list[Backend]:
 
 
 def _dtypes(device: str) -> tuple[str, ...]:
-    return ALL_DTYPES[1:] if device == "mps" else ALL_DTYPES
+    return DTYPES[1:] if device == "mps" else DTYPES

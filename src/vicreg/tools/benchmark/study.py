@@ -20,6 +20,7 @@ from vicreg.tools.benchmark.computations import (
 )
 from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
 from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
+from vicreg.tools.dtypes import BYTES
 from vicreg.tools.libraries import names_where
 from vicreg.tools.machine import description
 
@@ -43,7 +44,6 @@ SWEEP = ((64, 2048), (1024, 2048), (256, 64), (256, 512))
 
 #: How many d × d matrices the published formula and its gradient hold at once, about.
 _MATRICES = 8
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 _Reasons = list[tuple[str, str]]
 
@@ -296,7 +296,7 @@ def _room_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
     """Return why the memory has no room for a computation; None where it has."""
     if name != PUBLISHED or backend.device != "cpu":
         return None  # a GPU says that it is full by an exception
-    needed = _MATRICES * problem.d**2 * _BYTES[problem.dtype]
+    needed = _MATRICES * problem.d**2 * BYTES[problem.dtype]
     available = available_memory()
     if available is None or needed <= available:
         return None

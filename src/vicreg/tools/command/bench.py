@@ -11,6 +11,7 @@ import typer
 
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.dtypes import DTYPES
 from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import RequirementError, require
 
@@ -126,13 +127,12 @@ def _measure(
     quick: bool,
 ) -> Any:
     from vicreg.tools.backends import find_backends
-    from vicreg.tools.backends.base import ALL_DTYPES
     from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
     from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
 
-    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], ALL_DTYPES)
+    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
     chosen("--mode", [mode], MODES)
     names = chosen("--backend", names or LIBRARIES, NAMES)
     found, left_out = find_backends(names, devices or ())

@@ -12,6 +12,7 @@ import typer
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
 from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError, require
 
@@ -111,10 +112,6 @@ def add_to(app: typer.Typer) -> None:
 
 _Files = dict[str, Path | None]
 
-#: What a target is given: in half precision the squares of plain code overflow, or are so coarse
-#: that nothing can be told.
-_FULL_PRECISION = ("float64", "float32")
-
 
 def _verify_libraries(
     names: Sequence[str] | None,
@@ -130,7 +127,6 @@ def _verify_libraries(
     from vicreg.tools.verification.costs import expected_steps, pace_of_this_machine
     from vicreg.tools.verification.definition import DEFINITIONS
     from vicreg.tools.verification.plan import setups
-    from vicreg.tools.verification.problems import DTYPES
     from vicreg.tools.verification.suite import run_suite
 
     chosen_dtypes = chosen("--dtype", dtypes or DTYPES, DTYPES)
@@ -182,7 +178,8 @@ def _verify_target(
     (convention, *more) = chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
     if more:
         raise RequirementError("--convention may be given once with --target")
-    chosen_dtypes = chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
+    # In half precision the squares of plain code overflow, or are too coarse to judge.
+    chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
     with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
         function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)

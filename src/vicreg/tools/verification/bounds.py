@@ -77,12 +77,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vicreg._core.sizes import DEFAULT_SIZES
+from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.verification.definition import TERMS, Definition
 
 __all__ = [
     "PLAIN_FLOAT64",
-    "UNDERFLOW",
-    "UNIT_ROUNDOFF",
     "Bound",
     "Rounding",
     "curvature_bounds",
@@ -91,20 +90,6 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-UNIT_ROUNDOFF = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
-#: What is lost where numbers are too small: what may be flushed to zero, but for float16 the
-#: distance of its smallest numbers, since it is only ever rounded to.
-UNDERFLOW = {
-    "float64": 2.0**-1022,
-    "float32": 2.0**-126,
-    "float16": 2.0**-24,
-    "bfloat16": 2.0**-126,
-}
 #: Roundings of a number that is not summed: centring, scales, weights, roots.
 _ROUNDINGS_OF_ONE = 16
 #: With more features than this, and than samples, C is large.

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vicreg.tools.backends import Floats
+from vicreg.tools.dtypes import DTYPES
 from vicreg.tools.functions import LossFunction
 from vicreg.tools.identification.fitting import Fit, fit
 from vicreg.tools.verification.cases import SIZES, ZEROS, Case, case_of_size
 from vicreg.tools.verification.definition import TERMS, Three
-from vicreg.tools.verification.problems import DTYPES, Problem
+from vicreg.tools.verification.problems import Problem
 from vicreg.tools.verification.rationals import Exact
 from vicreg.tools.verification.target import (
     TARGET_CASES,

@@ -9,10 +9,9 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from vicreg.tools.dtypes import DTYPES, FULL, HALF, LARGEST, UNDERFLOW, UNIT_ROUNDOFF
 from vicreg.tools.verification.bounds import (
     PLAIN_FLOAT64,
-    UNDERFLOW,
-    UNIT_ROUNDOFF,
     Bound,
     Rounding,
     curvature_bounds,
@@ -25,11 +24,6 @@ from vicreg.tools.verification.rationals import Exact
 __all__ = ["DTYPES", "FULL", "HALF", "Problem", "error_in_bounds", "problem"]
 
 Floats = npt.NDArray[np.float64]
-
-FULL = ("float64", "float32")
-HALF = ("bfloat16", "float16")
-DTYPES = (*FULL, *HALF)
-_LARGEST = {"float16": 65504.0, "bfloat16": (2.0 - 2.0**-7) * 2.0**127}
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,9 +320,9 @@ def error_in_bounds(exact: Exact, values: Floats, bounds: Floats, dtype: str) ->
     """Return the largest error of `values`, each divided by its bound; infinite for a NaN."""
     with np.errstate(all="ignore"):
         errors = exact.error_of(values) / bounds
-        if dtype in _LARGEST:
+        if dtype in LARGEST:
             # What is beyond the dtype's largest number is rightly infinite.
-            beyond = np.abs(exact.high) + bounds > _LARGEST[dtype]
+            beyond = np.abs(exact.high) + bounds > LARGEST[dtype]
             right = np.isinf(values) & (np.sign(values) == np.sign(exact.high))
             errors = np.where(beyond & right, 0.0, errors)
     return float(np.max(np.where(np.isnan(errors), np.inf, errors), initial=0.0))
