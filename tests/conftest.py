@@ -6,6 +6,7 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,13 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if reason is not None:
         pytest.skip(reason)
     lazy = {"jax": "jax.numpy", "dask": "array_api_compat.dask.array"}.get(request.param.name)
-    if lazy is None:
-        yield request.param
-        return
-    # What a test module marks by `lazy_xp_function` is compiled on JAX, and may not compute on
-    # Dask.
-    with patch_lazy_xp_functions(request, xp=importlib.import_module(lazy)):
+    with ExitStack() as stack:
+        stack.enter_context(request.param.of_tools.active())
+        if lazy is not None:
+            # What a test module marks by `lazy_xp_function` is compiled on JAX, and may not
+            # compute on Dask.
+            library = importlib.import_module(lazy)
+            stack.enter_context(patch_lazy_xp_functions(request, xp=library))
         yield request.param
 
 

@@ -513,7 +513,7 @@ FAULTS = [
     ),
     Fault(
         "negative weights taken",
-        "_checks.py",
+        "_conventions.py",
         "if not 0 <= number < math.inf or",
         "if not -math.inf < number < math.inf or",
         ("bad_input",),

@@ -16,8 +16,9 @@ class DaskBackend(Backend):
     """Dask over NumPy, the samples in two chunks so that nothing works on one alone."""
 
     def asarray(self, values: Floats, dtype: str) -> Array:
-        rows, *others = values.shape
-        chunks = ((rows + 1) // 2, *others)
+        chunks = tuple(
+            (length + 1) // 2 if axis == 0 else length for axis, length in enumerate(values.shape)
+        )
         from_array: Any = da.from_array  # which says no types
         return from_array(values.astype(dtype), chunks=chunks)
 
