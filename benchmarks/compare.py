@@ -151,7 +151,7 @@ def compare(old: Checkout, new: Checkout, problem: tuple[Any, ...], rounds: int)
     samples = {"old": sample(old), "new": sample(new)}
     effort = replace(FULL, rounds=rounds, sample=0.0)
     times = time_in_turns(samples, lambda _: None, effort, lambda: spent[0])
-    before, after = (1e3 * times[name].spread.median / calls for name in ("old", "new"))
+    before, after = (1e3 * times[name].quartiles.median / calls for name in ("old", "new"))
     change = ratio(times["new"], times["old"])
     return f"{before:9.3f} {after:9.3f}   {change.median:.3f} ({change.low:.3f}-{change.high:.3f})"
 

@@ -27,7 +27,7 @@ from vicreg.tools.backends import Backend, find_backends
 from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG, Problem, build_call
 from vicreg.tools.benchmark.report import milliseconds, short
 from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
-from vicreg.tools.benchmark.timing import FULL, Spread, Times, ratio, time_in_turns
+from vicreg.tools.benchmark.timing import FULL, Quartiles, Times, ratio, time_in_turns
 from vicreg.tools.progress import steps_progress
 
 LIBRARIES = ("torch", "jax", "numpy")
@@ -156,8 +156,8 @@ def _of_result(size: tuple[int, int], library: str, one: Result | None) -> Itera
         yield Figure(f"{name} time over the products", library, wanted, measured, "x")
 
 
-def _median(spread: Spread | None) -> float | None:
-    return None if spread is None else spread.median
+def _median(quartiles: Quartiles | None) -> float | None:
+    return None if quartiles is None else quartiles.median
 
 
 # VCReg's layer in PyTorch.
@@ -288,7 +288,7 @@ def _checks_times(backend: Backend) -> Times:
 
 def _of_checks(checks: Mapping[str, Times]) -> Iterator[Figure]:
     for library, wanted in CHECKS_MICROSECONDS.items():
-        measured = 1e6 * checks[library].spread.median if library in checks else None
+        measured = 1e6 * checks[library].quartiles.median if library in checks else None
         yield Figure("checks and dispatch of a call", library, wanted, measured, "us")
 
 
@@ -300,7 +300,7 @@ def _of_import() -> Figure:
 
     times = timed({code: start(code) for code in ("pass", "import vicreg")})
     both = zip(times["pass"].rounds, times["import vicreg"].rounds, strict=True)
-    beyond = Spread.of([b - a for a, b in both if a is not None and b is not None])
+    beyond = Quartiles.of([b - a for a, b in both if a is not None and b is not None])
     what = "import vicreg, beyond Python's start"
     return Figure(what, "", IMPORT_MILLISECONDS, max(0.0, 1e3 * beyond.median), "ms")
 

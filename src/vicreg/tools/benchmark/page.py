@@ -1,4 +1,4 @@
-"""A study as one page of HTML that needs nothing but itself."""
+"""A study as one self-contained page of HTML."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def as_html(study: Study, command: str) -> str:
     Parameters
     ----------
     study : Study
-        With at least one result.
+        A study with at least one result.
     command : str
-        What repeats it.
+        The command that repeats it.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def as_html(study: Study, command: str) -> str:
 
 
 def _findings(study: Study) -> list[str]:
-    """Return, for each library, the range of its speed beside the published formula."""
+    """Return, for each library, the range of its speed relative to the published formula."""
     groups: dict[str, list[Result]] = {}
     for one in study.results:
         groups.setdefault(one.label, []).append(one)
@@ -113,13 +113,13 @@ def _figure(panel: Panel) -> str:
 
 
 def _svg(panel: Panel) -> str:
-    """Return the plot as an element of the page: without what only a file of its own needs."""
+    """Return the plot as an element of the page, without the header of an SVG file."""
     written = io.StringIO()
     draw_panel(panel).savefig(written, format="svg")
     text = written.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Inside a page of HTML the names of the namespaces are known.
+    # HTML needs no namespace declarations.
     return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).strip()
 
 

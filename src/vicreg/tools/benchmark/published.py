@@ -1,7 +1,7 @@
-"""The formula of facebookresearch/vicreg as people write it, in each framework.
+"""The formula of facebookresearch/vicreg, as it is usually written in each framework.
 
-It forms the d × d covariance of each view. Nothing here is made faster or slower than the
-original: the mean squared error, the hinge, and the elements off the diagonal taken by a flatten.
+It forms the d × d covariance of each view. It does the same operations as the original, which
+selects the off-diagonal elements by flattening the matrix.
 """
 
 from __future__ import annotations
@@ -84,6 +84,6 @@ def published_formula(library: str) -> Callable[[Array, Array], Array]:
     Returns
     -------
     callable
-        Of two arrays; returns the loss. It needs d ≥ 2.
+        A function of two arrays that returns the loss. It needs d ≥ 2.
     """
     return _torch() if library == "torch" else _like_numpy(library)
