@@ -1,4 +1,4 @@
-"""What a tool needs to run, and the error that says in one line what is missing."""
+"""Optional packages, and the errors for missing ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vicreg.tools.libraries import LIBRARIES
 
 __all__ = ["RequirementError", "ToolError", "require"]
 
-#: What each package is called, and the extra of this package that installs it.
+#: The title of each package, and the extra of this package that installs it.
 _PACKAGES = {name: (library.title, library.extra) for name, library in LIBRARIES.items()} | {
     "sklearn": ("scikit-learn", "command"),
     "matplotlib": ("matplotlib", "plot"),
@@ -21,16 +21,16 @@ class ToolError(Exception):
 
 
 class RequirementError(ToolError):
-    """Something that a run needs is missing or unusable; found before any work."""
+    """Something that a tool needs is missing or unusable; raised before any work."""
 
 
 def require(*packages: str) -> None:
-    """Import `packages`, or say in one line how to install the one that is missing.
+    """Import `packages`, or raise an error that says how to install the one that is missing.
 
     Parameters
     ----------
     *packages : str
-        Names of packages that the tools know, as in an import statement.
+        The names of the packages, as in an import statement.
 
     Raises
     ------

@@ -279,10 +279,9 @@ def _warmed_up(
             if name != PRODUCTS:
                 losses[name] = _loss_of(backend, problem, output)
         except UnavailableError as error:
-            if (
-                missing := (f"{backend}, {name}", str(error))
-            ) not in reasons:  # once for all sizes
-                reasons.append(missing)
+            reason = (f"{backend}, {name}", str(error))
+            if reason not in reasons:  # once for all sizes
+                reasons.append(reason)
             continue
         except Exception as error:
             reasons.append((what, _reason(error)))

@@ -1,4 +1,4 @@
-"""``vicreg bench``: how fast is the loss on this machine, and in how much memory?"""
+"""``vicreg bench``: the speed and the memory of the loss on this machine."""
 
 import json
 import re
@@ -135,8 +135,8 @@ def _measure(
     chosen_dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
     chosen("--mode", [mode], MODES)
     names = chosen("--backend", names or LIBRARIES, NAMES)
-    found, left_out = find_backends(names, devices or ())
-    if not any(set(one.dtypes) & set(chosen_dtypes) for one in found):
+    backends, left_out = find_backends(names, devices or ())
+    if not any(set(one.dtypes) & set(chosen_dtypes) for one in backends):
         reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
     largest = max(sizes, key=lambda size: size[0] * size[1])
@@ -149,7 +149,7 @@ def _measure(
     with ExitStack() as stack:
         steps: list[Any] = []
         study = run_study(
-            found,
+            backends,
             problems(sizes, chosen_dtypes, mode, compile_too),
             QUICK if quick else FULL,
             memory,
@@ -159,8 +159,8 @@ def _measure(
             lambda line: steps[0](line),
         )
     study.not_measured[:0] = left_out.items()
-    if not devices and all(one.device == "cpu" for one in found):
-        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(found)}"))
+    if not devices and all(one.device == "cpu" for one in backends):
+        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(backends)}"))
     if quick:
         study.not_measured.append(("memory of other sizes and computations", "--quick"))
     if not study.results:
@@ -225,15 +225,15 @@ def _given(files: _Files, option: str) -> Path:
 
 
 def _repeats(study: Any, quick: bool) -> str:
-    """Return the command that measures the same problems on the same libraries."""
-    asked: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
+    """Return a command that measures the same problems on the same libraries."""
+    options: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
     for one in study.results:
-        asked["--backend"].append(one.library)
-        asked["--device"].append(one.device)
-        asked["--size"].append(f"{one.problem.n}x{one.problem.d}")
-        asked["--dtype"].append(one.problem.dtype)
+        options["--backend"].append(one.library)
+        options["--device"].append(one.device)
+        options["--size"].append(f"{one.problem.n}x{one.problem.d}")
+        options["--dtype"].append(one.problem.dtype)
     words = ["vicreg", "bench"]
-    for option, values in asked.items():
+    for option, values in options.items():
         words += [f"{option} {value}" for value in dict.fromkeys(values)]
     words.append(f"--mode {study.results[0].problem.mode}")
     if any(one.problem.compiled and not one.always_compiled for one in study.results):

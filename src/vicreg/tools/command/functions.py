@@ -1,4 +1,4 @@
-"""What the commands that take a user's function have in common."""
+"""Shared by the commands that take a user's function."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SPELLED = {"γ": "gamma", "ε": "eps", "·": "*", "√": "sqrt ", "²": "^2", "
 
 
 def printable(text: str) -> str:
-    """Return `text` with its letters spelled where the terminal has none of them."""
+    """Return `text`, with Greek letters and signs spelled out if the terminal lacks them."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def library_hint(error: FunctionError, backend: str) -> str:
-    """Return which library's arrays the function may want, where it raised for NumPy's."""
+    """Return a hint at the library to try, if the function raised for NumPy arrays."""
     cause = error.__cause__
     if backend != "numpy" or cause is None or cause.__traceback__ is None:
         return ""
@@ -38,7 +38,7 @@ def library_hint(error: FunctionError, backend: str) -> str:
 
 
 def _library_in(traceback: TracebackType | None) -> str | None:
-    """Return the library that the modules of a traceback import."""
+    """Return the library that a module in the traceback imports."""
     while traceback is not None:
         names = {
             value.__name__.partition(".")[0]

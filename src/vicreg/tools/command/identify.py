@@ -57,14 +57,14 @@ def _identify(path: str, backend: str, as_json: bool) -> bool:
     import vicreg
 
     try:
-        with redirect_stdout(sys.stderr):  # what the function prints is no part of the answer
-            found = vicreg.identify(load_function(path), backend=backend)
+        with redirect_stdout(sys.stderr):  # the function may print
+            answer = vicreg.identify(load_function(path), backend=backend)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:
         stop(str(error))
     if as_json:
-        print(json.dumps(found.as_data(), indent=2))
+        print(json.dumps(answer.as_data(), indent=2))
     else:
-        print(printable(str(found)))
-    return found.identified
+        print(printable(str(answer)))
+    return answer.identified

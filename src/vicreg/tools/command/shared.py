@@ -1,4 +1,4 @@
-"""What several commands use: the choice among known names, and the console on stderr."""
+"""Shared by several commands: options with known values, and the console on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["chosen", "stderr_console"]
 
 
 def chosen(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the names `given` to `option`, each once; one that is not `known` is an error."""
+    """Return the names `given` to `option` without duplicates; raise if one is not `known`."""
     for name in given:
         if name not in known:
             raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")

@@ -1,4 +1,4 @@
-"""``vicreg verify``: does this code compute the same thing there as here?"""
+"""``vicreg verify``: check that libraries, or a function, compute the right loss."""
 
 import json
 import sys
@@ -180,14 +180,14 @@ def _verify_target(
         raise RequirementError("--convention may be given once with --target")
     # In half precision the squares of plain code overflow, or are too coarse to judge.
     chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
-    with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
+    with redirect_stdout(sys.stderr):  # the module may print
         function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
     functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
     steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
     try:
-        for one in functions:  # what cannot be called at all is said before anything is shown
+        for one in functions:  # fail early if it cannot be called
             first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
             with redirect_stdout(sys.stderr):
                 first_view, second_view = TARGET_CASES[0].views(seed)
@@ -216,7 +216,7 @@ def _identified(function: Callable[..., Any], backend: str) -> str:
     try:
         with redirect_stdout(sys.stderr):
             return str(identify(function, backend))
-    except RequirementError as error:  # a function that takes what it was verified on alone
+    except RequirementError as error:  # it takes no other shapes than those above
         return str(error)
 
 
@@ -226,19 +226,19 @@ def _backends(
     devices: Sequence[str] | None,
     dtypes: Sequence[str],
 ) -> tuple[list[Any], dict[str, str]]:
-    """Return what runs, and what does not and why; nothing to run is an error."""
+    """Return the backends, and why others are left out; raise if there are none."""
     from vicreg.tools.backends import find_backends
 
-    # A namespace given alone is what is meant; with --backend both are.
+    # --namespace without --backend means that namespace only.
     known = () if namespaces and not names else chosen("--backend", names or NAMES, NAMES)
-    found, left_out = find_backends((*known, *(namespaces or ())), devices or ())
+    available, left_out = find_backends((*known, *(namespaces or ())), devices or ())
     without: dict[str, list[str]] = {}
-    for backend in found:
+    for backend in available:
         for dtype in dtypes:
             if dtype not in backend.dtypes:
                 without.setdefault(dtype, []).append(str(backend))
     left_out |= {dtype: f"not had by {', '.join(those)}" for dtype, those in without.items()}
-    backends = [one for one in found if set(one.dtypes) & set(dtypes)]
+    backends = [one for one in available if set(one.dtypes) & set(dtypes)]
     if not backends:
         reasons = "; ".join(dict.fromkeys(left_out.values()))
         raise RequirementError(f"nothing to run on: {reasons}")

@@ -1,4 +1,4 @@
-"""One trainer a library, each with the interface of `vicreg.tools.demo.encoder.Trainer`."""
+"""One trainer per library, with the interface of `vicreg.tools.demo.encoder.Trainer`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MakeTrainer = Callable[[list[Layer], TermWeights], Trainer]
 
 #: The libraries that can train the encoder.
 BACKENDS = names_where("trains_demo")
-#: The packages that a library needs for it beside itself.
+#: The packages that it needs in addition to the library.
 _ALSO_NEEDED = {"jax": ("optax",)}
 
 
 def trainer_factory(backend: str) -> MakeTrainer:
-    """Return what makes a trainer in the library `backend`.
+    """Return the function that makes a trainer in the library `backend`.
 
     Parameters
     ----------
