@@ -1,4 +1,4 @@
-"""What a result may differ by: multiples of the unit roundoff, derived from the sums behind it."""
+"""Tolerances of the tests, derived from the unit roundoff and the sums behind a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rounding(dtype: str, n: int, d: int) -> float:
 
 
 def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the largest difference relative to the largest value wanted."""
+    """Return the largest difference, relative to the largest value of `wanted`."""
     got, wanted = np.asarray(got, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
     assert got.shape == wanted.shape
     scale = np.max(np.abs(wanted))

@@ -331,12 +331,12 @@ def attach_vcreg(
     Parameters
     ----------
     model : torch.nn.Module
-        Any model. A layer trains or rests as the module that it comes after does.
+        Any model. A layer is in training mode when the module before it is.
     modules : str, or iterable of str
         Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
     **settings
-        Of `VCReg`, one layer of them a module. ``scale`` is told there: under a ``GradScaler`` it
-        is to be ``scaler.get_scale``.
+        The arguments of each `VCReg` layer. Under a ``GradScaler``, `scale` must be
+        ``scaler.get_scale``.
 
     Returns
     -------

@@ -155,7 +155,7 @@ def _forward_over_backward(
 
 
 def backends(name: str) -> list[Backend]:
-    """Return JAX on each of its default devices, and on the CPU."""
+    """Return JAX on each device of its default platform, and on the CPU."""
     devices = list(jax.devices())
     if devices[0].platform != "cpu":
         devices.append(jax.devices("cpu")[0])
