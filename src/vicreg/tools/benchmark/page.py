@@ -31,8 +31,8 @@ code { background: #f3f3f3; padding: .1rem .3rem; }
 _WHAT = (
     "VICReg is a loss for learning representations without labels. It is computed from two "
     "batches of embeddings, each of n samples of d features. This page compares the time and "
-    "memory of the package vicreg with the formula that its authors published, written plainly "
-    "in the same library, and with the matrix products that any way of computing it needs."
+    "memory of the package vicreg with the formula that its authors published, written in the "
+    "same library, and with the matrix products that every implementation needs."
 )
 
 
@@ -51,7 +51,7 @@ def as_html(study: Study, command: str) -> str:
     str
     """
     problem = study.results[0].problem
-    with_gradient = "the value and its gradient" if problem.products == 2 else "the value alone"
+    with_gradient = "the value and its gradient" if problem.products == 2 else "the value only"
     parts = [
         f"<h1>vicreg {html.escape(study.made_with['vicreg'])}: how fast, and in how much memory"
         "</h1>",

@@ -273,7 +273,7 @@ def _draw_growth(
     _log_axis(axis)
     ticks = sorted({getattr(one.problem, by) for one in chosen})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.set(xlabel=by, ylabel="ms a call (log)")
+    axis.set(xlabel=by, ylabel="ms per call (log)")
     axis.legend(frameon=False, fontsize=9)
 
 
@@ -287,7 +287,7 @@ def _compilers(results: Sequence[Result]) -> Panel:
 
     def draw_marks(axis: Axes) -> None:
         marks, shades = _pair_marks(pairs, _place, ("eager", "compiled"))
-        _compare(axis, marks, shades, "ms a call (log)")
+        _compare(axis, marks, shades, "ms per call (log)")
 
     return Panel(
         "The loss eager and compiled",
@@ -307,7 +307,7 @@ def _devices(results: Sequence[Result]) -> Panel:
 
     def draw_marks(axis: Axes) -> None:
         marks, shades = _pair_marks(pairs, lambda one: one.library, ("cpu", ""))
-        _compare(axis, marks, shades, "ms a call (log)")
+        _compare(axis, marks, shades, "ms per call (log)")
 
     return Panel(
         "The loss on the CPU and on the GPU",

@@ -14,19 +14,20 @@ from vicreg.tools.benchmark.timing import Quartiles, Times
 __all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "short", "times_over"]
 
 CAPTION = (
-    "Medians (and quartiles) of a call. over products: the time over that of the bare matrix "
-    "products. GFLOP/s: the products' operations over the time. MiB: the peak above the inputs, "
-    "outputs counted. faster: how many times as fast as the published formula in the same library "
-    "on the same device."
+    "Medians (and quartiles) of a call. over products: the time divided by that of the bare "
+    "matrix products. GFLOP/s: the products' operations divided by the time. MiB: the peak memory "
+    "above the inputs, with the outputs. faster: how many times as fast as the published formula "
+    "in the same library on the same device."
 )
 METHOD = (
-    "Each computation is called before it is timed, and they take turns, so that a machine that "
-    "drifts favours none. A sample repeats a short call; after each call the device is waited "
-    "for. A ratio is the median of the ratios of the rounds. A slow one gets fewer rounds. JAX "
-    "is always under jit, and every library computes products in the precision of its inputs. "
-    "The products are, of each view z (n, d), (z @ z.T) @ z for n <= d and z @ (z.T @ z) for "
-    "n > d; of the value alone the first product. The memory is that of one call in a new "
-    "process: on a CPU the process's resident memory, on a GPU what the library holds there."
+    "Each computation is called once before it is timed. The computations take turns, so that "
+    "changes of the machine affect all of them. A sample repeats a short call; after each call "
+    "the device is synchronised. A ratio is the median of the ratios of the rounds. A slow "
+    "computation gets fewer rounds. JAX is always under jit, and every library computes products "
+    "in the precision of its inputs. The products are, for each view z (n, d), (z @ z.T) @ z for "
+    "n <= d and z @ (z.T @ z) for n > d; for the value only, the first product. The memory is "
+    "that of one call in a new process: on a CPU the resident memory of the process, on a GPU "
+    "what the library has allocated."
 )
 
 

@@ -19,8 +19,8 @@ __all__ = ["add_to"]
 
 _HELP = """Compare the speed and memory of every library and device of this machine.
 
-The loss with its gradient, beside the published formula in the same library and beside the bare
-matrix products that it cannot do without. Some minutes; --quick takes less than half of one.
+The loss with its gradient is compared with the published formula in the same library, and with
+the bare matrix products that it needs. Some minutes; --quick takes less than half a minute.
 
 \b
 vicreg bench --quick                        a first look

@@ -16,8 +16,8 @@ __all__ = ["add_to"]
 
 _HELP = """Say how far saved embeddings have collapsed.
 
-FILE is an array of floating-point numbers as numpy.save writes it, a row a sample; OTHER is
-another view of the same samples, for the invariance term alone.
+FILE is an array of floating-point numbers, as numpy.save writes it, with one sample per row. OTHER
+is another view of the same samples, for the invariance term only.
 
 \b
 vicreg diagnose z.npy                      as a report

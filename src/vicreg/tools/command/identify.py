@@ -16,10 +16,10 @@ __all__ = ["add_to"]
 
 _HELP = (
     "Say which published convention a function of two arrays is.\n\n"
-    "It is called with chosen arrays, about a hundred times, and nothing but its values is used. "
-    "The answer names the convention, its weights, gamma and eps, and the weights that make the "
-    'official code compute the same; or it says "none of them", and which term departs. A class '
-    "is made without arguments.\n\n"
+    "It is called with chosen arrays, about a hundred times, and only its values are used. "
+    "The answer is the convention, its weights, gamma and eps, and the weights that make the "
+    'official code compute the same; or it is "none of them", and which term differs. A class '
+    "is called without arguments first.\n\n"
     """\b
 vicreg identify losses:my_loss
     the function my_loss in losses.py, here, on NumPy arrays

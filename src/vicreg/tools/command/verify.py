@@ -20,11 +20,11 @@ __all__ = ["add_to"]
 
 _HELP = """Check that libraries, or your own function, compute the same loss and gradient.
 
-Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, those that are installed, on every device
-they have, in float16, bfloat16, float32 and float64. Each is asked for values and gradients in
-every way there is, on every path that the code takes by size, in every convention, on inputs made
-to be hard and on large ones, and held to exact arithmetic. It takes a minute. The exit status is
-0 where all agree, 1 where any differs.
+Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, as far as they are installed, on all of
+their devices, in float16, bfloat16, float32 and float64. Each computes values and gradients in
+every way, on every path that the code takes by size, in every convention, for hard inputs and for
+large ones. They are compared with exact arithmetic. It takes a minute. The exit status is 0 if all
+agree, and 1 if any differs.
 
 \b
 vicreg verify                                  in a minute

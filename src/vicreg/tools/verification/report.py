@@ -26,18 +26,18 @@ __all__ = [
 ]
 
 UNIT = (
-    "Errors are multiples of what rounding alone can do: the dtype's unit roundoff times the size "
-    "and the condition of the problem. 1 is the bound; a pass means the same in every dtype. In "
-    "half precision a gradient is rounded once more at the end, which alone may take it near 1."
+    "Errors are multiples of the bound of rounding: the dtype's unit roundoff times the size and "
+    "the condition of the problem. Up to 1 is a pass, in every dtype. In half precision a "
+    "gradient is rounded once more at the end, which alone may take it near 1."
 )
 PAIRS = (
-    "How far two libraries are apart, in the same unit: values above the diagonal, gradients "
+    "The distance between two libraries, in the same unit: values above the diagonal, gradients "
     "below it."
 )
 PATHS_CAPTION = (
-    "The largest error by the way through the code that depends on size: small views stacked, "
-    "their products in strips, views one by one, and all of it in parts, on small inputs that are "
-    "sent there; and large inputs as they go by themselves. In full precision."
+    "The largest error on each path that the code chooses by size: small views stacked, their "
+    "products in strips, views one by one, and everything in parts, with small inputs that are "
+    "made to take that path; and large inputs as called. In full precision."
 )
 #: The dtypes in the tables of paths and pairs, if any of them ran: half precision adds nothing but
 #: one rounding.
