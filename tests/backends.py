@@ -41,22 +41,22 @@ class Backend:
         return importlib.import_module(LIBRARIES[self.name].namespace)
 
     @cached_property
-    def of_tools(self) -> backends.Backend:
+    def tools_backend(self) -> backends.Backend:
         """The backend of the tools."""
         available = backends.backends_of(self.name)
         return next(one for one in available if self.device in (None, one.device))
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        return self.of_tools.dtypes
+        return self.tools_backend.dtypes
 
     def asarray(self, values: Any, dtype: str | None = None) -> Array:
         """Return `values` as an array of the library, by default in its widest dtype."""
-        return self.of_tools.asarray(np.asarray(values, np.float64), dtype or self.dtypes[0])
+        return self.tools_backend.asarray(np.asarray(values, np.float64), dtype or self.dtypes[0])
 
     def numpy(self, array: Array) -> np.ndarray:
         """Return the values of `array` in float64."""
-        return self.of_tools.to_numpy(array)
+        return self.tools_backend.to_numpy(array)
 
     def __str__(self) -> str:
         return self.name if self.device is None else f"{self.name}:{self.device}"

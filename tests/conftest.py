@@ -122,7 +122,7 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
         pytest.skip(reason)
     lazy = {"jax": "jax.numpy", "dask": "array_api_compat.dask.array"}.get(request.param.name)
     with ExitStack() as stack:
-        stack.enter_context(request.param.of_tools.active())
+        stack.enter_context(request.param.tools_backend.active())
         if lazy is not None:
             # Functions marked by `lazy_xp_function` are compiled on JAX, and may not compute on
             # Dask.
