@@ -11,10 +11,11 @@ nox.options.sessions = ["tests", "lint", "types"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
-# PyTorch is pinned, so that a build for the CPU at hand is taken and not the newest of the index.
+# PyTorch is pinned, so that a build for this CPU is installed and not the newest of the index.
 TORCH = "torch==2.13.0"
 
-# What each library's tests need beside the library: NumPy holds their data.
+# What the tests of each library need; NumPy holds the data. A test compares it with the list of
+# libraries in vicreg.tools.libraries and the extras in pyproject.toml.
 LIBRARIES = {
     "numpy": ["numpy>=2.0"],
     "torch": [TORCH, "numpy>=2.0"],
@@ -32,7 +33,7 @@ def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
 
-# A process a processor, each with one thread: those of several would wait for each other.
+# One process per processor, each with one thread, as more threads would wait for each other.
 IN_PARALLEL = ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",  # PyTorch, scikit-learn
@@ -42,16 +43,16 @@ ONE_THREAD = {
 
 
 def install_every_library(session: nox.Session) -> None:
-    # PyTorch first and alone, so that nothing else asks for another build of it.
+    # PyTorch first, so that no other package installs another build of it.
     session.install(TORCH)
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
-    session.install("flax>=0.12", "equinox>=0.13")  # modules that vicreg.jax.vcreg works inside
+    session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """What shows an error in any part, on every library: all tests but those marked long."""
+    """All tests except those marked long, on every library."""
     install_every_library(session)
     session.run("pytest", *IN_PARALLEL, "-m", "not long", *session.posargs, env=ONE_THREAD)
 
@@ -66,7 +67,7 @@ def tests_all(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Plant faults in the package, and see that the tests of the default run find each."""
+    """Plant faults in the package, and check that the default tests find each."""
     install_every_library(session)
     session.run("python", "tests/planted_faults.py", *session.posargs)
 
@@ -74,14 +75,14 @@ def faults(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("library", list(LIBRARIES))
 def tests_each(session: nox.Session, library: str) -> None:
-    """One library in an environment that has no other."""
+    """The tests of one library, in an environment without the others."""
     session.install(".", *LIBRARIES[library], *group("test"))
     session.run("pytest", "--library", library, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, and the contract that imports go down and the core imports no array library."""
+    """Check the style, that imports go down only, and that the core imports no array library."""
     session.install(*group("lint"), ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -90,7 +91,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Strict types of the package."""
+    """Check the types of the package."""
     session.install(TORCH)
     session.install(".[numpy,jax,mlx,command,plot]", *group("types"))
     session.run("mypy")
@@ -106,11 +107,11 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Time everything, and print what is wanted with what is measured beside it."""
+    """Run the benchmark, and print the wanted figures beside the measured ones."""
     session.install(TORCH)
     session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
-    if shutil.which("nvidia-smi"):  # JAX finds a GPU by a package of its own
+    if shutil.which("nvidia-smi"):  # JAX needs a separate package for GPUs
         session.install("jax[cuda12]>=0.6")
     session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")

@@ -5,8 +5,8 @@
 OLD_SRC and NEW_SRC are folders that hold the package `vicreg`, such as the `src` of another
 checkout (`git worktree add ../old REVISION`, then ../old/src). NEW_SRC is by default this
 checkout's. Each library runs in two processes, one for each checkout, which stay alive and are
-timed in turns. It fails nothing: a figure is of the machine that it was measured on. How much
-of a ratio is chance, a checkout beside itself shows: at 32 x 64 it can be 5 %.
+timed in turns. The exit status is always 0, since figures depend on the machine. To see how much
+of a ratio is chance, compare a checkout with itself: at 32 x 64 it can be 5 %.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FUNCTIONS = {
 }
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-#: Before a process is timed its threads and those of the other one fall asleep.
+#: A pause before each timing, in which the threads of both processes go to sleep.
 PAUSE = 0.05  # seconds
 
 
@@ -43,12 +43,12 @@ def serve(library: str, clock: str) -> None:
     import vicreg
 
     print(json.dumps(str(Path(vicreg.__file__).parent.parent)), flush=True)
-    call: Callable[[], Any] = list  # until there is one to time
+    call: Callable[[], Any] = list  # replaced by "prepare"
     for line in sys.stdin:
         request, *arguments = json.loads(line)
         if request == "prepare":
             call = prepared(library, *arguments)
-            for _ in range(2):  # what a first call does once is no part of the times
+            for _ in range(2):  # the first call may compile
                 call()
             answer = seconds(call, 1, time.perf_counter)
         else:
@@ -94,7 +94,7 @@ def prepared(library: str, function: str, n: int, d: int) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(compiled(*arrays))
 
 
-# What asks the processes in turns.
+# The parent process.
 
 
 class Checkout:
@@ -146,18 +146,18 @@ def compare(old: Checkout, new: Checkout, problem: tuple[Any, ...], rounds: int)
 
         return add
 
-    # A sample is one request, which repeats the call itself. The clock is that of the processes:
-    # what lies between their turns is no part of it.
+    # A sample is one request, which repeats the call. The processes measure the time themselves,
+    # so that it excludes the communication.
     samples = {"old": sample(old), "new": sample(new)}
     effort = replace(FULL, rounds=rounds, sample=0.0)
     times = time_in_turns(samples, lambda _: None, effort, lambda: spent[0])
-    before, after = (1e3 * times[name].spread.median / calls for name in ("old", "new"))
+    before, after = (1e3 * times[name].quartiles.median / calls for name in ("old", "new"))
     change = ratio(times["new"], times["old"])
     return f"{before:9.3f} {after:9.3f}   {change.median:.3f} ({change.low:.3f}-{change.high:.3f})"
 
 
 def main() -> None:
-    """Compare, and print a line a library, function and size."""
+    """Compare, and print one line per library, function and size."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,16 +170,16 @@ def main() -> None:
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: of all threads together"
     )
     parser.add_argument("--rounds", type=int, default=41, help="slow calls get fewer")
-    asked = parser.parse_args()
-    sources = [asked.old.resolve(), asked.new.resolve()]
-    print(f"old: {sources[0]}\nnew: {sources[1]}\nms a call ({asked.clock}), float32, two views")
+    options = parser.parse_args()
+    sources = [options.old.resolve(), options.new.resolve()]
+    print(f"old: {sources[0]}\nnew: {sources[1]}\nms a call ({options.clock}), float32, two views")
     print(f"{'':8}{'':24}{'':>12} {'old':>9} {'new':>9}   new/old (quartiles)", flush=True)
-    for library in asked.library or FUNCTIONS:
-        old, new = (Checkout(source, library, asked.clock) for source in sources)
+    for library in options.library or FUNCTIONS:
+        old, new = (Checkout(source, library, options.clock) for source in sources)
         for function in FUNCTIONS[library]:
-            for size in asked.size or SIZES:
+            for size in options.size or SIZES:
                 n, d = map(int, size.split("x"))
-                line = compare(old, new, (function, n, d), asked.rounds)
+                line = compare(old, new, (function, n, d), options.rounds)
                 print(f"{library:8}{function:24}{size:>12} {line}", flush=True)
         old.close()
         new.close()

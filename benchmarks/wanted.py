@@ -1,10 +1,10 @@
-"""Measure what `vicreg bench` does not, and print what the project wants beside what it has.
+"""Print the figures that the project wants beside the measured ones.
 
     python benchmarks/wanted.py
 
-First the wanted figures, then times that nothing is wanted of: VCReg's layer beside others,
-pytorch-metric-learning's loss, the growth with samples, features and views, and a call without
-its arithmetic. It fails nothing: a figure is of the machine that it was measured on.
+First the wanted figures, then times without one: VCReg's layer and others, the loss of
+pytorch-metric-learning, the growth with samples, features and views, and a call without its
+arithmetic. The exit status is always 0, since figures depend on the machine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg import vicreg_loss
+from vicreg import conventions, vicreg_loss
 from vicreg._adapters.dispatch import adapter_for
 from vicreg.tools.backends import Backend, find_backends
 from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG, Problem, build_call
 from vicreg.tools.benchmark.report import milliseconds, short
 from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
-from vicreg.tools.benchmark.timing import FULL, Spread, Times, ratio, time_in_turns
+from vicreg.tools.benchmark.timing import FULL, Quartiles, Times, ratio, time_in_turns
 from vicreg.tools.progress import steps_progress
 
 LIBRARIES = ("torch", "jax", "numpy")
@@ -40,7 +40,7 @@ FASTER = {
     (2048, 2048): {"torch": 1.7, "jax": 1.7},
     (4096, 512): {"torch": 1.8, "jax": 1.8},
 }
-#: Time over the bare matrix products, at most.
+#: The time divided by that of the bare matrix products, at most.
 OVER_PRODUCTS = {
     (256, 2048): {"torch": 1.4, "jax": 1.4, "numpy": 1.6},
     (256, 8192): {"torch": 1.4, "jax": 1.4, "numpy": 1.6},
@@ -49,13 +49,13 @@ OVER_PRODUCTS = {
 }
 PEAK_AT = (256, 8192)
 PEAK_MEBIBYTES = 64.0  # in PyTorch
-#: Forwards and backwards of `vicreg.torch.VCReg` over its products, at most, at each
-#: (n · positions, d) of the representation.
+#: By the (n · positions, d) of the representation, the time of `vicreg.torch.VCReg`, forward and
+#: backward, divided by that of its products, at most.
 LAYER_OVER_PRODUCTS = {(4096, 512): 1.3, (256, 4096): 1.3}
 CHECKS_MICROSECONDS = {"torch": 40.0, "numpy": 15.0}
 IMPORT_MILLISECONDS = 30.0
 
-#: What grows, and where it has got to.
+#: What grows, and its sizes.
 GROWTH = {
     "d = 512, n grows": {f"n = {n}": Problem(n, 512) for n in (32, 128, 512, 2048)},
     "n = 256, d grows": {f"d = {d}": Problem(256, d) for d in (32, 128, 512, 2048, 8192)},
@@ -63,9 +63,8 @@ GROWTH = {
 }
 
 LAYER_WEIGHTS = {"variance_weight": 1.0, "covariance_weight": 1.0}
-LAYER_EPS = 1e-5
 
-#: What is timed in turns, by name; and the times of each.
+#: Functions that are timed in turns, by name, and their times.
 Calls = Mapping[str, Callable[[], Any]]
 Timed = dict[str, Times]
 
@@ -74,7 +73,7 @@ _VERDICTS = {True: "[green]met[/green]", False: "[red]missed[/red]", None: ""}
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: `wanted` is the least where `at_least`, or else the most."""
+    """One figure; `wanted` is a minimum if `at_least`, otherwise a maximum."""
 
     what: str
     library: str
@@ -95,12 +94,12 @@ class Figure:
 def main() -> None:
     """Measure, and print both tables."""
     console = Console(highlight=False)
-    found, left_out = find_backends((*LIBRARIES, "cupy"))
-    on_cpu = [one for one in found if one.device == "cpu"]
+    backends, left_out = find_backends((*LIBRARIES, "cupy"))
+    on_cpu = [one for one in backends if one.device == "cpu"]
     wanted = problems(SIZES, ["float32"], "value-and-grad", with_compiled=False)
     with steps_progress(Console(stderr=True), len(on_cpu) * (len(wanted) + 1)) as on_step:
         study = run_study(on_cpu, wanted, FULL, _watched, on_step=on_step)
-    checks = {str(one): _checks_times(one) for one in found}
+    checks = {str(one): _checks_times(one) for one in backends}
     layers, metric_learning = {}, {}
     if any(one.name == "torch" for one in on_cpu):
         layers = {size: timed(layer_calls(*size)) for size in LAYER_OVER_PRODUCTS}
@@ -110,7 +109,7 @@ def main() -> None:
     groups = {
         **{f"{n} x {d} VCReg's layer": times for (n, d), times in layers.items()},
         **metric_learning,
-        **{f"{one} {what}": times for one in found for what, times in _growth_times(one)},
+        **{f"{one} {what}": times for one in backends for what, times in _growth_times(one)},
         **{f"{name} checks and dispatch": {"": times} for name, times in checks.items()},
     }
     console.print(_times_table(groups))
@@ -157,21 +156,21 @@ def _of_result(size: tuple[int, int], library: str, one: Result | None) -> Itera
         yield Figure(f"{name} time over the products", library, wanted, measured, "x")
 
 
-def _median(spread: Spread | None) -> float | None:
-    return None if spread is None else spread.median
+def _median(quartiles: Quartiles | None) -> float | None:
+    return None if quartiles is None else quartiles.median
 
 
 # VCReg's layer in PyTorch.
 
 
 def layer_calls(n: int, d: int) -> Calls:
-    """Return the layer and what it is beside, forwards and backwards once, and its products."""
+    """Return calls of the layer and of others, forward and backward, and of its products."""
     import torch
 
     from vicreg.torch import VCReg
 
     class Published(torch.autograd.Function):
-        """The pseudocode of arXiv 2306.13292, written plainly: a gradient, and no loss."""
+        """The pseudocode of arXiv 2306.13292, which has a gradient and no loss."""
 
         @staticmethod
         def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -183,7 +182,7 @@ def layer_calls(n: int, d: int) -> Calls:
             (x,) = ctx.saved_tensors
             x = x - x.mean(dim=0)
             covariance = x.T @ x / (n - 1)
-            std = torch.sqrt(torch.diag(covariance) + LAYER_EPS)
+            std = torch.sqrt(torch.diag(covariance) + conventions["vcreg"].eps)
             hinge = -LAYER_WEIGHTS["variance_weight"] / (d * (n - 1)) * x * (std < 1) / std
             covariance.fill_diagonal_(0)
             pull = 4 * LAYER_WEIGHTS["covariance_weight"] / (d * (d - 1)) * x @ covariance
@@ -218,13 +217,13 @@ def _of_layer(layers: Mapping[tuple[int, int], Timed]) -> Iterator[Figure]:
 # The loss of pytorch-metric-learning, which is the default's function.
 
 
-def _metric_learning_times(found: Sequence[Backend], study: Study) -> dict[str, Timed]:
+def _metric_learning_times(backends: Sequence[Backend], study: Study) -> dict[str, Timed]:
     try:
         from pytorch_metric_learning.losses import VICRegLoss
     except ImportError:
         study.not_measured.append(("pytorch-metric-learning", "it is not installed"))
         return {}
-    (torch,) = [one for one in found if one.name == "torch"]
+    (torch,) = [one for one in backends if one.name == "torch"]
     theirs = VICRegLoss()
     losses = {VICREG: vicreg_loss, "theirs": lambda x, y: theirs(x, ref_emb=y)}
 
@@ -243,7 +242,7 @@ def _metric_learning_times(found: Sequence[Backend], study: Study) -> dict[str, 
 
 
 def _growth_times(backend: Backend) -> Iterator[tuple[str, Timed]]:
-    """Give the times of the loss with its gradient, as one of n, d and the views grows."""
+    """Yield times of the loss with its gradient as n, d or the number of views grows."""
     for what, every in GROWTH.items():
         with backend.active(), backend.full_precision():
             backend.forget_compiled()
@@ -254,7 +253,7 @@ def _growth_times(backend: Backend) -> Iterator[tuple[str, Timed]]:
             yield what, timed(calls, backend.synchronise)
 
 
-# What is around the arithmetic: checks and dispatch, and the import.
+# Checks and dispatch, and the import.
 
 
 class _NoArithmetic:
@@ -266,13 +265,13 @@ class _NoArithmetic:
 
 
 def _dispatched(library: str) -> type[_NoArithmetic]:
-    adapter_for(library)  # looked up as ever
+    adapter_for(library)  # the lookup is part of the time
     return _NoArithmetic
 
 
 @contextmanager
 def checks_alone(backend: Backend) -> Iterator[Callable[[], Any]]:
-    """Give a call of the loss that does all but evaluate: its checks and its dispatch."""
+    """Yield a call of the loss that does its checks and dispatch, and no arithmetic."""
     views = Problem(32, 64).arrays(backend)
     if backend.name == "torch":
         views = [view.requires_grad_() for view in views]
@@ -289,19 +288,19 @@ def _checks_times(backend: Backend) -> Times:
 
 def _of_checks(checks: Mapping[str, Times]) -> Iterator[Figure]:
     for library, wanted in CHECKS_MICROSECONDS.items():
-        measured = 1e6 * checks[library].spread.median if library in checks else None
+        measured = 1e6 * checks[library].quartiles.median if library in checks else None
         yield Figure("checks and dispatch of a call", library, wanted, measured, "us")
 
 
 def _of_import() -> Figure:
-    """Return how long ``import vicreg`` takes beyond Python's own start, in turns with it."""
+    """Return how long ``import vicreg`` takes in addition to the start of Python."""
 
     def start(code: str) -> Callable[[], Any]:
         return lambda: subprocess.run([sys.executable, "-P", "-c", code], check=True)
 
     times = timed({code: start(code) for code in ("pass", "import vicreg")})
     both = zip(times["pass"].rounds, times["import vicreg"].rounds, strict=True)
-    beyond = Spread.of([b - a for a, b in both if a is not None and b is not None])
+    beyond = Quartiles.of([b - a for a, b in both if a is not None and b is not None])
     what = "import vicreg, beyond Python's start"
     return Figure(what, "", IMPORT_MILLISECONDS, max(0.0, 1e3 * beyond.median), "ms")
 

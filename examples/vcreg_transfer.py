@@ -1,8 +1,8 @@
-"""Does VCReg help features to transfer? One small network on digits, with it and without.
+"""Does VCReg help features to transfer? A small network on digits, with and without it.
 
-A classifier is trained on half of the ten digits, then its features are judged on the other half,
-which it has never seen, by a linear probe. VCReg is on the hidden layers of one of two networks
-that are alike in everything else, their first weights and batches included.
+A classifier is trained on half of the ten digits. Then a linear probe measures how good its
+features are for the other digits. One of two networks has VCReg on its hidden layers; everything
+else is equal, including the initial weights and the batches.
 
     python examples/vcreg_transfer.py --seeds 5
 """
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trained network came to."""
+    """The measurements on one trained network."""
 
     source: float  # accuracy on held-out images of the classes it was trained on
     transfer: float  # accuracy of a linear probe of its last features on the other classes
@@ -83,7 +83,7 @@ def batches(count: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
 
 
 def trained(task: Task, seed: int, epochs: int, weights: dict[str, float] | None) -> tuple:
-    """Return a network trained on a task, and the seconds that it took."""
+    """Return a network trained on a task, and the training time in seconds."""
     torch.manual_seed(seed)
     model = network()
     attached = nullcontext()
@@ -94,21 +94,21 @@ def trained(task: Task, seed: int, epochs: int, weights: dict[str, float] | None
     with attached:
         for batch in batches(len(task.images), epochs, seed):
             optimizer.zero_grad()
-            found = model(task.images[batch])
-            torch.nn.functional.cross_entropy(found, task.labels[batch]).backward()
+            logits = model(task.images[batch])
+            torch.nn.functional.cross_entropy(logits, task.labels[batch]).backward()
             optimizer.step()
     return model.eval(), time.perf_counter() - start
 
 
 @torch.no_grad()
 def features(model: torch.nn.Sequential, images: torch.Tensor) -> list[torch.Tensor]:
-    """Return what each hidden layer makes of the images."""
-    found = []
+    """Return the output of each hidden layer for the images."""
+    outputs = []
     for module in model[:-1]:
         images = module(images)
         if isinstance(module, torch.nn.ReLU):
-            found.append(images)
-    return found
+            outputs.append(images)
+    return outputs
 
 
 def probe(model: torch.nn.Sequential, task: Task) -> float:
@@ -181,14 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
         "variance_weight": options.variance_weight,
         "covariance_weight": options.covariance_weight,
     }
-    torch.set_num_threads(1)  # so small a network is slower on more
-    sides: tuple[list[Outcome], list[Outcome]] = ([], [])
+    torch.set_num_threads(1)  # a small network is slower on more
+    outcomes: tuple[list[Outcome], list[Outcome]] = ([], [])
     for seed in range(options.seeds):
-        # In turns, so that a machine that drifts favours neither.
-        for side, given in zip(sides, (None, weights), strict=True):
+        # In turns, so that changes of the machine affect both.
+        for results, given in zip(outcomes, (None, weights), strict=True):
             print(f"seed {seed + 1} of {options.seeds}", end="\r", file=sys.stderr, flush=True)
-            side.append(outcome(seed, options.epochs, given))
-    print(report(*sides))
+            results.append(outcome(seed, options.epochs, given))
+    print(report(*outcomes))
 
 
 if __name__ == "__main__":

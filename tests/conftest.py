@@ -1,4 +1,4 @@
-"""Fixtures: the library under test, and what a value in it may differ by."""
+"""Fixtures, above all ``xp``: the library under test; and what did not run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give every test that asks for ``xp`` each library of the list."""
+    """Parametrise every test with the fixture ``xp`` by the libraries."""
     if "xp" not in metafunc.fixturenames:
         return
     chosen = metafunc.config.getoption("--library")
@@ -53,9 +54,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("xp", backends, ids=str, indirect=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is long on its library alone."""
+    """Mark tests as long that are long on their library only."""
     for item in items:
         backend = item.callspec.params.get("xp") if hasattr(item, "callspec") else None
         if not isinstance(backend, Backend):
@@ -70,21 +71,21 @@ _left_out = pytest.StashKey[int]()
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Count what `-m` and `-k` leave out."""
+    """Count the tests that `-m` and `-k` leave out."""
     if items:
         stash = items[0].config.stash
         stash[_left_out] = stash.get(_left_out, 0) + len(items)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Send the count to the process that prints, where the tests run in several."""
+    """Send the count to the main process of pytest-xdist."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left out"] = session.config.stash.get(_left_out, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Receive it: each of the processes leaves out the same."""
+    """Receive the count, which is the same in each process."""
     count = getattr(node, "workeroutput", {}).get("left out", 0)
     node.config.stash[_left_out] = max(count, node.config.stash.get(_left_out, 0))
 
@@ -107,7 +108,7 @@ def pytest_terminal_summary(
 
 
 def _reason(text: str) -> str:
-    """Return why a test was skipped, in words that many have in common."""
+    """Return why a test was skipped, without the name of the library."""
     reason = text.removeprefix("Skipped: ").partition(": ")[0]
     name, has, what = reason.partition(" has ")
     return f"the library{has}{what}" if name in map(str, BACKENDS) else reason
@@ -120,23 +121,24 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if reason is not None:
         pytest.skip(reason)
     lazy = {"jax": "jax.numpy", "dask": "array_api_compat.dask.array"}.get(request.param.name)
-    if lazy is None:
-        yield request.param
-        return
-    # What a test module marks by `lazy_xp_function` is compiled on JAX, and may not compute on
-    # Dask.
-    with patch_lazy_xp_functions(request, xp=importlib.import_module(lazy)):
+    with ExitStack() as stack:
+        stack.enter_context(request.param.tools_backend.active())
+        if lazy is not None:
+            # Functions marked by `lazy_xp_function` are compiled on JAX, and may not compute on
+            # Dask.
+            library = importlib.import_module(lazy)
+            stack.enter_context(patch_lazy_xp_functions(request, xp=library))
         yield request.param
 
 
 @pytest.fixture
 def in_small_blocks() -> paths.Path:
-    """The functions with the smooth L1's covariance in blocks of 4 columns, not of hundreds."""
+    """The public functions, with covariances for smooth L1 in blocks of 4 columns."""
     return paths.Path("in small blocks", Sizes(columns=4))
 
 
 @pytest.fixture(scope="session")
 def published() -> list[dict]:
-    """What the published implementations return, in float64."""
+    """The values and gradients of the published implementations, in float64."""
     path = Path(__file__).parent / "data" / "published.json"
     return json.loads(path.read_text())["cases"]

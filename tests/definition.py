@@ -1,185 +1,172 @@
-"""The loss by its plain definition: an independent truth for the tests.
+"""The losses by their plain definition: the tests' own truth, independent of the package.
 
-Nothing is shared with the package: every convention is written out from its source, with the
-d × d covariance matrix and one sample set at a time. Written for complex numbers, so that the
-derivative is that of the complex step: f(z + ih e) has the exact derivative in its imaginary
-part, with no difference taken and so no rounding but that of f itself.
+There are two truths in this project. This one is for the tests. It imports nothing of the package
+and is as plain as possible: each convention from its source, the d × d covariance matrix, one set
+of samples at a time. It uses operators and methods only, so it runs on every kind of number that
+a test needs: float64, JAX arrays (to differentiate), mpmath's numbers (for more digits), and
+complex numbers, of which `gradients` takes the derivative without a difference: the imaginary part
+of f(z + ih) is h f'(z), with no rounding except that of f.
+
+The other one, `vicreg.tools.verification.definition`, is what ``vicreg verify`` judges by. It has
+exact numbers, closed-form gradients and second derivatives, and is itself tested against this one.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+Array = Any
+Number = Any
 STEP = 1e-30
 
 
-def _square(x: np.ndarray) -> np.ndarray:
-    return x * x
+def average(values: Sequence[Number]) -> Number:
+    return sum(values) / len(values)
 
 
-def _covariance(z: np.ndarray, correction: int) -> np.ndarray:
+def relu(x: Array) -> Array:
+    return x * (x.real > 0)
+
+
+def covariance_matrix(z: Array, correction: int) -> Array:
     zc = z - z.mean(axis=0)
     return zc.T @ zc / (z.shape[0] - correction)
 
 
-def _relu(x: np.ndarray) -> np.ndarray:
-    return np.where(x.real > 0, x, 0)
+def mean_square(z1: Array, z2: Array) -> Number:
+    return ((z1 - z2) * (z1 - z2)).mean()
 
 
-def mean_square(z1: np.ndarray, z2: np.ndarray) -> complex:
-    return _square(z1 - z2).mean()
+def mean_square_norm(z1: Array, z2: Array) -> Number:
+    return ((z1 - z2) * (z1 - z2)).sum(axis=1).mean()
 
 
-def mean_square_norm(z1: np.ndarray, z2: np.ndarray) -> complex:
-    return _square(z1 - z2).sum(axis=1).mean()
+def hinge_on_std(eps: float, correction: int) -> Callable[[Array, float], Number]:
+    def hinge(z: Array, gamma: float) -> Number:
+        variance = covariance_matrix(z, correction).diagonal()
+        return relu(gamma - (variance + eps) ** 0.5).mean()
+
+    return hinge
 
 
-def hinge_on_std(z: np.ndarray, gamma: float, eps: float, correction: int) -> complex:
-    variance = np.diag(_covariance(z, correction))
-    return _relu(gamma - np.sqrt(variance + eps)).mean()
+def hinge_on_variance(z: Array, gamma: float) -> Number:
+    return relu(gamma - covariance_matrix(z, 0).diagonal()).mean()
 
 
-def hinge_on_variance(z: np.ndarray, gamma: float) -> complex:
-    return _relu(gamma - np.diag(_covariance(z, 0))).mean()
+def off_diagonal(z: Array, correction: int) -> Array:
+    """Return the covariance matrix with a zero diagonal."""
+    return covariance_matrix(z, correction) * (1 - np.eye(z.shape[1]))
 
 
-def off_diagonal(z: np.ndarray, correction: int) -> complex:
-    c = _covariance(z, correction)
-    return _square(c[~np.eye(z.shape[1], dtype=bool)]).sum()
+def over_d(correction: int) -> Callable[[Array], Number]:
+    return lambda z: (off_diagonal(z, correction) ** 2).sum() / z.shape[1]
 
 
-#: name: (invariance of two views, variance of one, covariance of one, sum of two views' variance
-#: rather than their mean, and so for the covariance)
-CONVENTIONS: dict[str, tuple[Callable | None, Callable, Callable, bool, bool]] = {
-    "official": (
-        mean_square,
-        lambda z, g: hinge_on_std(z, g, 1e-4, 1),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        False,
-        True,
-    ),
-    "paper": (
-        mean_square_norm,
-        lambda z, g: hinge_on_std(z, g, 1e-4, 1),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        True,
-        True,
-    ),
-    "algorithm1": (
-        mean_square,
-        lambda z, g: hinge_on_std(z, g, 1e-4, 1),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        True,
-        True,
-    ),
-    "article": (
-        mean_square_norm,
-        hinge_on_variance,
-        lambda z: off_diagonal(z, 0) / z.shape[1],
-        True,
-        True,
-    ),
-    "vicregl": (
-        mean_square,
-        lambda z, g: hinge_on_std(z, g, 1e-4, 1),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        False,
-        False,
-    ),
-    "jolibrain": (
-        mean_square,
-        lambda z, g: hinge_on_std(z, g, 0.0, 1),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        False,
-        False,
-    ),
-    "tensorflow-similarity": (
-        mean_square,
-        lambda z, g: hinge_on_std(z, g, 1e-4, 0),
-        lambda z: off_diagonal(z, 1) / z.shape[1],
-        False,
-        True,
-    ),
-    "vcreg": (
-        None,
-        lambda z, g: hinge_on_std(z, g, 1e-5, 1),
-        lambda z: off_diagonal(z, 1) / (z.shape[1] * (z.shape[1] - 1)),
-        False,
-        False,
-    ),
+def over_pairs(z: Array) -> Number:
+    return (off_diagonal(z, 1) ** 2).sum() / (z.shape[1] * (z.shape[1] - 1))
+
+
+class Formula(NamedTuple):
+    """One convention: the terms of a pair and of a view, and how those of two views combine."""
+
+    invariance: Callable[[Array, Array], Number] | None
+    variance: Callable[[Array, float], Number]
+    covariance: Callable[[Array], Number]
+    sum_variance: bool  # the sum of two views, or their mean
+    sum_covariance: bool
+
+
+CONVENTIONS = {
+    "official": Formula(mean_square, hinge_on_std(1e-4, 1), over_d(1), False, True),
+    "paper": Formula(mean_square_norm, hinge_on_std(1e-4, 1), over_d(1), True, True),
+    "algorithm1": Formula(mean_square, hinge_on_std(1e-4, 1), over_d(1), True, True),
+    "article": Formula(mean_square_norm, hinge_on_variance, over_d(0), True, True),
+    "vicregl": Formula(mean_square, hinge_on_std(1e-4, 1), over_d(1), False, False),
+    "jolibrain": Formula(mean_square, hinge_on_std(0.0, 1), over_d(1), False, False),
+    "tensorflow-similarity": Formula(mean_square, hinge_on_std(1e-4, 0), over_d(1), False, True),
+    "vcreg": Formula(None, hinge_on_std(1e-5, 1), over_pairs, False, False),
 }
 
 
 def terms(
-    views: Sequence[np.ndarray], convention: str, gamma: float = 1.0
-) -> tuple[complex, complex, complex]:
+    views: Sequence[Array], convention: str, gamma: float = 1.0
+) -> tuple[Number, Number, Number]:
     """Return (invariance, variance, covariance) of views ``(n, ..., d)``."""
-    invariance, variance, covariance, sum_variance, sum_covariance = CONVENTIONS[convention]
+    formula = CONVENTIONS[convention]
     n, d = views[0].shape[0], views[0].shape[-1]
     flat = [view.reshape(n, -1, d) for view in views]
     sets = [[view[:, p, :] for view in flat] for p in range(flat[0].shape[1])]
 
-    def over_pairs(views: Sequence[np.ndarray]) -> complex:
-        pairs = itertools.combinations(views, 2)
-        return np.mean([invariance(a, b) for a, b in pairs]) if invariance else 0.0
+    def of_pairs(views: Sequence[Array]) -> Number:
+        if formula.invariance is None:
+            return 0.0
+        return average([formula.invariance(a, b) for a, b in itertools.combinations(views, 2)])
 
-    def over_views(term: Callable, views: Sequence[np.ndarray], is_sum: bool) -> complex:
-        return np.mean([term(view) for view in views]) * (2.0 if is_sum else 1.0)
+    def of_views(term: Callable[[Array], Number], views: Sequence[Array], is_sum: bool) -> Number:
+        return average([term(view) for view in views]) * (2 if is_sum else 1)
+
+    def variance(z: Array) -> Number:
+        return formula.variance(z, gamma)
 
     return (
-        np.mean([over_pairs(views) for views in sets]),
-        np.mean([over_views(lambda z: variance(z, gamma), views, sum_variance) for views in sets]),
-        np.mean([over_views(covariance, views, sum_covariance) for views in sets]),
+        average([of_pairs(views) for views in sets]),
+        average([of_views(variance, views, formula.sum_variance) for views in sets]),
+        average([of_views(formula.covariance, views, formula.sum_covariance) for views in sets]),
     )
 
 
 def loss(
-    views: Sequence[np.ndarray],
+    views: Sequence[Array],
     convention: str = "official",
     weights: tuple[float, float, float] = (25.0, 25.0, 1.0),
     gamma: float = 1.0,
-) -> complex:
+) -> Number:
     """Return the weighted sum of the terms."""
     return sum(w * term for w, term in zip(weights, terms(views, convention, gamma), strict=True))
 
 
-def smooth_l1(x: np.ndarray, delta: float) -> np.ndarray:
-    magnitude = x * np.sign(x.real)  # whose derivative is that of |x|, complex or not
-    return np.where(magnitude.real <= delta, x * x, 2 * delta * magnitude - delta**2)
+def smooth_l1(x: Array, delta: float) -> Array:
+    """Return x² where |x| ≤ δ, and the tangent there, 2δ|x| − δ², beyond."""
+    magnitude = x * (1 - 2 * (x.real < 0))  # whose derivative is that of |x|, complex or not
+    within = magnitude.real <= delta
+    return x * x * within + (2 * delta * magnitude - delta**2) * (1 - within)
 
 
 def vcreg(
-    z: np.ndarray,
+    z: Array,
     weights: tuple[float, float] = (1.0, 1.0),
     gamma: float = 1.0,
     eps: float = 1e-5,
     delta: float | None = None,
     pooled: bool = True,
-) -> complex:
+) -> Number:
     """Return VCReg's loss of ``(n, ..., d)``: squares, or the smooth L1 of a `delta`."""
     d = z.shape[-1]
     if not pooled:
         positions = z.reshape(z.shape[0], -1, d)
         each = [positions[:, p, :] for p in range(positions.shape[1])]
-        return np.mean([vcreg(one, weights, gamma, eps, delta) for one in each])
+        return average([vcreg(one, weights, gamma, eps, delta) for one in each])
     z = z.reshape(-1, d)
-    entries = _covariance(z, 1)[~np.eye(d, dtype=bool)]
-    penalties = _square(entries) if delta is None else smooth_l1(entries, delta)
-    hinge = hinge_on_std(z, gamma, eps, 1)
+    entries = off_diagonal(z, 1)
+    penalties = entries * entries if delta is None else smooth_l1(entries, delta)
+    hinge = hinge_on_std(eps, 1)(z, gamma)
     return weights[0] * hinge + weights[1] * penalties.sum() / (d * (d - 1))
 
 
-def gradients(function: Callable, views: Sequence[np.ndarray]) -> list[np.ndarray]:
+def gradients(
+    function: Callable[[Sequence[Array]], Number], views: Sequence[np.ndarray]
+) -> list[np.ndarray]:
     """Return the derivative of `function`, of a list of views, by each of them."""
     views = [np.asarray(view, dtype=np.complex128) for view in views]
-    found = [np.empty(view.shape) for view in views]
-    for view, gradient in zip(views, found, strict=True):
+    result = [np.empty(view.shape) for view in views]
+    for view, gradient in zip(views, result, strict=True):
         for index in np.ndindex(view.shape):
             kept = view[index]
             view[index] = kept + 1j * STEP
             gradient[index] = function(views).imag / STEP
             view[index] = kept
-    return found
+    return result

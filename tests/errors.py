@@ -1,15 +1,12 @@
-"""What a result may differ by: multiples of the unit roundoff, derived from the sums behind it."""
+"""Tolerances of the tests, derived from the unit roundoff and the sums behind a result."""
 
 from __future__ import annotations
 
 import numpy as np
 
-UNIT_ROUNDOFF = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
+from vicreg.tools.dtypes import HALF, UNIT_ROUNDOFF
+
+__all__ = ["UNIT_ROUNDOFF", "largest_error", "rounding"]
 
 
 def rounding(dtype: str, n: int, d: int) -> float:
@@ -20,13 +17,13 @@ def rounding(dtype: str, n: int, d: int) -> float:
     standard bound, k u for a sum of k terms, that is n + d + a few roundings on each of two
     levels. Half precision is computed in float32 and rounded once at the end.
     """
-    if dtype in ("float16", "bfloat16"):
+    if dtype in HALF:
         return UNIT_ROUNDOFF[dtype] + rounding("float32", n, d)
     return 2 * (n + d + 8) * UNIT_ROUNDOFF[dtype]
 
 
 def largest_error(got: np.ndarray, wanted: np.ndarray) -> float:
-    """Return the largest difference relative to the largest value wanted."""
+    """Return the largest difference, relative to the largest value of `wanted`."""
     got, wanted = np.asarray(got, dtype=np.float64), np.asarray(wanted, dtype=np.float64)
     assert got.shape == wanted.shape
     scale = np.max(np.abs(wanted))

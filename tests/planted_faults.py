@@ -1,10 +1,10 @@
-"""Plant faults in the package, one at a time, and see that the default tests find each.
+"""Plant faults in the package, one at a time, and check that the default tests find each.
 
     python tests/planted_faults.py [--list] [WORD ...]
 
-runs those faults whose name has each WORD, all of them without any. A fault is a small edit of a
-formula in a copy of ``src``; the default tests that concern it run against the copy until one
-fails. The exit status is 1 where a fault was not found, or can no longer be planted.
+runs the faults whose name contains each WORD, by default all. A fault is a small edit of a formula
+in a copy of ``src``; the default tests that concern it run against the copy until one fails. The
+exit status is 1 if a fault was not found, or can no longer be planted.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PACKAGE = Path("src", "vicreg")
 
 #: Tests of values and gradients on every library.
 VALUES = ("definition", "published", "accuracy", "vcreg")
-#: Those of each way in which a library differentiates.
+#: Tests of automatic differentiation.
 DERIVATIVES = ("jax", "mlx", "torch")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One edit: in `file` of the package the text `old`, which is there once, becomes `new`."""
+    """One edit: `old`, which must occur once in `file` of the package, is replaced by `new`."""
 
     name: str
     file: str
@@ -491,8 +491,8 @@ FAULTS = [
     Fault(
         "VCReg's eps is VICReg's",
         "_conventions.py",
-        "eps=1e-5",
-        "eps=1e-4",
+        "VCREG_EPS = 1e-5",
+        "VCREG_EPS = 1e-4",
         ("definition", "vcreg"),
     ),
     Fault(
@@ -525,7 +525,7 @@ FAULTS = [
     ),
     Fault(
         "negative weights taken",
-        "_checks.py",
+        "_conventions.py",
         "if not 0 <= number < math.inf or",
         "if not -math.inf < number < math.inf or",
         ("bad_input",),
@@ -549,7 +549,7 @@ FAULTS = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one fault: the test that found it, or why none could."""
+    """The result for one fault: the test that found it, or why there is none."""
 
     found_by: str | None
     said: str
@@ -557,7 +557,7 @@ class Outcome:
 
 
 def planted(fault: Fault, folder: Path) -> str | None:
-    """Plant `fault` in the copy of the package in `folder`; return why it cannot be."""
+    """Plant `fault` in the copy of the package in `folder`; return why if that is impossible."""
     file = folder / PACKAGE / fault.file
     text = file.read_text()
     count = text.count(fault.old)
@@ -568,7 +568,7 @@ def planted(fault: Fault, folder: Path) -> str | None:
 
 
 def tried(fault: Fault) -> Outcome:
-    """Return what the tests say to `fault`."""
+    """Plant `fault` in a copy, and run the tests."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -594,7 +594,7 @@ def tried(fault: Fault) -> Outcome:
 
 
 def main() -> int:
-    """Try the faults that are asked for, print what found each, and return the exit status."""
+    """Run the selected faults, print which test found each, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("words", nargs="*", metavar="WORD", help="part of a fault's name")
     parser.add_argument("--list", action="store_true", help="list the faults and stop")
@@ -603,7 +603,7 @@ def main() -> int:
     if given.list or not faults:
         print(*(fault.name for fault in FAULTS), sep="\n")
         return not given.list
-    # A process for each processor, and in each one thread.
+    # One process per processor, with one thread each.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     missed = 0

@@ -39,7 +39,7 @@ from vicreg.tools.benchmark.computations import (
     scalar_of,
 )
 from vicreg.tools.benchmark.published import LIBRARIES, published_formula
-from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
+from vicreg.tools.benchmark.timing import Effort, Quartiles, Times, ratio, time_in_turns
 
 SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 SMALL = ("--size", "6x9", "--size", "12x9", "--size", "6x5", "--quick")
@@ -150,10 +150,10 @@ def test_times_are_those_of_a_call() -> None:
     effort = Effort(rounds=9, sample=0.01, budget=2.0, fewest=3, patience=60.0)
     times = time_in_turns(calls, ignore, effort, clock)
     assert times["fast"].calls == 100
-    assert len(times["fast"].taken) == 9
-    assert times["fast"].spread.median == pytest.approx(1e-4)
+    assert len(times["fast"].samples) == 9
+    assert times["fast"].quartiles.median == pytest.approx(1e-4)
     assert times["slow"].calls == 1
-    assert times["slow"].taken == pytest.approx([0.5] * 3)
+    assert times["slow"].samples == pytest.approx([0.5] * 3)
     assert ratio(times["slow"], times["fast"]).median == pytest.approx(5000)
 
 
@@ -181,8 +181,8 @@ def test_a_machine_that_slows_down_favours_neither() -> None:
     effort = Effort(rounds=2, sample=0.01, budget=1e3, fewest=2, patience=1e3)
     times = time_in_turns(calls, ignore, effort, clock)
     # In the second round b comes first, still at the pace of the first round.
-    assert times["a"].taken == pytest.approx([0.04, 0.06])
-    assert times["b"].taken == pytest.approx([0.08, 0.08])
+    assert times["a"].samples == pytest.approx([0.04, 0.06])
+    assert times["b"].samples == pytest.approx([0.08, 0.08])
 
 
 def test_each_call_is_waited_for() -> None:
@@ -196,8 +196,8 @@ def test_each_call_is_waited_for() -> None:
 def test_the_ratio_is_of_the_rounds_both_had() -> None:
     over = Times((4.0, None, 9.0, 100.0), 1)
     under = Times((2.0, 1.0, 3.0, None), 1)
-    assert ratio(over, under) == Spread(2.5, 2.25, 2.75)
-    assert Spread.of([3.0]) == Spread(3.0, 3.0, 3.0)
+    assert ratio(over, under) == Quartiles(2.5, 2.25, 2.75)
+    assert Quartiles.of([3.0]) == Quartiles(3.0, 3.0, 3.0)
 
 
 # Studies.
@@ -209,7 +209,7 @@ def test_the_library_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(numpy), "synchronise", lambda self, output: waited.append(output))
     found = study.run_study([numpy], [Problem(6, 4, mode="value")], EFFORT, lambda _: ())
     (one,) = found.results
-    calls = sum((1 + len(times.taken)) * times.calls for times in one.times.values())
+    calls = sum((1 + len(times.samples)) * times.calls for times in one.times.values())
     assert len(waited) >= calls - 3  # the first, untimed, are waited for too
     assert one.difference == pytest.approx(0, abs=1e-5)
 

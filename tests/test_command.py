@@ -18,7 +18,6 @@ from typer.testing import CliRunner, Result
 import vicreg
 from vicreg import conventions
 from vicreg.tools.command import application, main
-from vicreg.tools.command.demo import Backend
 
 
 def run(*arguments: str, width: int = 80) -> Result:
@@ -185,12 +184,6 @@ def test_help_teaches() -> None:
         assert result.exit_code == 0
         assert "vicreg " + ("demo" if "conventions" not in arguments else "conv") in result.stdout
     assert "--plot" in run("demo", "--help").stdout
-
-
-def test_every_backend_can_be_asked_for() -> None:
-    from vicreg.tools.demo.trainers import BACKENDS
-
-    assert {backend.value for backend in Backend} == set(BACKENDS)
 
 
 def test_version() -> None:

@@ -157,7 +157,7 @@ def test_gamma_and_eps(xp: Backend) -> None:
     bound = rounding(xp.dtypes[0], 6, 4)
 
     def wanted(views: list[np.ndarray]) -> complex:
-        return np.mean([definition.hinge_on_std(view, 2.0, 0.5, 1) for view in views])
+        return np.mean([definition.hinge_on_std(0.5, 1)(view, 2.0) for view in views])
 
     got = vicreg_terms(*arrays, gamma=2.0, eps=0.5).variance
     assert largest_error(xp.numpy(got), wanted(views)) <= bound

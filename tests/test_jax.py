@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import definition as plain
 import numpy as np
 import pytest
 from errors import rounding
@@ -28,15 +29,7 @@ N, D = 5, 11
 
 def definition(x, y):
     """The official loss by its definition, for JAX to differentiate."""
-
-    def one(z):
-        zc = z - z.mean(0)
-        c = zc.T @ zc / (z.shape[0] - 1)
-        hinge = jnp.maximum(0, 1 - jnp.sqrt(jnp.diag(c) + 1e-4)).mean()
-        return hinge, (c * (1 - jnp.eye(z.shape[1])) ** 2 * c).sum() / z.shape[1]
-
-    (v1, c1), (v2, c2) = one(x), one(y)
-    return 25 * ((x - y) ** 2).mean() + 25 * (v1 + v2) / 2 + c1 + c2
+    return plain.loss([x, y])
 
 
 def truth(transformed, *arguments):
@@ -223,15 +216,7 @@ SMOOTH_L1 = {"penalty": "smooth_l1", "delta": 0.2}
 
 def vcreg_definition(z, delta=None):
     """VCReg's pooled loss of ``(n, d, positions)`` by its definition."""
-    z = jnp.moveaxis(z, 1, -1).reshape(-1, z.shape[1])
-    zc = z - z.mean(0)
-    c = zc.T @ zc / (z.shape[0] - 1)
-    hinge = jnp.maximum(0, 1 - jnp.sqrt(jnp.diag(c) + 1e-5)).mean()
-    penalty = (
-        c**2 if delta is None else jnp.where(abs(c) <= delta, c**2, 2 * delta * abs(c) - delta**2)
-    )
-    d = z.shape[1]
-    return 2 * hinge + 30 * (penalty * (1 - jnp.eye(d))).sum() / (d * (d - 1))
+    return plain.vcreg(jnp.moveaxis(z, 1, -1), (2.0, 30.0), delta=delta)
 
 
 @pytest.mark.parametrize(

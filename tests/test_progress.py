@@ -30,43 +30,43 @@ class Clock:
         return self.now
 
 
-def told(steps: Sequence[Step], taken: Sequence[float]) -> list[tuple[float, float]]:
-    """Return what was told to be left, and what was, as each step begins after the first tenth."""
-    clock, found = Clock(), []
+def estimates(steps: Sequence[Step], taken: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the estimated and the true time left at each step, after the first tenth."""
+    clock, pairs = Clock(), []
     left = TimeLeft(steps, clock)
     whole, over = sum(taken), 0.0
     for seconds in taken:
         left.begin()
         if over >= whole / 10:
-            found.append((left.seconds, whole - over))
+            pairs.append((left.seconds, whole - over))
         over += seconds
         clock.now += seconds
-    return found
+    return pairs
 
 
-def worst(found: list[tuple[float, float]]) -> float:
-    """Return by which part the time left was off at most; half a second is not counted."""
-    return max(max(abs(said - was) - 0.5, 0.0) / was for said, was in found)
+def worst(pairs: list[tuple[float, float]]) -> float:
+    """Return the largest relative error of an estimate; half a second does not count."""
+    return max(max(abs(said - was) - 0.5, 0.0) / was for said, was in pairs)
 
 
 @pytest.mark.parametrize("libraries", RECORDED)
 def test_it_is_not_off_by_more_than_a_half_after_the_first_tenth(libraries: str) -> None:
-    """Of one library as of all, and on machines faster and slower than the one recorded."""
+    """For one library and for all, on faster and slower machines than the recorded one."""
     steps = [Step(kind, expected) for kind, expected, _ in RECORDED[libraries]]
     taken = [seconds for *_, seconds in RECORDED[libraries]]
     for pace in (0.5, 1.0, 2.0):
-        assert worst(told(steps, [pace * seconds for seconds in taken])) < 0.5, pace
+        assert worst(estimates(steps, [pace * seconds for seconds in taken])) < 0.5, pace
     for seed in range(10):
         rng = np.random.default_rng(seed)
         noisy = [seconds * rng.uniform(0.8, 1.25) for seconds in taken]
-        assert worst(told(steps, noisy)) < 0.5, seed
+        assert worst(estimates(steps, noisy)) < 0.5, seed
 
 
 def test_equal_steps_would_not_do() -> None:
-    """Were the steps not weighted, this would tell: the test is of something."""
+    """The test above fails with steps that are not weighted."""
     for recorded in RECORDED.values():
         steps = [Step() for _ in recorded]
-        assert worst(told(steps, [seconds for *_, seconds in recorded])) > 0.5
+        assert worst(estimates(steps, [seconds for *_, seconds in recorded])) > 0.5
 
 
 def test_the_step_that_runs_is_taken_off() -> None:

@@ -5,14 +5,13 @@ Each error names the argument, what came and what is wanted.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
-from vicreg._conventions import Convention, convention_named
+from vicreg._conventions import Convention, checked_number, convention_named
 from vicreg._core.layout import HALF_PRECISION, Axes, dtype_name
 from vicreg._core.objective import ALL, Flags, Objective, Penalty
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
@@ -53,7 +52,7 @@ def checked_objective(
     objective = Objective(
         convention=convention,
         in_loss=_in_loss(checked),
-        gamma=_checked_number(gamma, "gamma", above_zero=True),
+        gamma=checked_number(gamma, "gamma", above_zero=True),
         eps=_checked_eps(eps, convention),
         method=method,  # type: ignore[arg-type]  # one of the three, by the check above
         axes=_checked_axes(*axes, pooled),
@@ -83,7 +82,7 @@ def _checked_penalty(penalty: Any, method: str) -> Penalty:
 
 
 def _checked_delta(delta: Any, penalty: str) -> float:
-    number = _checked_number(delta, "delta", above_zero=True)
+    number = checked_number(delta, "delta", above_zero=True)
     if penalty == "square" and number != 1:
         raise ValueError(
             "delta must be left at 1.0 where penalty is 'square', which has no linear part; "
@@ -119,7 +118,7 @@ def _checked_weights(weights: Sequence[Weight | None], convention: Convention) -
 def _checked_eps(eps: float | None, convention: Convention) -> float:
     if eps is None:
         return convention.eps
-    number = _checked_number(eps, "eps")
+    number = checked_number(eps, "eps")
     if number and convention.hinge_on == "variance":
         raise ValueError(
             f"eps must be None or 0: convention {convention.name!r} has its hinge on the variance "
@@ -132,7 +131,7 @@ def _checked_weight(value: Any, argument: str) -> Weight:
     # NumPy's own scalars are numbers; those that a compiler traces have no attributes to ask for.
     library = None if isinstance(value, (Real, str)) else library_of(value)
     if library is None:
-        return _checked_number(value, argument, "a number or an array of shape ()")
+        return checked_number(value, argument, "a number or an array of shape ()")
     if unsupported_kind(value, library) is not None or tuple(value.shape) != ():
         raise TypeError(
             f"{argument} must be a number or an array of shape (); got an array of shape "
@@ -141,21 +140,6 @@ def _checked_weight(value: Any, argument: str) -> Weight:
     if dtype_name(value) not in _REAL_DTYPES:
         raise TypeError(f"{argument} must have a real floating-point dtype; got {value.dtype}")
     return value
-
-
-def _checked_number(
-    value: Any, argument: str, wanted: str = "a number", above_zero: bool = False
-) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument} must be {wanted}; got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer or a fraction beyond the largest float
-        number = math.inf
-    if not 0 <= number < math.inf or (above_zero and number == 0):
-        wanted = "above 0" if above_zero else "of 0 or more"
-        raise ValueError(f"{argument} must be a finite number {wanted}; got {value!r}")
-    return number
 
 
 def _checked_axes(feature_axis: Any, sample_axis: Any, pooled: bool) -> Axes:

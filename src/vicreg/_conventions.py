@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from types import MappingProxyType
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 __all__ = ["Convention", "Weights", "convention_named", "conventions", "translate_weights"]
 
@@ -21,6 +21,9 @@ InvarianceReduction = Literal["mean", "squared norm", "none"]
 HingeArgument = Literal["std", "variance"]
 OverViews = Literal["mean", "sum"]
 CovarianceDivisor = Literal["d", "d(d-1)"]
+
+#: The ε of VCReg's paper.
+VCREG_EPS = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +91,7 @@ class Convention:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ValueError(f"{field} must be an integer of 0 or more; got {value!r}")
-        if not (math.isfinite(self.eps) and self.eps >= 0):
-            raise ValueError(f"eps must be a finite number of 0 or more; got {self.eps!r}")
+        checked_number(self.eps, "eps")
         if self.eps and self.hinge_on == "variance":
             raise ValueError(f"eps must be 0 where hinge_on is 'variance'; got {self.eps!r}")
         if self.weights is not None:
@@ -115,12 +117,24 @@ def checked_weights(weights: Sequence[float], argument: str) -> Weights:
         raise ValueError(
             f"{argument} must be three numbers (invariance, variance, covariance); got {weights!r}"
         )
-    for weight in weights:
-        if isinstance(weight, bool) or not isinstance(weight, Real):
-            raise TypeError(f"{argument} must be three numbers; got {weights!r}")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"{argument} must be finite and not negative; got {weights!r}")
-    return cast(Weights, tuple(float(weight) for weight in weights))
+    checked = (checked_number(w, f"{argument}[{place}]") for place, w in enumerate(weights))
+    return cast(Weights, tuple(checked))
+
+
+def checked_number(
+    value: Any, argument: str, wanted: str = "a number", above_zero: bool = False
+) -> float:
+    """Return `value` as a finite float that is not negative, or raise what is wrong."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} must be {wanted}; got {type(value).__name__}")
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond the largest float
+        number = math.inf
+    if not 0 <= number < math.inf or (above_zero and number == 0):
+        wanted = "above 0" if above_zero else "of 0 or more"
+        raise ValueError(f"{argument} must be a finite number {wanted}; got {value!r}")
+    return number
 
 
 _PUBLISHED = (
@@ -176,7 +190,7 @@ _PUBLISHED = (
         name="vcreg",
         source="Zhu et al. 2023 (arXiv 2306.13292); no invariance term",
         invariance="none",
-        eps=1e-5,
+        eps=VCREG_EPS,
         covariance_over_views="mean",
         covariance_divisor="d(d-1)",
         weights=None,

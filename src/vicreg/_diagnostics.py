@@ -19,14 +19,14 @@ Array = Any
 #: The fields that are no arrays.
 _CONSTANTS = ("n", "d", "rank_limit", "convention")
 
-#: From this share of the most there could be on, a rank (or the std, of the hinge's 1) is good;
-#: below the second it has collapsed. White noise of n = d samples has half by the participation
-#: ratio, and more for any other n.
+#: A rank is good from the first share of its maximum on, and has collapsed below the second; so
+#: has a std, as a share of the hinge's 1. White noise with n = d has half of the maximum by the
+#: participation ratio, and more for any other n.
 _FILLED, _COLLAPSED = 1 / 3, 1 / 10
-#: Below this rank nearly all is in one direction, however few there are.
+#: Below this rank nearly all of the variance is in one direction.
 _ONE_DIRECTION = 1.5
-#: The mean |correlation| up to which features are said to be independent, where chance alone
-#: does not give half as much already, and from which on they repeat each other.
+#: The mean |correlation| up to which features count as independent (unless chance alone gives half
+#: as much), and from which on they count as redundant.
 _INDEPENDENT, _REDUNDANT = 0.1, 0.5
 #: Up to this many samples chance alone gives as much, and no correlation tells anything.
 _TOO_FEW = 4

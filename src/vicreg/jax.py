@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vicreg._adapters.jax import regularized
 from vicreg._checks import checked_library
+from vicreg._conventions import VCREG_EPS
 from vicreg._losses.vcreg import (
     checked_covariance_gradient,
     checked_settings,
@@ -26,7 +27,7 @@ def vcreg(
     variance_weight: float | Array,
     covariance_weight: float | Array,
     gamma: float = 1.0,
-    eps: float | None = 1e-5,
+    eps: float | None = VCREG_EPS,
     penalty: str = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,

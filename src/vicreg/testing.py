@@ -36,7 +36,7 @@ Array = Any
 Floats = npt.NDArray[np.float64]
 
 
-#: The hard ones, and three views.
+#: The hard inputs, and inputs with three views.
 _CASES = (*CASES, *MORE[:2])
 
 
@@ -53,7 +53,7 @@ class ConformanceProblem:
     convention : str
         The published formula.
     seed : int
-        Of the input.
+        The seed of the input.
     """
 
     case: Case
@@ -75,11 +75,11 @@ def conformance_problems(
     Parameters
     ----------
     dtypes : sequence of str, optional
-        Of "float64", "float32", "bfloat16" and "float16", those that the library has.
+        The dtypes that the library has, of "float64", "float32", "bfloat16" and "float16".
     conventions : sequence of str, optional
         Names in `vicreg.conventions`.
     seed : int, optional
-        Of the inputs.
+        The seed of the inputs.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def conformance_problems(
     Raises
     ------
     ValueError
-        A dtype or a convention is not one of those.
+        A dtype or a convention is unknown.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def check_conformance(
 ) -> None:
     """Assert that the loss and its gradient are right on the arrays of `namespace`.
 
-    On each path that the code takes by the size of its input, on this one.
+    The problem is run on every path that the code chooses by the size of its input.
 
     Parameters
     ----------
@@ -131,19 +131,18 @@ def check_conformance(
     problem : ConformanceProblem
         One of `conformance_problems`.
     device : object, optional
-        A device of the namespace; None is its default.
+        A device of the namespace; by default its default device.
     asarray : callable, optional
-        ``asarray(values, dtype)`` returns the library's array of NumPy values; by default the
-        namespace's own makes it from nested lists of numbers.
+        ``asarray(values, dtype)`` converts a NumPy array; by default it is ``namespace.asarray``
+        of nested lists of numbers.
     to_numpy : callable, optional
-        Returns the values of an array in NumPy; by default by DLPack, by ``__array__`` or else
-        element by element.
+        Converts an array to NumPy; by default by DLPack, by ``__array__`` or element by element.
 
     Raises
     ------
     AssertionError
-        A value or a gradient is further from the truth than rounding can take it, or is not of
-        the dtype and shape that the interface promises; the message says which and by how much.
+        The error of a value or a gradient exceeds the bound of rounding, or its dtype or shape is
+        wrong. The message says which, and by how much.
 
     Notes
     -----
@@ -172,7 +171,7 @@ def check_conformance(
 
 
 class _GivenBackend(StandardBackend):
-    """A namespace with the conversions that its author gives."""
+    """A namespace with its author's conversions."""
 
     def __init__(
         self,

@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import torch
 from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import layer
 from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import Convention
+from vicreg._conventions import VCREG_EPS, Convention, checked_number
 from vicreg._losses.vcreg import (
     checked_covariance_gradient,
     checked_settings,
@@ -210,7 +209,7 @@ class VCReg(torch.nn.Module):
         variance_weight: float | torch.Tensor,
         covariance_weight: float | torch.Tensor,
         gamma: float = 1.0,
-        eps: float | None = 1e-5,
+        eps: float | None = VCREG_EPS,
         penalty: str = "square",
         delta: float = 1.0,
         feature_axis: int | Sequence[int] = -1,
@@ -298,13 +297,7 @@ class VCReg(torch.nn.Module):
 def _checked_scale(scale: Any) -> Any:
     if callable(scale):
         return scale
-    if isinstance(scale, bool) or not isinstance(scale, Real):
-        raise TypeError(
-            f"scale must be a number, or a callable that returns one; got {type(scale).__name__}"
-        )
-    if not math.isfinite(scale) or scale < 0:
-        raise ValueError(f"scale must be a finite number of 0 or more; got {scale!r}")
-    return float(scale)
+    return checked_number(scale, "scale", "a number, or a callable that returns one")
 
 
 class AttachedVCReg:
@@ -340,12 +333,12 @@ def attach_vcreg(
     Parameters
     ----------
     model : torch.nn.Module
-        Any model. A layer trains or rests as the module that it comes after does.
+        Any model. A layer is in training mode when the module before it is.
     modules : str, or iterable of str
         Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
     **settings
-        Of `VCReg`, one layer of them a module. ``scale`` is told there: under a ``GradScaler`` it
-        is to be ``scaler.get_scale``.
+        The arguments of each `VCReg` layer. Under a ``GradScaler``, `scale` must be
+        ``scaler.get_scale``.
 
     Returns
     -------

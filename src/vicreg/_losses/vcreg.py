@@ -7,6 +7,7 @@ from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
+from vicreg._conventions import VCREG_EPS
 from vicreg._core.objective import Objective
 
 __all__ = ["vcreg_loss", "vcreg_value_and_grad"]
@@ -20,7 +21,7 @@ def vcreg_loss(
     variance_weight: float | Array,
     covariance_weight: float | Array,
     gamma: float = 1.0,
-    eps: float | None = 1e-5,
+    eps: float | None = VCREG_EPS,
     penalty: str = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
@@ -119,7 +120,7 @@ def vcreg_value_and_grad(
     variance_weight: float | Array,
     covariance_weight: float | Array,
     gamma: float = 1.0,
-    eps: float | None = 1e-5,
+    eps: float | None = VCREG_EPS,
     penalty: str = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,

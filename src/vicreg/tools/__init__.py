@@ -1,1 +1,1 @@
-"""What verifies, identifies, times and shows: the command ``vicreg`` and what it runs."""
+"""The tools: verification, identification, benchmark, plots, and the command ``vicreg``."""

@@ -1,4 +1,4 @@
-"""One figure of a diagnosis: how many directions a batch fills, and how far it varies."""
+"""One figure of a diagnosis: the spectrum of a batch, and the stds of its features."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ __all__ = ["draw", "save_plot"]
 
 Floats = npt.NDArray[np.float64]
 
-# Okabe and Ito's colours, which stay apart for the colour-blind.
+# The colours of Okabe and Ito, which the colour-blind can tell apart.
 _BATCH, _REFERENCE, _DEAD = "#0072B2", "#D55E00", "0.55"
-#: Up to this many values each is marked by a dot, so that a single one is seen.
+#: Up to this many values each is marked by a dot, so that a single one is visible.
 _FEW = 40
-#: The hinge of the variance term; from this many times as much on, the axis is logarithmic.
+#: The γ of the hinge, and the multiple of it from which on the axis is logarithmic.
 _GAMMA, _FAR = 1.0, 10.0
 #: Singular values below this share of the largest are left out: the axis ends there.
 _SPECTRUM_FLOOR = 1e-6
 
 
 def save_plot(diagnosis: Diagnosis, name: str, file: Path) -> None:
-    """Draw `diagnosis` and put the figure in the place of `file` once it is complete.
+    """Draw `diagnosis`, and replace `file` by the figure once it is complete.
 
     Parameters
     ----------
     diagnosis : Diagnosis
-        Of arrays that NumPy can read, all finite.
+        The diagnosis, with finite arrays that NumPy can read.
     name : str
-        What the batch is called in the headline.
+        The name of the batch in the headline.
     file : path
-        Its suffix chooses the format.
+        The file; its suffix determines the format.
 
     Raises
     ------
     ToolError
-        The figure cannot be written; an existing `file` is as it was.
+        The figure cannot be written; an existing `file` is left unchanged.
     """
     with replacing(file) as unfinished:
         draw(diagnosis, name).savefig(unfinished, dpi=150)
@@ -57,9 +57,9 @@ def draw(diagnosis: Diagnosis, name: str) -> Figure:
     Parameters
     ----------
     diagnosis : Diagnosis
-        Of arrays that NumPy can read, all finite.
+        The diagnosis, with finite arrays that NumPy can read.
     name : str
-        What the batch is called in the headline.
+        The name of the batch in the headline.
 
     Returns
     -------
@@ -71,10 +71,10 @@ def draw(diagnosis: Diagnosis, name: str) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     figure = Figure(figsize=(11, 5.2), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.12))
-    spectrum, spread = figure.subplots(1, 2)
+    spectrum, stds = figure.subplots(1, 2)
     _draw_spectrum(spectrum, diagnosis)
-    _draw_spread(spread, diagnosis)
-    # A name may hold what would be read as a formula.
+    _draw_stds(stds, diagnosis)
+    # matplotlib would read a name with $ as a formula.
     figure.suptitle(_headline(diagnosis, name), fontsize=12, parse_math=False)
     return figure
 
@@ -107,7 +107,7 @@ def _draw_spectrum(axis: Axes, diagnosis: Diagnosis) -> None:
     if not largest > 0:
         _say(axis, "every singular value is 0:\nthe samples are all the same")
         return
-    # The same total variance, as even as it can be.
+    # The same total variance, spread evenly.
     whitened = float(np.linalg.norm(values / largest)) * largest / math.sqrt(limit)
     counted = values[values > _SPECTRUM_FLOOR * largest]
     axis.axhline(
@@ -120,7 +120,7 @@ def _draw_spectrum(axis: Axes, diagnosis: Diagnosis) -> None:
     _add_legend(axis)
 
 
-def _draw_spread(axis: Axes, diagnosis: Diagnosis) -> None:
+def _draw_stds(axis: Axes, diagnosis: Diagnosis) -> None:
     std = np.sort(np.asarray(diagnosis.std, dtype=np.float64))[::-1]
     dead, d = int(diagnosis.dead_features), diagnosis.d
     axis.set_title(
@@ -137,7 +137,7 @@ def _draw_spread(axis: Axes, diagnosis: Diagnosis) -> None:
     if top > _FAR * _GAMMA:
         _set_log_scale(axis, min(_GAMMA, alive[-1]), top)
     else:
-        # From 0, collapsed: how near the features are to it is to be seen.
+        # Start at 0, a collapsed feature.
         axis.set_ylim(-0.03 * top, 1.1 * top)
     if dead:
         _mark_rest(axis, d - dead, d, "dead:\n{} of {} features\nare constant")
@@ -150,10 +150,10 @@ def _draw_sorted(axis: Axes, values: Floats, label: str) -> None:
 
 
 def _mark_rest(axis: Axes, counted: int, limit: int, text: str) -> None:
-    """Shade the places after `counted`, of which `text` says how many there are."""
+    """Shade the positions after `counted`, and label them with `text`."""
     axis.axvspan(counted + 0.5, limit + 0.5, color=_DEAD, alpha=0.18, lw=0)
     shown = text.format(limit - counted, limit)
-    # In the shade where it has the room, else beside it.
+    # In the shaded area if there is room, otherwise beside it.
     inside = limit - counted > 0.3 * limit
     place = (counted + limit + 1) / 2 if inside else counted + 0.5 - 0.02 * limit
     axis.text(
@@ -174,7 +174,7 @@ def _set_log_scale(axis: Axes, low: float, high: float) -> None:
 
     axis.set_yscale("log")
     axis.set_ylim(low / 2, high * 2)
-    # Within two decades the powers of ten alone are too few to read a value by.
+    # Within two decades the powers of ten are too few as labels.
     narrow = high < 25 * low
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -182,7 +182,7 @@ def _set_log_scale(axis: Axes, low: float, high: float) -> None:
 
 
 def _add_legend(axis: Axes) -> None:
-    # Below the axes: within them every corner has a batch whose curve goes there.
+    # Below the axes, since a curve may pass through any corner within them.
     axis.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
 
 

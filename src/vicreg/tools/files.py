@@ -1,4 +1,4 @@
-"""Files that a tool writes: checked before the work, and replaced only by a complete one."""
+"""Output files: checked before the work, and replaced only once they are complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vicreg.tools.requirements import RequirementError, ToolError, require
 
 __all__ = ["check_figure_file", "check_file", "replacing"]
 
-#: Written through LaTeX, which may not be there.
+#: The formats that need LaTeX, which may not be installed.
 _UNCERTAIN_FORMATS = {"pgf"}
 
 
@@ -21,12 +21,12 @@ def check_file(file: Path) -> None:
     Parameters
     ----------
     file : path
-        What is to be written or replaced.
+        The file to write or replace.
 
     Raises
     ------
     RequirementError
-        Its directory is not there or cannot be written, or `file` is a directory.
+        Its directory does not exist or is not writable, or `file` is a directory.
     """
     try:
         if not file.parent.is_dir():
@@ -47,7 +47,7 @@ def check_figure_file(file: Path) -> None:
     Parameters
     ----------
     file : path
-        Its suffix chooses the format.
+        The file; its suffix determines the format.
 
     Raises
     ------
@@ -67,24 +67,24 @@ def check_figure_file(file: Path) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Put what the block writes in the place of `file` once it is complete.
+    """Replace `file` by what the block writes, once it is complete.
 
     Parameters
     ----------
     file : path
-        What is replaced when the block ends without an error; as it was otherwise.
+        The file to replace. It is left unchanged if the block raises.
 
     Yields
     ------
     path
-        Where the block is to write: a file beside `file`, of the same suffix.
+        The path to write to: a temporary file beside `file`, with the same suffix.
 
     Raises
     ------
     ToolError
-        The file cannot be written, or not put in its place.
+        The file cannot be written.
     """
-    file = file.resolve()  # a link stays one
+    file = file.resolve()  # keep a symbolic link
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
     try:
         yield unfinished

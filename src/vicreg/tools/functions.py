@@ -1,4 +1,4 @@
-"""A user's function of two arrays: found by its name, called, and held to one number."""
+"""A user's function of two arrays: import it by name, call it, and check what it returns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vicreg.tools.requirements import RequirementError
 __all__ = ["FunctionError", "LossFunction", "load_function"]
 
 
-#: What the dtypes of no real number are called, in every library.
+#: How the names of dtypes begin, in every library, that are not of real numbers.
 _NO_NUMBERS = ("complex", "bool", "str", "object", "<U", "|S", "datetime", "timedelta")
 
 
 class FunctionError(RequirementError, ValueError):
-    """The function cannot be found, cannot be called, or returns no number: in one line."""
+    """The function does not exist, cannot be called, or does not return one real number."""
 
 
 def load_function(path: str) -> Callable[..., Any]:
@@ -28,8 +28,8 @@ def load_function(path: str) -> Callable[..., Any]:
     Parameters
     ----------
     path : str
-        The module as in an import statement, seen from the current directory too, and a name in
-        it; a class is called without arguments to make the function.
+        The module as in an import statement, which may be in the current directory, and a name in
+        it. A class is called without arguments to make the function.
 
     Returns
     -------
@@ -48,19 +48,19 @@ def load_function(path: str) -> Callable[..., Any]:
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise FunctionError(f"{path!r} must be MODULE:FUNCTION")
-    found: Any = _imported(module_name)
+    value: Any = _imported(module_name)
     for part in name.split("."):
         try:
-            found = getattr(found, part)
+            value = getattr(value, part)
         except AttributeError:
             raise FunctionError(f"module {module_name!r} has no {name!r}") from None
-        except Exception as error:  # a module's own __getattr__ runs anything
+        except Exception as error:  # a module may define __getattr__
             raise FunctionError(f"{path!r} cannot be had: {_line(error)}") from error
-    if isinstance(found, type):
-        found = _made(found, path)
-    if not callable(found):
-        raise FunctionError(f"{path} is no function: it is of type {type(found).__name__}")
-    function: Callable[..., Any] = found
+    if isinstance(value, type):
+        value = _made(value, path)
+    if not callable(value):
+        raise FunctionError(f"{path} is no function: it is of type {type(value).__name__}")
+    function: Callable[..., Any] = value
     return function
 
 
@@ -74,7 +74,7 @@ def _imported(name: str) -> Any:
         raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # an import runs anything, sys.exit() too
+    except BaseException as error:  # an import may raise anything, even SystemExit
         raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
 
 
@@ -83,20 +83,20 @@ def _made(kind: type, path: str) -> Any:
         return kind()
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a constructor raises anything
+    except BaseException as error:  # a constructor may raise anything
         raise FunctionError(
             f"{path} is a class that cannot be made without arguments: {_line(error)}"
         ) from error
 
 
 class LossFunction:
-    """A function of two arrays of one library, that is to return one number.
+    """A function of two arrays of one library, which should return one number.
 
     Parameters
     ----------
     function : callable
-        Called with two arrays of shape (n, d); where it has a parameter ``ref_emb``, as
-        pytorch-metric-learning's losses do, the second goes there.
+        Called with two arrays of shape (n, d). If it has a parameter ``ref_emb``, like the losses
+        of pytorch-metric-learning, the second array is passed as that.
     backend : Backend
         The library of the arrays.
 
@@ -115,24 +115,24 @@ class LossFunction:
 
     @property
     def name(self) -> str:
-        """What the function is called."""
+        """The name of the function."""
         name = getattr(self._function, "__name__", None) or type(self._function).__name__
         return str(name)
 
     def on_arrays(self, z1: Array, z2: Array) -> Array:
-        """Return what the function returns for two arrays of the library: one number.
+        """Return the output of the function for two arrays of the library: one number.
 
         Raises
         ------
         FunctionError
-            The function raises, or what it returns is no number.
+            The function raises, or does not return one real number.
         """
         try:
             views, named = ((z1,), {"ref_emb": z2}) if self._by_name else ((z1, z2), {})
             output = self._function(*views, **named)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # sys.exit() too: it is no verdict
+        except BaseException as error:  # even SystemExit
             raise FunctionError(
                 f"{self.name} raised {_line(error)} (for two {self.backend.name} arrays of "
                 f"{z1.dtype} and shape {tuple(z1.shape)})"
@@ -151,14 +151,14 @@ class LossFunction:
         return output
 
     def __call__(self, z1: Floats, z2: Floats, dtype: str | None = None) -> float:
-        """Return the function's value for two NumPy arrays, given to it in `dtype`.
+        """Return the value of the function for two NumPy arrays, converted to `dtype`.
 
         Parameters
         ----------
         z1, z2 : array of float64, shape (n, d)
-            Unchanged, whatever the function does: it is given arrays of its own.
+            The views. The function gets copies, so they are never modified.
         dtype : str, optional
-            None is the widest of the library.
+            The widest of the library by default.
 
         Returns
         -------
@@ -176,18 +176,18 @@ class LossFunction:
             return self.number(output)
 
     def number(self, output: Array) -> float:
-        """Return what `on_arrays` returned as a number.
+        """Return the output of `on_arrays` as a float.
 
         Raises
         ------
         FunctionError
-            It is none.
+            It is not a real number.
         """
         try:
             return float(self.backend.to_numpy(output).reshape(()))
         except Exception:
             pass
-        try:  # a number of another kind than the backend's arrays
+        try:  # not an array of the library
             return float(output)
         except Exception as error:
             raise FunctionError(
@@ -196,7 +196,7 @@ class LossFunction:
 
 
 def _takes_ref_emb(function: Callable[..., Any]) -> bool:
-    # A PyTorch module's __call__ takes anything; its forward says what.
+    # The __call__ of a PyTorch module takes anything; the signature is that of forward.
     try:
         parameters = inspect.signature(getattr(function, "forward", function)).parameters
     except (TypeError, ValueError):
@@ -206,9 +206,9 @@ def _takes_ref_emb(function: Callable[..., Any]) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """Return an error's kind and the first line of its message."""
+    """Return the type of an error and the first line of its message."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # a message that cannot be had
+    except Exception:  # __str__ may raise
         lines = []
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a report names so that it can be repeated: versions, processor, threads."""
+"""What a report states so that it can be repeated: versions and the processor."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["description", "processor"]
 
 
 def description(backends: Iterable[Backend] = ()) -> dict[str, str]:
-    """Return the names and versions of what a report was made with.
+    """Return the versions and the machine that a report was made with.
 
     Parameters
     ----------
     backends : iterable of Backend
-        The libraries that took part.
+        The libraries that were used.
 
     Returns
     -------

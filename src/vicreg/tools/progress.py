@@ -1,4 +1,4 @@
-"""How far a tool has come and what it still takes: a bar, or lines where there is no terminal."""
+"""The progress of a tool and the time left: a bar, or lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Step", "TimeLeft", "duration", "steps_progress"]
 
 @dataclass(frozen=True)
 class Step:
-    """One step of what a tool does.
+    """One step of a run.
 
     Parameters
     ----------
     kind : str
-        What it is done by: steps of one kind are faster or slower than expected alike.
+        Steps of one kind are all faster, or all slower, than expected by the same factor.
     seconds : float
-        What it is expected to take; of all steps only the ratios matter, but at the beginning.
+        The expected duration. After the first steps, only the ratios between steps matter.
     """
 
     kind: str = ""
@@ -32,10 +32,10 @@ class Step:
 
 
 class TimeLeft:
-    """The time that steps still take, told by those that were.
+    """An estimate of the time left, from how long earlier steps took.
 
-    Each kind of step has a pace, how long its steps took beside what was expected. A kind that is
-    yet to begin has that of all together, and goes over to its own as it comes along.
+    Each kind of step has a pace: how long its steps took, divided by what was expected. It starts
+    as the pace of all kinds together, and approaches its own as more of its steps are done.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class TimeLeft:
         self._steps, self._clock = steps, clock
         self._place = -1
         self._began = self._start = clock()
-        # By kind: what its steps that are over were expected to take, and took; and those to come.
+        # By kind: the expected and the actual time of the past steps; the expected of the others.
         self._expected: defaultdict[str, float] = defaultdict(float)
         self._taken: defaultdict[str, float] = defaultdict(float)
         self._to_come: defaultdict[str, float] = defaultdict(float)
@@ -57,7 +57,7 @@ class TimeLeft:
             self._to_come[step.kind] += step.seconds
 
     def begin(self) -> None:
-        """Take down that the next step begins, and with it that the one before has ended."""
+        """Record that a step begins, and that the one before has ended."""
         now = self._clock()
         if 0 <= self._place < len(self._steps):
             step = self._steps[self._place]
@@ -70,7 +70,7 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float:
-        """The seconds that are left."""
+        """The time left, in seconds."""
         left = sum(self._pace(kind) * seconds for kind, seconds in self._to_come.items())
         if 0 <= self._place < len(self._steps):
             step = self._steps[self._place]
@@ -80,13 +80,13 @@ class TimeLeft:
 
     @property
     def fraction(self) -> float:
-        """Which part of the time is over."""
+        """The share of the time that has passed."""
         over = self._clock() - self._start
         return over / (over + self.seconds) if over > 0 else 0.0
 
     @property
     def fraction_of_steps(self) -> float:
-        """Which part of the steps is over."""
+        """The share of the steps that are done."""
         return max(self._place, 0) / max(len(self._steps), 1)
 
     def _pace(self, kind: str) -> float:
@@ -100,12 +100,12 @@ class TimeLeft:
         return sum(step.seconds for step in self._steps) / max(len(self._steps), 1)
 
 
-#: How many steps of its own the pace of all counts as, where one kind has had few.
+#: In the pace of a kind, that of all kinds counts as much as this many steps.
 _STEPS_ASSUMED = 30.0
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person says it: "20 s", "3 minutes".
+    """Return a rounded time in words: "20 s", "3 minutes".
 
     Parameters
     ----------
@@ -133,28 +133,28 @@ def steps_progress(
     steps: int | Sequence[Step],
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[str], None]]:
-    """Show what is being run, as a bar; where there is no terminal, a line a tenth of the way.
+    """Show the current step and a bar; if there is no terminal, one line per tenth of the time.
 
-    Of steps that are told apart the lines say how long the rest will take.
+    If `steps` has the duration of each step, the lines also tell the time left.
 
     Parameters
     ----------
     console : rich.console.Console
-        Where to.
+        The console.
     steps : int or sequence of Step
-        How many steps there are, where one is as long as another; or each of them.
+        The number of steps, if all take equally long, or each step.
     clock : callable
         Returns the time in seconds.
 
     Yields
     ------
     callable
-        Called with a line as each step begins.
+        To be called with a line of text at the start of each step.
     """
-    told_apart = not isinstance(steps, int)
+    has_durations = not isinstance(steps, int)
     left = TimeLeft([Step()] * steps if isinstance(steps, int) else steps, clock)
     if not console.is_terminal:
-        yield _tenths(console, left, told_apart)
+        yield _tenths(console, left, has_durations)
         return
     columns = (
         BarColumn(bar_width=20),
@@ -172,16 +172,16 @@ def steps_progress(
         yield on_step
 
 
-def _tenths(console: Console, left: TimeLeft, told_apart: bool) -> Callable[[str], None]:
-    told = 0
+def _tenths(console: Console, left: TimeLeft, has_durations: bool) -> Callable[[str], None]:
+    shown = 0
 
     def on_step(line: str) -> None:
-        nonlocal told
+        nonlocal shown
         left.begin()
-        tenth = int(10 * (left.fraction if told_apart else left.fraction_of_steps))
-        if tenth > told:
-            told = tenth
-            rest = f"; about {duration(left.seconds)} left" if told_apart else ""
+        tenth = int(10 * (left.fraction if has_durations else left.fraction_of_steps))
+        if tenth > shown:
+            shown = tenth
+            rest = f"; about {duration(left.seconds)} left" if has_durations else ""
             console.print(f"{10 * tenth:3d} % {line}{rest}", soft_wrap=True, highlight=False)
 
     return on_step

@@ -1,20 +1,18 @@
-"""What a tool needs to run, and the error that says in one line what is missing."""
+"""Optional packages, and the errors for missing ones."""
 
 from __future__ import annotations
 
 import importlib
 
+from vicreg.tools.libraries import LIBRARIES
+
 __all__ = ["RequirementError", "ToolError", "require"]
 
-_LIBRARIES = {
-    "numpy": ("NumPy", "command"),
+#: The title of each package, and the extra of this package that installs it.
+_PACKAGES = {name: (library.title, library.extra) for name, library in LIBRARIES.items()} | {
     "sklearn": ("scikit-learn", "command"),
-    "mparray": ("mparray", "command"),
     "matplotlib": ("matplotlib", "plot"),
-    "torch": ("PyTorch", "torch"),
-    "jax": ("JAX", "jax"),
     "optax": ("optax", "jax"),
-    "cupy": ("CuPy", "cupy"),
 }
 
 
@@ -23,16 +21,16 @@ class ToolError(Exception):
 
 
 class RequirementError(ToolError):
-    """Something that a run needs is missing or unusable; found before any work."""
+    """Something that a tool needs is missing or unusable; raised before any work."""
 
 
 def require(*packages: str) -> None:
-    """Import `packages`, or say in one line how to install the one that is missing.
+    """Import `packages`, or raise an error that says how to install the one that is missing.
 
     Parameters
     ----------
     *packages : str
-        Names of packages that the tools know, as in an import statement.
+        The names of the packages, as in an import statement.
 
     Raises
     ------
@@ -40,7 +38,7 @@ def require(*packages: str) -> None:
         A package is not installed, or its import fails.
     """
     for package in packages:
-        name, extra = _LIBRARIES[package]
+        name, extra = _PACKAGES[package]
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:

@@ -1,8 +1,8 @@
-"""The array libraries of this machine and their devices: what the tools run on.
+"""The array libraries of this machine and their devices.
 
-A :class:`Backend` is one library on one device. Each module here knows one library; whatever
-follows the array API standard and has no module is served by `standard`. Nothing is imported
-before it is asked for.
+A :class:`Backend` is one library on one device. Each module here is for one library; `standard` is
+for any other that follows the array API standard. A library is imported when its backends are
+requested, not before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from vicreg.tools.backends.base import Array, Backend, Floats
+from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError
 
 __all__ = [
@@ -28,22 +29,8 @@ __all__ = [
     "importing_from_here",
 ]
 
-#: Every library that the tools know, and the package it comes in.
-_PACKAGES = {
-    "numpy": "numpy",
-    "torch": "torch",
-    "jax": "jax",
-    "mlx": "mlx",
-    "cupy": "cupy",
-    "dask": "dask",
-    "array_api_strict": "array_api_strict",
-    "ndonnx": "ndonnx",
-    "mparray": "mparray",
-}
-
-NAMES = tuple(_PACKAGES)
-
-_WITH_A_MODULE = ("numpy", "torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
+#: The libraries that have a module here.
+_WITH_A_MODULE = names_where("has_backend")
 
 
 def backends_of(name: str) -> list[Backend]:
@@ -64,14 +51,14 @@ def backends_of(name: str) -> list[Backend]:
     RequirementError
         The library is not installed, its import fails, or it has no device to run on here.
     """
-    if name in _PACKAGES:
-        return _found(name)
+    if name in NAMES:
+        return _imported(name)
     with importing_from_here():
-        return _found(name)
+        return _imported(name)
 
 
-def _found(name: str) -> list[Backend]:
-    if not _is_installed(_PACKAGES.get(name, name)):
+def _imported(name: str) -> list[Backend]:
+    if not _is_installed(name):
         raise RequirementError(f"{name} is not installed")
     module = (
         f"vicreg.tools.backends.{name}"
@@ -79,7 +66,7 @@ def _found(name: str) -> list[Backend]:
         else "vicreg.tools.backends.standard"
     )
     try:
-        found: list[Backend] = importlib.import_module(module).backends(name)
+        backends: list[Backend] = importlib.import_module(module).backends(name)
     except RequirementError:
         raise
     except KeyboardInterrupt:
@@ -88,7 +75,7 @@ def _found(name: str) -> list[Backend]:
         lines = str(error).strip().splitlines()
         reason = ": ".join([type(error).__name__, *lines[:1]])
         raise RequirementError(f"{name} cannot be imported: {reason}") from error
-    return found
+    return backends
 
 
 def backend_named(name: str) -> Backend:
@@ -114,21 +101,21 @@ def backend_named(name: str) -> Backend:
 def find_backends(
     names: Sequence[str] = NAMES, devices: Sequence[str] = ()
 ) -> tuple[list[Backend], dict[str, str]]:
-    """Return what can run here of the libraries `names`, and why the others cannot.
+    """Return the backends that can run here, and why the others cannot.
 
     Parameters
     ----------
     names : sequence of str
         Libraries, each as in `backends_of`.
     devices : sequence of str
-        Only these: "cpu", "cuda", "cuda:0". None given is all.
+        The devices to use, such as "cpu", "cuda" or "cuda:0"; all of them if empty.
 
     Returns
     -------
     list of Backend, dict of str to str
-        The second maps a library, with its device where that is what is left out, to the reason.
+        The second maps each library that is left out, or its device, to the reason.
     """
-    found: list[Backend] = []
+    backends: list[Backend] = []
     left_out: dict[str, str] = {}
     for name in names:
         try:
@@ -138,23 +125,23 @@ def find_backends(
             continue
         for backend in candidates:
             if not devices or any(_matches(backend.device, device) for device in devices):
-                found.append(backend)
+                backends.append(backend)
             else:
                 wanted = " or ".join(devices)
                 left_out[str(backend)] = f"it is on {backend.device}, not on {wanted}"
-    return found, left_out
+    return backends, left_out
 
 
 @contextmanager
 def importing_from_here() -> Iterator[None]:
-    """Find modules of the current directory too, first in the block and last after it."""
+    """Import from the current directory first, inside the block; after the block, last."""
     sys.path.insert(0, "")
     try:
         yield
     finally:
-        with suppress(ValueError, OSError):  # what was imported may have changed the path
+        with suppress(ValueError, OSError):  # the import may have changed the path
             sys.path.remove("")
-            # What a function imports when it is called is found too, but shadows nothing.
+            # A function may import more when it is called; by then it must shadow nothing.
             if os.getcwd() not in sys.path:
                 sys.path.append(os.getcwd())
 

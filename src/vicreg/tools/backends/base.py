@@ -1,4 +1,4 @@
-"""What the tools ask of a library."""
+"""The interface through which the tools use a library."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ ForwardWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], 
 #: (function, arrays, directions) -> the gradients' derivatives
 SecondWay = Callable[[Callable[..., Array], Sequence[Array], Sequence[Array]], tuple[Array, ...]]
 
-ALL_DTYPES = ("float64", "float32", "bfloat16", "float16")
-
 
 class Backend(ABC):
     """One library on one device.
@@ -30,22 +28,22 @@ class Backend(ABC):
     Parameters
     ----------
     name : str
-        The library, as ``--backend`` calls it.
+        The name of the library, as in ``--backend``.
     device : str
-        As ``--device`` calls it: "cpu", "cuda:0".
+        The name of the device, as in ``--device``: "cpu", "cuda:0".
     dtypes : tuple of str
-        The floating-point dtypes it has there, the widest first.
+        The floating-point dtypes that the library has on the device, the widest first.
     """
 
-    #: Whether `differentiate` works.
+    #: Whether it has automatic differentiation.
     differentiates = False
-    #: Whether `compiled` works.
+    #: Whether it has a compiler.
     compiles = False
-    #: Whether it is used under its compiler, so that a time without it would be nobody's.
+    #: Whether it is normally used with its compiler, so that it is timed with it only.
     always_compiled = False
-    #: Whether a product of large matrices takes it ten times as long as others, or more.
+    #: Whether products of large matrices take at least ten times as long as in other libraries.
     multiplies_slowly = False
-    #: Whether large arrays can be asked of it at all.
+    #: Whether it is fast enough for large arrays.
     takes_large = True
 
     def __init__(self, name: str, device: str, dtypes: tuple[str, ...]) -> None:
@@ -60,12 +58,12 @@ class Backend(ABC):
         return f"<{type(self).__name__} {self}>"
 
     def active(self) -> AbstractContextManager[Any]:
-        """Return a context in which the library works in every dtype, on this device."""
+        """Return a context in which the library uses this device, with all of its dtypes."""
         return nullcontext()
 
     @abstractmethod
     def asarray(self, values: Floats, dtype: str) -> Array:
-        """Return `values` as a new array of the library, on this device."""
+        """Return a new array of the library, on this device, with these values."""
 
     @abstractmethod
     def to_numpy(self, array: Array) -> Floats:
@@ -77,96 +75,95 @@ class Backend(ABC):
         arrays: Sequence[Array],
         wanted: Sequence[bool] | None = None,
     ) -> tuple[Any, tuple[Array | None, ...]]:
-        """Return what `function` returns for `arrays`, and its gradient by each of them.
+        """Return the output of `function`, and its gradient with respect to each array.
 
-        By the library's automatic differentiation. `function` returns a scalar, or a tuple that
-        begins with the scalar to differentiate. Where only some gradients are `wanted` the others
-        are None, and nothing is differentiated by those arrays.
+        The gradient is that of the library's automatic differentiation. `function` returns a
+        scalar, or a tuple whose first element is the scalar to differentiate. If `wanted` is
+        given, arrays for which it is false are not differentiated, and their gradient is None.
         """
         raise NotImplementedError(f"{self.name} has no automatic differentiation")
 
     @property
     def gradient_ways(self) -> Mapping[str, GradientWay]:
-        """Other ways to the gradient of a scalar function by its arrays, by name."""
+        """Other ways to compute the gradient of a scalar function, by name."""
         return {}
 
     @property
     def forward_ways(self) -> Mapping[str, ForwardWay]:
-        """Ways to the derivative of a scalar function along directions, one an array, by name."""
+        """Ways to compute the derivative of a scalar function along one direction per array."""
         return {}
 
     @property
     def second_ways(self) -> Mapping[str, SecondWay]:
-        """Ways to the derivative of its gradient along directions, by name."""
+        """Ways to compute the derivative of its gradient along directions, by name."""
         return {}
 
     def vcreg_layer(self, **settings: Any) -> Callable[[Array], Array] | None:
-        """Return VCReg as a layer with these settings; None where there is none."""
+        """Return a VCReg layer with these settings; None if the library has no such layer."""
         return None
 
     def as_used(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` of arrays as people run it: compiled, where they compile."""
+        """Return `function`, compiled if the library is normally used with its compiler."""
         return function
 
     def on_one_thread(self) -> AbstractContextManager[Any]:
-        """Return a context in which small arrays are not divided among threads."""
+        """Return a context in which the library uses a single thread."""
         return nullcontext()
 
-    def synchronise(self, output: Any) -> None:  # noqa: B027 - most libraries have no need
-        """Wait until `output`, an array or a nest of tuples of arrays, has been computed.
+    def synchronise(self, output: Any) -> None:  # noqa: B027 - most libraries need nothing
+        """Wait until `output`, an array or nested tuples of arrays, has been computed.
 
-        A library that returns before its work is done, or does none until it is asked, waits
-        here; nothing happens in one that returns what is done.
+        Needed for libraries that compute asynchronously or lazily; does nothing for others.
         """
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function` of arrays under the library's compiler."""
+        """Return `function`, compiled by the library's compiler when it is first called."""
         raise NotImplementedError(f"{self.name} has no compiler")
 
     def compiled_gradient(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what `differentiate` returns for `function`, under the compiler."""
+        """Return a compiled function that returns what `differentiate` does."""
         return self.compiled(lambda *arrays: self.differentiate(function, arrays))
 
     def compiled_ahead(
         self, function: Callable[..., Any], arrays: Sequence[Array], quickly: bool = False
     ) -> Callable[..., Any]:
-        """Return a `compiled` function, compiled for `arrays` without having been run.
+        """Return `function`, compiled for `arrays` but not run.
 
-        Where it is to be compiled `quickly` the machine code need not be fast.
+        If `quickly`, compile faster, to slower code.
         """
         return function
 
     def forget_compiled(self) -> None:  # noqa: B027
-        """Drop what was compiled before, so that nothing meets a limit on recompilations."""
+        """Drop all compiled functions, so that no limit on recompilations is reached."""
 
     def full_precision(self) -> AbstractContextManager[Any]:
-        """Return a context in which matrix products are in the precision of their inputs."""
+        """Return a context in which matrix products have the precision of their inputs."""
         return nullcontext()
 
     def watch_memory(self) -> Callable[[], int] | None:
-        """Begin to watch the memory of the device.
+        """Start to record the peak memory of the device.
 
         Returns
         -------
         callable or None
-            Returns by how many bytes the memory held has risen at most since; None on a CPU,
-            whose memory is the process's.
+            Returns the peak since the start, in bytes above what was in use then. None on a CPU,
+            where the memory is that of the process.
         """
         return None
 
     @property
     def threads(self) -> int | None:
-        """How many threads a product is worked on by; None where the library does not say."""
+        """The number of threads of a matrix product; None if the library does not tell."""
         return None
 
     @property
     def device_name(self) -> str | None:
-        """What the device calls itself; None on a CPU."""
+        """The model of the device; None on a CPU."""
         return None
 
     @property
     def version(self) -> str:
-        """The version of the library; "unknown" where its package does not say."""
+        """The version of the library, or "unknown"."""
         try:
             return version(self.name.partition(".")[0])
         except PackageNotFoundError:
@@ -174,16 +171,18 @@ class Backend(ABC):
 
 
 def chosen(arrays: Sequence[Array], wanted: Sequence[bool] | None) -> tuple[int, ...]:
-    """Return the places of the arrays that are wanted; None wants them all."""
+    """Return the indices of the arrays that are wanted; all of them if `wanted` is None."""
     return tuple(place for place in range(len(arrays)) if wanted is None or wanted[place])
 
 
-def placed(found: Sequence[Array], places: Sequence[int], count: int) -> tuple[Array | None, ...]:
-    """Return `count` arrays, those found in their places and None in the others."""
-    by_place = dict(zip(places, found, strict=True))
+def placed(
+    gradients: Sequence[Array], places: Sequence[int], count: int
+) -> tuple[Array | None, ...]:
+    """Return `count` gradients: the given ones at the indices `places`, None elsewhere."""
+    by_place = dict(zip(places, gradients, strict=True))
     return tuple(by_place.get(place) for place in range(count))
 
 
 def first(output: Any) -> Any:
-    """Return the scalar of an output that is one, or a tuple that begins with it."""
+    """Return the scalar of an output: itself, or the first element of a tuple."""
     return output[0] if isinstance(output, tuple) else output

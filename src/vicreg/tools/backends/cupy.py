@@ -38,7 +38,7 @@ class CupyBackend(Backend):
     def watch_memory(self) -> Callable[[], int] | None:
         pool = cupy.get_default_memory_pool()
         pool.free_all_blocks()
-        # The pool keeps what it once took, so that its size is the most it ever held.
+        # The pool never shrinks by itself, so its size is the peak.
         held = pool.total_bytes()
         return lambda: int(pool.total_bytes() - held)
 

@@ -13,12 +13,13 @@ __all__ = ["DaskBackend", "backends"]
 
 
 class DaskBackend(Backend):
-    """Dask over NumPy, the samples in two chunks so that nothing works on one alone."""
+    """Dask over NumPy, with the samples in two chunks, so that code must handle several."""
 
     def asarray(self, values: Floats, dtype: str) -> Array:
-        rows, *others = values.shape
-        chunks = ((rows + 1) // 2, *others)
-        from_array: Any = da.from_array  # which says no types
+        chunks = tuple(
+            (length + 1) // 2 if axis == 0 else length for axis, length in enumerate(values.shape)
+        )
+        from_array: Any = da.from_array  # it has no type hints
         return from_array(values.astype(dtype), chunks=chunks)
 
     def to_numpy(self, array: Array) -> Floats:

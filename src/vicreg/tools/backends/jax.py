@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -22,6 +21,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["JaxBackend", "backends"]
 
@@ -36,16 +36,16 @@ class JaxBackend(Backend):
     def __init__(self, name: str, device: Any) -> None:
         platform = "cuda" if device.platform == "gpu" else device.platform
         label = platform if platform == "cpu" and not device.id else f"{platform}:{device.id}"
-        super().__init__(name, label, ALL_DTYPES)
+        super().__init__(name, label, DTYPES)
         self._device = device
 
     def active(self) -> AbstractContextManager[Any]:
-        # float64 is JAX's choice at startup; here it is there for the time it is needed.
+        # By default JAX has no float64.
         scope: AbstractContextManager[Any] = jax.enable_x64(True)
         return scope
 
     def asarray(self, values: Floats, dtype: str) -> Array:
-        # bfloat16 is known to NumPy by JAX's own dtype; a copy, never a view of the values.
+        # NumPy has bfloat16 only through JAX's dtype. Always a copy of the values.
         plain = np.array(values, dtype=jnp.dtype(dtype))
         return jax.device_put(plain, self._device)
 
@@ -63,8 +63,9 @@ class JaxBackend(Backend):
             return first(output), output
 
         places = chosen(arrays, wanted)
-        (_, output), found = jax.value_and_grad(with_output, argnums=places, has_aux=True)(*arrays)
-        return output, placed(found, places, len(arrays))
+        differentiated = jax.value_and_grad(with_output, argnums=places, has_aux=True)
+        (_, output), gradients = differentiated(*arrays)
+        return output, placed(gradients, places, len(arrays))
 
     @property
     def forward_ways(self) -> Mapping[str, ForwardWay]:
@@ -95,7 +96,7 @@ class JaxBackend(Backend):
     def compiled_ahead(
         self, function: Callable[..., Any], arrays: Sequence[Array], quickly: bool = False
     ) -> Callable[..., Any]:
-        # XLA's own optimisations stay; those of LLVM, which take as long again, do not.
+        # Keep the optimisations of XLA, without those of LLVM, which take as long again.
         options: Any = {"xla_backend_optimization_level": "0"} if quickly else None
         lowered = jax.jit(function).lower(*arrays)
         ahead: Callable[..., Any] = lowered.compile(compiler_options=options)
@@ -105,7 +106,7 @@ class JaxBackend(Backend):
         jax.clear_caches()  # type: ignore[no-untyped-call]
 
     def full_precision(self) -> AbstractContextManager[Any]:
-        # On some GPUs the default is fewer digits than the inputs have.
+        # On some GPUs the default precision is lower than that of the inputs.
         scope: AbstractContextManager[Any] = jax.default_matmul_precision("highest")
         return scope
 
@@ -113,7 +114,7 @@ class JaxBackend(Backend):
         before = self._device.memory_stats()
         if not before:
             return None
-        # Its highest is the process's: what comes before has to be small.
+        # The peak is that of the whole process: earlier computations have to be small.
         return lambda: int(
             self._device.memory_stats()["peak_bytes_in_use"] - before["bytes_in_use"]
         )
@@ -154,7 +155,7 @@ def _forward_over_backward(
 
 
 def backends(name: str) -> list[Backend]:
-    """Return JAX on each device, the default first, and on the CPU where that is another."""
+    """Return JAX on each device of its default platform, and on the CPU."""
     devices = list(jax.devices())
     if devices[0].platform != "cpu":
         devices.append(jax.devices("cpu")[0])

@@ -10,7 +10,6 @@ import mlx.core as mx
 import numpy as np
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -20,6 +19,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["MlxBackend", "backends"]
 
@@ -53,12 +53,12 @@ class MlxBackend(Backend):
         wanted: Sequence[bool] | None = None,
     ) -> tuple[Any, tuple[Array | None, ...]]:
         places = chosen(arrays, wanted)
-        # A tuple's first element is what is differentiated.
-        output, found = mx.value_and_grad(
+        # MLX differentiates the first element of a tuple.
+        output, gradients = mx.value_and_grad(
             lambda *views: _as_tuple(function(*views)), argnums=list(places)
         )(*arrays)
-        gradients = placed(_as_tuple(found), places, len(arrays))
-        return (output if len(output) > 1 else first(output)), gradients
+        in_places = placed(_as_tuple(gradients), places, len(arrays))
+        return (output if len(output) > 1 else first(output)), in_places
 
     @property
     def forward_ways(self) -> Mapping[str, ForwardWay]:
@@ -69,7 +69,7 @@ class MlxBackend(Backend):
         return {"mx.grad of mx.grad": _backward_twice, "mx.jvp of mx.grad": _forward_over_backward}
 
     def synchronise(self, output: Any) -> None:
-        mx.eval(output)  # until now nothing is computed
+        mx.eval(output)  # MLX is lazy
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = mx.compile(function)
@@ -129,7 +129,7 @@ def _default_device(device: Any) -> Iterator[None]:
 
 def backends(name: str) -> list[Backend]:
     """Return MLX on the CPU and, where there is one, on the GPU."""
-    found: list[Backend] = [MlxBackend(name, "cpu", ALL_DTYPES)]
+    devices: list[Backend] = [MlxBackend(name, "cpu", DTYPES)]
     if mx.metal.is_available() or mx.cuda.is_available():
-        found.append(MlxBackend(name, "gpu", ALL_DTYPES[1:]))
-    return found
+        devices.append(MlxBackend(name, "gpu", DTYPES[1:]))
+    return devices

@@ -8,17 +8,16 @@ from typing import Any
 import mparray
 import mpmath
 
-from vicreg.tools.backends.base import Array, Floats
 from vicreg.tools.backends.standard import StandardBackend
 
 __all__ = ["DIGITS", "MparrayBackend", "backends"]
 
-#: The decimal digits it computes with here.
+#: The number of decimal digits.
 DIGITS = 50
 
 
 class MparrayBackend(StandardBackend):
-    """mparray, whose one precision is mpmath's: `DIGITS` digits, whatever the dtype is called."""
+    """mparray, which has one precision: `DIGITS` digits, here called float64."""
 
     takes_large = False  # each number is a Python object
 
@@ -29,9 +28,6 @@ class MparrayBackend(StandardBackend):
     def active(self) -> AbstractContextManager[Any]:
         scope: AbstractContextManager[Any] = mpmath.workdps(DIGITS)
         return scope
-
-    def asarray(self, values: Floats, dtype: str) -> Array:
-        return mparray.asarray(values.tolist())
 
 
 def backends(name: str) -> list[MparrayBackend]:

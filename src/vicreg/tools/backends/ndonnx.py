@@ -1,4 +1,4 @@
-"""ndonnx, which runs in onnxruntime."""
+"""ndonnx, on onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["NdonnxBackend", "backends"]
 
 
 class NdonnxBackend(Backend):
-    """ndonnx, with values known: what is computed is run at once."""
+    """ndonnx in eager mode."""
 
     def asarray(self, values: Floats, dtype: str) -> Array:
         return ndx.asarray(values.astype(dtype))

@@ -36,7 +36,7 @@ class NumpyBackend(Backend):
         except ImportError:
             return None
         libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
-        # PyTorch and others bring a library of their own: NumPy's lies in its own package.
+        # Other packages load a BLAS of their own: NumPy's is inside its package.
         own = [library for library in libraries if "numpy" in library["filepath"]]
         return max((library["num_threads"] for library in own or libraries), default=None)
 

@@ -1,4 +1,4 @@
-"""Any namespace of the array API standard, through nothing but the standard."""
+"""Any namespace of the array API standard, used through the standard alone."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from vicreg.tools.backends.base import ALL_DTYPES, Array, Backend, Floats
+from vicreg.tools.backends.base import Array, Backend, Floats
+from vicreg.tools.dtypes import DTYPES, HALF
 from vicreg.tools.requirements import RequirementError
 
 __all__ = ["StandardBackend", "backends"]
 
 
 class StandardBackend(Backend):
-    """A namespace known by nothing but the standard.
+    """A namespace of the array API standard.
 
     Parameters
     ----------
     namespace : module
         A namespace of the array API standard.
     name : str
-        What it is called.
+        Its name.
     device : object
         A device of the namespace, or None for its default.
     """
@@ -33,15 +34,17 @@ class StandardBackend(Backend):
 
     def asarray(self, values: Floats, dtype: str) -> Array:
         placed = {} if self._device is None else {"device": self._device}
-        # Numbers of Python, of which every namespace can make an array.
-        nested = np.asarray(values, dtype=np.float64).tolist()
-        return self.namespace.asarray(nested, dtype=getattr(self.namespace, dtype), **placed)
+        settings = {"dtype": getattr(self.namespace, dtype), **placed}
+        if not values.size:  # whose shape nested lists do not have
+            return self.namespace.zeros(values.shape, **settings)
+        # Every namespace can convert nested lists of floats.
+        return self.namespace.asarray(values.tolist(), **settings)
 
     def to_numpy(self, array: Array) -> Floats:
         for convert in (np.from_dlpack, np.asarray):
             try:
                 values = np.asarray(convert(array))
-            except Exception:  # whatever a library raises where it has no such way out
+            except Exception:  # a library may raise anything here
                 continue
             if values.dtype.kind == "f" and values.shape == tuple(array.shape):
                 return values.astype(np.float64)
@@ -53,7 +56,7 @@ class StandardBackend(Backend):
 
 
 def backends(name: str) -> list[Backend]:
-    """Return the namespace that is imported as `name`, on each of its devices."""
+    """Return the namespace with the import path `name`, on each of its devices."""
     namespace = importlib.import_module(name)
     if not hasattr(namespace, "asarray"):
         raise RequirementError(f"{name} is no namespace of the array API standard: no asarray")
@@ -61,7 +64,7 @@ def backends(name: str) -> list[Backend]:
 
 
 def _devices(namespace: Any) -> list[object]:
-    """Return its devices as it lists them itself, the default first; [None] where it does not."""
+    """Return the devices, the default first; [None] if the namespace does not list several."""
     try:
         info = namespace.__array_namespace_info__()
         listed = [device for device in info.devices() if device is not None]
@@ -76,7 +79,7 @@ def _devices(namespace: Any) -> list[object]:
 def _device_name(device: object) -> str:
     if device is None:
         return "cpu"
-    # array-api-strict's devices hold their name inside their representation.
+    # As in "array_api_strict.Device('CPU_DEVICE')".
     text = str(device).rpartition("(")[2].strip("()'\"")
     return text.removesuffix("_DEVICE").lower()
 
@@ -87,8 +90,8 @@ def _dtypes(namespace: Any, device: object) -> tuple[str, ...]:
         listed = info.dtypes(device=device, kind="real floating")
         known = set(listed)
     except (AttributeError, NotImplementedError, TypeError, ValueError):
-        known = {name for name in ALL_DTYPES if hasattr(namespace, name)}
-    # The standard lists no half precision; a namespace that has it has it by name.
+        known = {name for name in DTYPES if hasattr(namespace, name)}
+    # The standard has no half precision: a namespace may have it without listing it.
     if device is None:
-        known |= {name for name in ALL_DTYPES[2:] if hasattr(namespace, name)}
-    return tuple(name for name in ALL_DTYPES if name in known)
+        known |= {name for name in HALF if hasattr(namespace, name)}
+    return tuple(name for name in DTYPES if name in known)

@@ -1,4 +1,4 @@
-"""PyTorch, on the CPU and every accelerator it finds."""
+"""PyTorch, on the CPU and on every accelerator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from vicreg.tools.backends.base import (
-    ALL_DTYPES,
     Array,
     Backend,
     Floats,
@@ -20,6 +19,7 @@ from vicreg.tools.backends.base import (
     first,
     placed,
 )
+from vicreg.tools.dtypes import DTYPES
 
 __all__ = ["TorchBackend", "backends"]
 
@@ -31,7 +31,7 @@ class TorchBackend(Backend):
     compiles = True
 
     def asarray(self, values: Floats, dtype: str) -> Array:
-        # Converted on the CPU: some devices have no float64 to convert from.
+        # Convert on the CPU: some devices have no float64.
         return torch.tensor(values, dtype=getattr(torch, dtype)).to(self.device)
 
     def to_numpy(self, array: Array) -> Floats:
@@ -50,8 +50,8 @@ class TorchBackend(Backend):
             given[place].requires_grad_()
         output = function(*given)
         leaves = [given[place] for place in places]
-        found = torch.autograd.grad(first(output), leaves, materialize_grads=True)
-        return output, placed(found, places, len(arrays))
+        gradients = torch.autograd.grad(first(output), leaves, materialize_grads=True)
+        return output, placed(gradients, places, len(arrays))
 
     @property
     def gradient_ways(self) -> Mapping[str, GradientWay]:
@@ -90,12 +90,12 @@ class TorchBackend(Backend):
             self._library.synchronize(*self._number)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        # Of fixed sizes: with other sizes seen before it would compile for any.
+        # Otherwise PyTorch compiles for any size once it has seen several.
         compiled: Callable[..., Any] = torch.compile(function, dynamic=False)
         return compiled
 
     def compiled_gradient(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        loss = self.compiled(function)  # which has its gradient; autograd is outside of it
+        loss = self.compiled(function)  # its backward pass is compiled with it
         return lambda *arrays: self.differentiate(loss, arrays)
 
     def forget_compiled(self) -> None:
@@ -127,12 +127,12 @@ class TorchBackend(Backend):
 
     @property
     def _library(self) -> Any:
-        """The part of PyTorch that knows the device."""
+        """The module of PyTorch for this kind of device."""
         return getattr(torch, self._kind)
 
     @property
     def _number(self) -> tuple[int, ...]:
-        """The number of the device among its kind, where it has one."""
+        """The index of the device, if it has one."""
         number = self.device.partition(":")[2]
         return (int(number),) if number else ()
 
@@ -152,10 +152,10 @@ def _in_a_batch(function: Callable[..., Array], arrays: Sequence[Array]) -> tupl
     leaves = _leaves(arrays)
     output = function(*leaves)
     twice = torch.ones_like(output).expand(2)
-    found = torch.autograd.grad(
+    batches = torch.autograd.grad(
         output, leaves, twice, is_grads_batched=True, materialize_grads=True
     )
-    return tuple(gradients[1] for gradients in found)
+    return tuple(batch[1] for batch in batches)
 
 
 def _by_func(function: Callable[..., Array], arrays: Sequence[Array]) -> tuple[Array, ...]:
@@ -166,8 +166,8 @@ def _by_func(function: Callable[..., Array], arrays: Sequence[Array]) -> tuple[A
 
 def _by_vmap(function: Callable[..., Array], arrays: Sequence[Array]) -> tuple[Array, ...]:
     gradient = torch.func.grad(function, tuple(range(len(arrays))))
-    found = torch.vmap(gradient)(*(torch.stack([array, array]) for array in arrays))
-    return tuple(gradients[1] for gradients in found)
+    batches = torch.vmap(gradient)(*(torch.stack([array, array]) for array in arrays))
+    return tuple(batch[1] for batch in batches)
 
 
 def _forward(
@@ -234,4 +234,4 @@ def backends(name: str) -> list[Backend]:
 
 
 def _dtypes(device: str) -> tuple[str, ...]:
-    return ALL_DTYPES[1:] if device == "mps" else ALL_DTYPES
+    return DTYPES[1:] if device == "mps" else DTYPES

@@ -1,1 +1,1 @@
-"""Times and memory of the loss beside the published formula and the bare products."""
+"""Time and memory of the loss, compared with the published formula and the bare products."""

@@ -1,4 +1,4 @@
-"""What is compared: the loss, the published formula and the bare products, on one problem."""
+"""The computations that are compared: the loss, the published formula, the bare products."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VIEWS = 2
 
 
 class UnavailableError(Exception):
-    """A computation does not exist for a library or a problem; the message is the reason."""
+    """A library cannot do a computation on a problem; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Problem:
     n, d : int
         Samples and features of each view.
     dtype : str
-        Of the views.
+        The dtype of the views.
     mode : {"value-and-grad", "value"}
-        Whether the gradient by each view is computed too.
+        Whether to compute the gradients too.
     compiled : bool
-        Whether the library's compiler is used.
+        Whether to use the library's compiler.
     views : int
-        How many.
+        The number of views.
     """
 
     n: int
@@ -68,21 +68,21 @@ class Problem:
 
     @property
     def products(self) -> int:
-        """How many matrix products a view it takes: the gradient takes a second one."""
+        """The number of matrix products per view: one, and one more for the gradient."""
         return 2 if self.mode == MODES[0] else 1
 
     @property
     def multiply_adds(self) -> int:
-        """The multiply-adds of the products of all views."""
+        """The number of multiply-adds in the products of all views."""
         return self.products * self.views * self.n * self.d * min(self.n, self.d)
 
     @property
     def flops(self) -> int:
-        """The floating-point operations of the products: a multiply-add is two."""
+        """The number of floating-point operations in them, two per multiply-add."""
         return 2 * self.multiply_adds
 
     def arrays(self, backend: Backend) -> list[Array]:
-        """Return the views, random and always the same, on `backend`."""
+        """Return the views as arrays of `backend`; they are random, with a fixed seed."""
         generator = np.random.default_rng(0)
         shape = (self.n, self.d)
         return [
@@ -94,28 +94,28 @@ class Problem:
 def build_call(
     name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
 ) -> Callable[[], Any]:
-    """Return what one computation does once, ready to be called.
+    """Return one computation as a function without arguments.
 
     Parameters
     ----------
     name : {"vicreg", "published", "products"}
         The computation.
     backend : Backend
-        Where, inside its ``active()``.
+        The library; it must be inside its ``active()``.
     problem : Problem
-        What is computed.
+        The problem.
     arrays : sequence of array
         The views.
 
     Returns
     -------
     callable
-        Without arguments; returns what the library returns, which may still be under way.
+        Returns the library's output, which may not have been computed yet.
 
     Raises
     ------
     UnavailableError
-        The computation does not exist there; the message is the reason.
+        The library cannot do it.
     """
     function = _function(name, backend, problem)
     return lambda: function(*arrays)
@@ -124,13 +124,13 @@ def build_call(
 def build_ahead(
     name: str, backend: Backend, problem: Problem, arrays: Sequence[Array]
 ) -> Callable[[], Any]:
-    """Return the same as `build_call`, and compiled before it is first called if it can be."""
+    """Return the same as `build_call`, compiled ahead of time if the library can do that."""
     function = backend.compiled_ahead(_function(name, backend, problem), arrays)
     return lambda: function(*arrays)
 
 
 def scalar_of(output: Any) -> Any:
-    """Return the loss of what a computation returned."""
+    """Return the loss in the output of a computation."""
     return first(output)
 
 
@@ -160,7 +160,7 @@ def _loss(name: str, backend: Backend, problem: Problem) -> Callable[..., Any]:
 
 
 def _value_and_grad(name: str, backend: Backend, loss: Callable[..., Any]) -> Callable[..., Any]:
-    if backend.differentiates:  # as people train: the library's own differentiation
+    if backend.differentiates:  # as in training, by the library's automatic differentiation
         return lambda *arrays: backend.differentiate(loss, arrays)
     if name == VICREG:
         return vicreg_value_and_grad
@@ -170,7 +170,7 @@ def _value_and_grad(name: str, backend: Backend, loss: Callable[..., Any]) -> Ca
 
 
 def _products(problem: Problem) -> Callable[..., Any]:
-    """Return the matrix products that the loss cannot do without, and nothing else."""
+    """Return the matrix products that the loss needs, and nothing else."""
 
     def one(z: Array) -> Array:
         if problem.n <= problem.d:

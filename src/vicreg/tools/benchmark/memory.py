@@ -1,4 +1,4 @@
-"""The peak memory of one call above its inputs, in a process of its own."""
+"""The peak memory of one call above its inputs, measured in a new process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vicreg.tools.requirements import ToolError
 
 __all__ = ["PeakUnknownError", "available_memory", "peak_memory"]
 
-#: The call before the one that is watched: it loads what a first call loads.
+#: A small call before the measured one, so that everything is loaded.
 _SMALL = 8
 _PATIENCE = 600.0  # seconds
 
@@ -26,19 +26,19 @@ class PeakUnknownError(ToolError):
 
 
 def peak_memory(name: str, backend: Backend, problem: Problem) -> int:
-    """Return by how many bytes one call raises the memory above what its inputs take.
+    """Return the peak memory of one call, in bytes above its inputs.
 
-    In a new process, which has run nothing but a small call before; of a CPU it is the resident
-    memory of that process, of a GPU what the library holds on it. The outputs are counted.
+    It is measured in a new process, after one small call. On a CPU it is the resident memory of
+    the process, on a GPU what the library has allocated there. The outputs are included.
 
     Parameters
     ----------
     name : {"vicreg", "published", "products"}
-        What is called.
+        The computation.
     backend : Backend
-        Where.
+        The library and the device.
     problem : Problem
-        What is computed.
+        The problem.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def peak_memory(name: str, backend: Backend, problem: Problem) -> int:
         "device": backend.device,
         "problem": asdict(problem),
     }
-    # -P: a module of the current directory shadows nothing.
+    # -P: do not import from the current directory.
     command = [sys.executable, "-P", "-m", "vicreg.tools.benchmark.memory", json.dumps(request)]
     try:
         ran = subprocess.run(
@@ -94,10 +94,10 @@ def _measure(name: str, backend: Backend, problem: Problem) -> int:
 
 
 def _watch_process() -> Callable[[], int]:
-    """Begin to watch the resident memory of this process; return what says by how much it rose."""
+    """Start to record the resident memory; return a function that returns the rise to its peak."""
     try:
-        # Linux: the highest begins anew, so that what making the inputs took hides nothing. It
-        # is also of this process alone, where ru_maxrss begins with that of the parent.
+        # Linux: reset the peak, so that it excludes making the inputs. Unlike ru_maxrss, it does
+        # not start from the peak of the parent process.
         Path("/proc/self/clear_refs").write_text("5")
         held = _of_status("VmRSS")
         return lambda: max(0, _of_status("VmHWM") - held)
@@ -115,9 +115,9 @@ def _of_status(field: str) -> int:
 
 
 def _highest() -> int:
-    """Return the highest resident memory so far.
+    """Return the peak of the resident memory so far.
 
-    Making the inputs may have taken more than they keep: the rise is that much too low at most.
+    If making the inputs took more memory than they keep, the rise is too low by that.
     """
     import resource
 
@@ -126,12 +126,12 @@ def _highest() -> int:
 
 
 def available_memory() -> int | None:
-    """Return how many bytes this process could still take; None where the system does not say.
+    """Return how many bytes this process can still allocate; None if that is unknown.
 
     Returns
     -------
     int or None
-        The least of what the machine has available and what the process's group may take.
+        The smaller of what the machine has available and what the control group allows.
     """
     amounts = []
     try:
@@ -141,16 +141,16 @@ def available_memory() -> int | None:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())
         amounts.append(limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # another system, or a group without a limit
+    except (OSError, ValueError):  # not Linux, or a group without a limit
         pass
     return min(amounts, default=None)
 
 
 def _main(request: str) -> None:
-    asked = json.loads(request)
-    (backend,) = [b for b in backends_of(asked["backend"]) if b.device == asked["device"]]
-    problem = Problem(**asked["problem"])
-    print(json.dumps({"bytes": _measure(asked["name"], backend, problem)}))
+    call = json.loads(request)
+    (backend,) = [b for b in backends_of(call["backend"]) if b.device == call["device"]]
+    problem = Problem(**call["problem"])
+    print(json.dumps({"bytes": _measure(call["name"], backend, problem)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A study as one page of HTML that needs nothing but itself."""
+"""A study as one self-contained page of HTML."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ code { background: #f3f3f3; padding: .1rem .3rem; }
 _WHAT = (
     "VICReg is a loss for learning representations without labels. It is computed from two "
     "batches of embeddings, each of n samples of d features. This page compares the time and "
-    "memory of the package vicreg with the formula that its authors published, written plainly "
-    "in the same library, and with the matrix products that any way of computing it needs."
+    "memory of the package vicreg with the formula that its authors published, written in the "
+    "same library, and with the matrix products that every implementation needs."
 )
 
 
@@ -42,16 +42,16 @@ def as_html(study: Study, command: str) -> str:
     Parameters
     ----------
     study : Study
-        With at least one result.
+        A study with at least one result.
     command : str
-        What repeats it.
+        The command that repeats it.
 
     Returns
     -------
     str
     """
     problem = study.results[0].problem
-    with_gradient = "the value and its gradient" if problem.products == 2 else "the value alone"
+    with_gradient = "the value and its gradient" if problem.products == 2 else "the value only"
     parts = [
         f"<h1>vicreg {html.escape(study.made_with['vicreg'])}: how fast, and in how much memory"
         "</h1>",
@@ -81,7 +81,7 @@ def as_html(study: Study, command: str) -> str:
 
 
 def _findings(study: Study) -> list[str]:
-    """Return, for each library, the range of its speed beside the published formula."""
+    """Return, for each library, the range of its speed relative to the published formula."""
     groups: dict[str, list[Result]] = {}
     for one in study.results:
         groups.setdefault(one.label, []).append(one)
@@ -113,13 +113,13 @@ def _figure(panel: Panel) -> str:
 
 
 def _svg(panel: Panel) -> str:
-    """Return the plot as an element of the page: without what only a file of its own needs."""
+    """Return the plot as an element of the page, without the header of an SVG file."""
     written = io.StringIO()
     draw_panel(panel).savefig(written, format="svg")
     text = written.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Inside a page of HTML the names of the namespaces are known.
+    # HTML needs no namespace declarations.
     return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).strip()
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "draw", "draw_panel", "panels", "save_plot"]
 
-# Okabe and Ito's colours, which stay apart for the colour-blind.
+# The colours of Okabe and Ito, which the colour-blind can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES: dict[str, dict[str, Any]] = {
     VICREG: {"ls": "-", "lw": 2.2, "marker": "o", "ms": 5},
     PUBLISHED: {"ls": "--", "lw": 1.4, "marker": "s", "ms": 4},
     PRODUCTS: {"ls": ":", "lw": 1.4, "marker": "", "ms": 0},
 }
-#: More marks than these are not told in numbers: the labels would lie on each other.
+#: With more marks than this they have no numbers, which would overlap.
 _MOST_LABELS = 27
 _LABELS = {VICREG: "vicreg", PUBLISHED: "published formula", PRODUCTS: "bare products"}
 
@@ -38,13 +38,13 @@ class Panel:
     Parameters
     ----------
     title : str
-        What it shows.
+        The title.
     caption : str
-        How to read it.
+        How to read the plot.
     draw : callable or None
-        Draws it on axes; None where it was not measured.
+        Draws it on axes; None if it was not measured.
     lacking : str
-        What it would take, read after "for want of".
+        What was missing for it, to be read after "for want of".
     """
 
     title: str
@@ -64,7 +64,7 @@ def panels(study: Study) -> list[Panel]:
     Returns
     -------
     list of Panel
-        Always the same plots: one that was not measured says what it lacks.
+        Always the same plots, those included that could not be measured.
     """
     dtype = study.results[0].problem.dtype
     results = [one for one in study.results if one.problem.dtype == dtype]
@@ -81,26 +81,26 @@ def panels(study: Study) -> list[Panel]:
 
 
 def save_plot(study: Study, file: Path) -> None:
-    """Draw all plots and put them in the place of `file` once it is complete.
+    """Draw all plots, and replace `file` by them once they are complete.
 
     Parameters
     ----------
     study : Study
         With at least one result.
     file : path
-        Its suffix chooses the format.
+        The file; its suffix determines the format.
 
     Raises
     ------
     ToolError
-        The figure cannot be written; an existing `file` is as it was.
+        The figure cannot be written; an existing `file` is left unchanged.
     """
     with replacing(file) as unfinished:
         draw(study).savefig(unfinished, dpi=130)
 
 
 def draw(study: Study) -> Figure:
-    """Return one figure of all plots.
+    """Return one figure with all plots.
 
     Parameters
     ----------
@@ -208,13 +208,13 @@ def _memory(results: Sequence[Result], colours: dict[str, str]) -> Panel:
         shades = []
         for place in dict.fromkeys(_place(one) for one in measured):
             for name in (VICREG, PUBLISHED):
-                found = {
+                ratios = {
                     str(one.problem): one.peaks[name] / 2**20
                     for one in measured
                     if _place(one) == place and one.peaks.get(name)
                 }
-                if found:
-                    bars[f"{place}, {_LABELS[name]}"] = found
+                if ratios:
+                    bars[f"{place}, {_LABELS[name]}"] = ratios
                     shades.append(colours[place] + ("" if name == VICREG else "66"))
         _compare(axis, bars, shades, "MiB above the inputs (log)")
 
@@ -259,12 +259,12 @@ def _draw_growth(
             if not here:
                 continue
             x = [getattr(one.problem, by) for one in here]
-            spreads = [one.times[name].spread for one in here]
+            quartiles = [one.times[name].quartiles for one in here]
             colour = colours[place]
             label = place if name == VICREG else None
-            middle = [1e3 * s.median for s in spreads]
+            middle = [1e3 * s.median for s in quartiles]
             axis.plot(x, middle, color=colour, label=label, **style)
-            low, high = [1e3 * s.low for s in spreads], [1e3 * s.high for s in spreads]
+            low, high = [1e3 * s.low for s in quartiles], [1e3 * s.high for s in quartiles]
             axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     for name in (PUBLISHED, PRODUCTS):
         if any(name in one.times for one in chosen):
@@ -273,7 +273,7 @@ def _draw_growth(
     _log_axis(axis)
     ticks = sorted({getattr(one.problem, by) for one in chosen})
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.set(xlabel=by, ylabel="ms a call (log)")
+    axis.set(xlabel=by, ylabel="ms per call (log)")
     axis.legend(frameon=False, fontsize=9)
 
 
@@ -286,8 +286,8 @@ def _compilers(results: Sequence[Result]) -> Panel:
     ]
 
     def draw_marks(axis: Axes) -> None:
-        found, shades = _pair_marks(pairs, _place, ("eager", "compiled"))
-        _compare(axis, found, shades, "ms a call (log)")
+        marks, shades = _pair_marks(pairs, _place, ("eager", "compiled"))
+        _compare(axis, marks, shades, "ms per call (log)")
 
     return Panel(
         "The loss eager and compiled",
@@ -306,8 +306,8 @@ def _devices(results: Sequence[Result]) -> Panel:
     ]
 
     def draw_marks(axis: Axes) -> None:
-        found, shades = _pair_marks(pairs, lambda one: one.library, ("cpu", ""))
-        _compare(axis, found, shades, "ms a call (log)")
+        marks, shades = _pair_marks(pairs, lambda one: one.library, ("cpu", ""))
+        _compare(axis, marks, shades, "ms per call (log)")
 
     return Panel(
         "The loss on the CPU and on the GPU",
@@ -322,7 +322,7 @@ def _pair_marks(
     name: Callable[[Result], str],
     words: tuple[str, str],
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return two marks a size for each library, the first of them pale, and their colours."""
+    """Return two marks per size for each library, the first one pale, and their colours."""
     bars: dict[str, dict[str, float]] = {}
     colours: dict[str, str] = {}
     libraries = list(dict.fromkeys(name(second) for _, second in pairs))
@@ -330,7 +330,7 @@ def _pair_marks(
         base = _COLOURS[libraries.index(name(pair[1])) % len(_COLOURS)]
         for one, word, shade in zip(pair, words, ("66", ""), strict=True):
             label = f"{name(pair[1])} {word or one.device}"
-            bars.setdefault(label, {})[str(one.problem)] = 1e3 * one.times[VICREG].spread.median
+            bars.setdefault(label, {})[str(one.problem)] = 1e3 * one.times[VICREG].quartiles.median
             colours[label] = base + shade
     return bars, [colours[label] for label in bars]
 
@@ -342,9 +342,9 @@ def _compare(
     heading: str,
     base: float | None = None,
 ) -> None:
-    """Draw one mark a label in each group of a size: bars from `base`, dots where there is none.
+    """Draw one mark per label and size: bars from `base`, or dots without one.
 
-    A logarithm has no zero that a bar could begin at.
+    On a logarithmic axis a bar would have no zero to start from.
     """
     sizes = list(dict.fromkeys(size for values in marks.values() for size in values))
     width = 0.82 / max(1, len(marks))
@@ -365,7 +365,7 @@ def _compare(
                 short(height), (x, height), xytext=(0, shift), textcoords="offset points",
                 ha="center", fontsize=7,
             )  # fmt: skip
-    # Many sizes have no room beside each other in one line.
+    # Many sizes do not fit on one line.
     names = [size.replace(" x", "\nx") for size in sizes] if len(sizes) > 5 else sizes
     axis.set_xticks(range(len(sizes)), names)
     axis.set_xlim(-0.5, len(sizes) - 0.5)

@@ -1,7 +1,7 @@
-"""The formula of facebookresearch/vicreg as people write it, in each framework.
+"""The formula of facebookresearch/vicreg, as it is usually written in each framework.
 
-It forms the d × d covariance of each view. Nothing here is made faster or slower than the
-original: the mean squared error, the hinge, and the elements off the diagonal taken by a flatten.
+It forms the d × d covariance of each view. It does the same operations as the original, which
+selects the off-diagonal elements by flattening the matrix.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from vicreg.tools import libraries
+
 __all__ = ["LIBRARIES", "published_formula"]
 
 Array = Any
 
-_LIKE_NUMPY = {"jax": "jax.numpy", "mlx": "mlx.core", "numpy": "numpy", "cupy": "cupy"}
-
-#: Where the formula is written down here.
-LIBRARIES = ("torch", *_LIKE_NUMPY)
+#: The libraries that the formula is written for.
+LIBRARIES = libraries.names_where("is_default")
 
 _INVARIANCE, _VARIANCE, _EPS = 25.0, 25.0, 1e-4
 
@@ -50,7 +50,7 @@ def _torch() -> Callable[[Array, Array], Array]:
 
 def _like_numpy(library: str) -> Callable[[Array, Array], Array]:
     """Return the formula for a library whose arrays have NumPy's methods."""
-    xp = import_module(_LIKE_NUMPY[library])
+    xp = import_module(libraries.LIBRARIES[library].namespace)
 
     def published(x: Array, y: Array) -> Array:
         n, d = x.shape
@@ -84,6 +84,6 @@ def published_formula(library: str) -> Callable[[Array, Array], Array]:
     Returns
     -------
     callable
-        Of two arrays; returns the loss. It needs d ≥ 2.
+        A function of two arrays that returns the loss. It needs d ≥ 2.
     """
     return _torch() if library == "torch" else _like_numpy(library)

@@ -1,4 +1,4 @@
-"""What a study says: a table for the terminal, and everything as data."""
+"""The report of a study: a table for the terminal, and JSON."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from rich.table import Table
 
 from vicreg.tools.benchmark.computations import PUBLISHED, VICREG
 from vicreg.tools.benchmark.study import Result, Study
-from vicreg.tools.benchmark.timing import Spread, Times
+from vicreg.tools.benchmark.timing import Quartiles, Times
 
 __all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "short", "times_over"]
 
 CAPTION = (
-    "Medians (and quartiles) of a call. over products: the time over that of the bare matrix "
-    "products. GFLOP/s: the products' operations over the time. MiB: the peak above the inputs, "
-    "outputs counted. faster: how many times as fast as the published formula in the same library "
-    "on the same device."
+    "Medians (and quartiles) of a call. over products: the time divided by that of the bare "
+    "matrix products. GFLOP/s: the products' operations divided by the time. MiB: the peak memory "
+    "above the inputs, with the outputs. faster: how many times as fast as the published formula "
+    "in the same library on the same device."
 )
 METHOD = (
-    "Each computation is called before it is timed, and they take turns, so that a machine that "
-    "drifts favours none. A sample repeats a short call; after each call the device is waited "
-    "for. A ratio is the median of the ratios of the rounds. A slow one gets fewer rounds. JAX "
-    "is always under jit, and every library computes products in the precision of its inputs. "
-    "The products are, of each view z (n, d), (z @ z.T) @ z for n <= d and z @ (z.T @ z) for "
-    "n > d; of the value alone the first product. The memory is that of one call in a new "
-    "process: on a CPU the process's resident memory, on a GPU what the library holds there."
+    "Each computation is called once before it is timed. The computations take turns, so that "
+    "changes of the machine affect all of them. A sample repeats a short call; after each call "
+    "the device is synchronised. A ratio is the median of the ratios of the rounds. A slow "
+    "computation gets fewer rounds. JAX is always under jit, and every library computes products "
+    "in the precision of its inputs. The products are, for each view z (n, d), (z @ z.T) @ z for "
+    "n <= d and z @ (z.T @ z) for n > d; for the value only, the first product. The memory is "
+    "that of one call in a new process: on a CPU the resident memory of the process, on a GPU "
+    "what the library has allocated."
 )
 
 
@@ -36,11 +37,11 @@ def results_table(study: Study, dtype: str, title: str) -> Table:
     Parameters
     ----------
     study : Study
-        What was measured.
+        The study.
     dtype : str
-        Of the views.
+        The dtype of the views.
     title : str
-        Above the table.
+        The title of the table.
 
     Returns
     -------
@@ -68,17 +69,17 @@ def results_table(study: Study, dtype: str, title: str) -> Table:
 
 
 def milliseconds(times: Times) -> str:
-    """Return the median of `times` in milliseconds, with its quartiles where there are any."""
-    spread = times.spread
-    if len(times.taken) == 1:
-        return f"{short(1e3 * spread.median)} (once)"
-    low, high = short(1e3 * spread.low), short(1e3 * spread.high)
-    return f"{short(1e3 * spread.median)} ({low}-{high})"
+    """Return the median of `times` in milliseconds, with the quartiles if it has several."""
+    quartiles = times.quartiles
+    if len(times.samples) == 1:
+        return f"{short(1e3 * quartiles.median)} (once)"
+    low, high = short(1e3 * quartiles.low), short(1e3 * quartiles.high)
+    return f"{short(1e3 * quartiles.median)} ({low}-{high})"
 
 
-def times_over(spread: Spread | None, unit: str = "") -> str:
-    """Return the median of a ratio, "-" where there is none."""
-    return "-" if spread is None else f"{short(spread.median)}{unit}"
+def times_over(quartiles: Quartiles | None, unit: str = "") -> str:
+    """Return the median of a ratio, or "-" if there is none."""
+    return "-" if quartiles is None else f"{short(quartiles.median)}{unit}"
 
 
 def _mebibytes(one: Result, name: str) -> str:
@@ -86,7 +87,7 @@ def _mebibytes(one: Result, name: str) -> str:
 
 
 def short(number: float) -> str:
-    """Return `number` in about three digits, with an exponent only where it is tiny.
+    """Return `number` with about three digits, and with an exponent only if it is tiny.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def as_json(study: Study) -> dict[str, Any]:
     Returns
     -------
     dict
-        Times in seconds, memory in bytes; a round in which a computation had no turn is None.
+        Times in seconds, memory in bytes; None for a round without a sample.
     """
     return {
         "method": METHOD,
@@ -138,8 +139,8 @@ def _result_as_json(one: Result) -> dict[str, Any]:
         "flops_of_products": problem.flops,
         "gflops": one.gflops,
         "seconds": {name: _times_as_json(times) for name, times in one.times.items()},
-        "over_products": _spread_as_json(one.over_products),
-        "faster_than_published": _spread_as_json(one.faster),
+        "over_products": _quartiles_as_json(one.over_products),
+        "faster_than_published": _quartiles_as_json(one.faster),
         "peak_bytes_above_inputs": dict(one.peaks),
         "relative_difference_from_published": one.difference if PUBLISHED in one.times else None,
     }
@@ -147,17 +148,17 @@ def _result_as_json(one: Result) -> dict[str, Any]:
 
 def _times_as_json(times: Times) -> dict[str, Any]:
     return {
-        **(_spread_as_json(times.spread) or {}),
+        **(_quartiles_as_json(times.quartiles) or {}),
         "rounds": list(times.rounds),
         "calls_a_sample": times.calls,
     }
 
 
-def _spread_as_json(spread: Spread | None) -> dict[str, float] | None:
-    if spread is None:
+def _quartiles_as_json(quartiles: Quartiles | None) -> dict[str, float] | None:
+    if quartiles is None:
         return None
     return {
-        "median": spread.median,
-        "lower_quartile": spread.low,
-        "upper_quartile": spread.high,
+        "median": quartiles.median,
+        "lower_quartile": quartiles.low,
+        "upper_quartile": quartiles.high,
     }

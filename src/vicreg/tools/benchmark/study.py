@@ -1,4 +1,4 @@
-"""Measure every library on every problem, and keep the reason of what could not be measured."""
+"""Measure every library on every problem, and record why some could not be measured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from vicreg.tools.benchmark.computations import (
     scalar_of,
 )
 from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, peak_memory
-from vicreg.tools.benchmark.timing import Effort, Spread, Times, ratio, time_in_turns
+from vicreg.tools.benchmark.timing import Effort, Quartiles, Times, ratio, time_in_turns
+from vicreg.tools.dtypes import BYTES
+from vicreg.tools.libraries import names_where
 from vicreg.tools.machine import description
 
 __all__ = [
@@ -33,16 +35,15 @@ __all__ = [
     "run_study",
 ]
 
-#: What is measured unless others are asked for.
-LIBRARIES = ("numpy", "torch", "jax", "mlx", "cupy")
+#: The libraries to measure by default.
+LIBRARIES = names_where("is_default")
 SIZES = ((32, 64), (256, 2048), (256, 8192), (2048, 2048), (4096, 512))
 QUICK_SIZES = ((32, 64), (256, 512))
 #: Beside `SIZES`, for the lines of the plots: more n at d = 2048, more d at n = 256.
 SWEEP = ((64, 2048), (1024, 2048), (256, 64), (256, 512))
 
-#: How many d × d matrices the published formula and its gradient hold at once, about.
+#: The number of d × d matrices that the published formula and its gradient hold at once, about.
 _MATRICES = 8
-_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 _Reasons = list[tuple[str, str]]
 
@@ -54,17 +55,17 @@ class Result:
     Parameters
     ----------
     library, device : str
-        Where.
+        The library and the device.
     problem : Problem
-        What. Its `compiled` is True too where the library is always used so.
+        The problem. Its `compiled` is also True if the library is always used with its compiler.
     always_compiled : bool
-        Whether the library is never used without its compiler.
+        Whether the library is always used with its compiler.
     times : dict of str to Times
-        By computation; "vicreg" is always there.
+        The times by computation; "vicreg" is always among them.
     peaks : dict of str to int
-        The bytes above the inputs, by computation.
+        The peak memory above the inputs by computation, in bytes.
     difference : float or None
-        By how much the loss and the published formula differ, relatively.
+        The relative difference of the loss from the published formula.
     """
 
     library: str
@@ -77,7 +78,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """The library as the tables call it."""
+        """The name of the library in the tables."""
         parts = [self.library]
         if self.device != "cpu":
             parts.append(self.device)
@@ -86,28 +87,28 @@ class Result:
         return " ".join(parts)
 
     @property
-    def over_products(self) -> Spread | None:
-        """The loss's time over that of the products."""
+    def over_products(self) -> Quartiles | None:
+        """The time of the loss divided by that of the products."""
         if PRODUCTS not in self.times:
             return None
         return ratio(self.times[VICREG], self.times[PRODUCTS])
 
     @property
-    def faster(self) -> Spread | None:
-        """The published formula's time over the loss's."""
+    def faster(self) -> Quartiles | None:
+        """The time of the published formula divided by that of the loss."""
         if PUBLISHED not in self.times:
             return None
         return ratio(self.times[PUBLISHED], self.times[VICREG])
 
     @property
     def gflops(self) -> float:
-        """The products' operations over the time of the loss, in 10⁹ a second."""
-        return self.problem.flops / self.times[VICREG].spread.median / 1e9
+        """The operations of the products divided by the time of the loss, in 10⁹ per second."""
+        return self.problem.flops / self.times[VICREG].quartiles.median / 1e9
 
 
 @dataclass
 class Study:
-    """What was measured, what was not and why, and with what."""
+    """The results, what could not be measured and why, and the versions."""
 
     results: list[Result] = field(default_factory=list)
     not_measured: _Reasons = field(default_factory=list)
@@ -122,13 +123,13 @@ def problems(
     Parameters
     ----------
     sizes : iterable of (int, int)
-        n and d.
+        Pairs of n and d.
     dtypes : iterable of str
-        Of the views.
+        The dtypes of the views.
     mode : str
         One of `vicreg.tools.benchmark.computations.MODES`.
     with_compiled : bool
-        Whether each comes once more under the library's compiler.
+        Whether to add each problem under the library's compiler.
 
     Returns
     -------
@@ -153,15 +154,15 @@ def run_study(
     backends : sequence of Backend
         Libraries on their devices.
     wanted : sequence of Problem
-        The problems; what a library cannot do is noted with the reason.
+        The problems. If a library cannot do one, the reason is recorded.
     effort : Effort
-        How long it may take.
+        The time to spend.
     memory : callable
-        Returns the computations whose peak memory is measured on a problem.
+        Returns the computations whose peak memory to measure, for a problem.
     on_start : callable
-        Called with the number of steps.
+        Called once with the number of steps.
     on_step : callable
-        Called with a line as each step begins.
+        Called with a line of text at the start of each step.
 
     Returns
     -------
@@ -218,9 +219,9 @@ def _possible(backend: Backend, wanted: Sequence[Problem], reasons: _Reasons) ->
 def _watched(
     backend: Backend, problem: Problem, memory: Callable[[Problem], Iterable[str]]
 ) -> list[str]:
-    """Return the computations whose memory is measured."""
+    """Return the computations whose memory to measure."""
     if problem.compiled and not backend.always_compiled:
-        return []  # the compiler's own memory would be counted
+        return []  # the memory of the compiler would be counted
     return list(memory(problem))
 
 
@@ -239,7 +240,7 @@ def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons
             if VICREG not in calls:
                 return None
             times = time_in_turns(calls, backend.synchronise, effort)
-        except Exception as error:  # whatever a library raises, memory errors among it
+        except Exception as error:  # a library may raise anything, such as its own memory errors
             reasons.append((where, _reason(error)))
             return None
     return Result(
@@ -260,7 +261,7 @@ def _warmed_up(
     effort: Effort,
     reasons: _Reasons,
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float]]:
-    """Return calls of what ran once, and the losses they returned."""
+    """Call each computation once; return those that succeeded, and their losses."""
     calls: dict[str, Callable[[], Any]] = {}
     losses: dict[str, float] = {}
     for name in COMPUTATIONS:
@@ -278,8 +279,9 @@ def _warmed_up(
             if name != PRODUCTS:
                 losses[name] = _loss_of(backend, problem, output)
         except UnavailableError as error:
-            if (missing := (f"{backend}, {name}", str(error))) not in reasons:  # once, not a size
-                reasons.append(missing)
+            reason = (f"{backend}, {name}", str(error))
+            if reason not in reasons:  # once for all sizes
+                reasons.append(reason)
             continue
         except Exception as error:
             reasons.append((what, _reason(error)))
@@ -292,10 +294,10 @@ def _warmed_up(
 
 
 def _room_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
-    """Return why the memory has no room for a computation; None where it has."""
+    """Return why a computation does not fit into the memory; None if it does."""
     if name != PUBLISHED or backend.device != "cpu":
-        return None  # a GPU says that it is full by an exception
-    needed = _MATRICES * problem.d**2 * _BYTES[problem.dtype]
+        return None  # a full GPU raises an exception
+    needed = _MATRICES * problem.d**2 * BYTES[problem.dtype]
     available = available_memory()
     if available is None or needed <= available:
         return None
@@ -306,7 +308,7 @@ def _room_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
 
 
 def _loss_of(backend: Backend, problem: Problem, output: Any) -> float:
-    # With its gradients the loss is the first of two.
+    # With gradients the output is a pair, the loss first.
     return float(backend.to_numpy(scalar_of(output)))
 
 

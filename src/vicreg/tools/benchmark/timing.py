@@ -1,4 +1,4 @@
-"""Time computations against each other: warmed up, interleaved, with medians and quartiles."""
+"""Time several computations in turns, and return quartiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FULL", "QUICK", "Effort", "Spread", "Times", "ratio", "time_in_turns"]
+__all__ = ["FULL", "QUICK", "Effort", "Quartiles", "Times", "ratio", "time_in_turns"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class Effort:
     rounds : int
         How often each computation is sampled.
     sample : float
-        The seconds that a sample lasts at least: a short call is repeated within it.
+        The least duration of a sample, in seconds: a short call is repeated within it.
     budget : float
-        The seconds that one computation's samples may last together; a slow one gets fewer rounds.
+        The most seconds for all samples of a computation; a slow one gets fewer rounds.
     fewest : int
-        The rounds that a slow computation gets.
+        The least number of rounds of a slow computation.
     patience : float
-        The seconds of a single call beyond which what the loss is compared with is left out.
+        The longest call, in seconds, of a computation that the loss is compared with; one that
+        takes longer is left out.
     """
 
     rounds: int
@@ -42,16 +43,16 @@ QUICK = Effort(rounds=9, sample=0.005, budget=0.4, fewest=3, patience=2.0)
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The median of some numbers, and the quartiles around it."""
+class Quartiles:
+    """The quartiles of some numbers."""
 
     median: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, numbers: list[float]) -> Spread:
-        """Return the spread of `numbers`, of which there is at least one."""
+    def of(cls, numbers: list[float]) -> Quartiles:
+        """Return the quartiles of at least one number."""
         if len(numbers) == 1:
             return cls(numbers[0], numbers[0], numbers[0])
         low, median, high = statistics.quantiles(numbers, n=4, method="inclusive")
@@ -60,47 +61,47 @@ class Spread:
 
 @dataclass(frozen=True)
 class Times:
-    """The seconds a call of one computation took.
+    """The seconds per call of one computation.
 
     Parameters
     ----------
     rounds : tuple of float or None
-        By round; None where the computation had no turn.
+        One per round; None if the computation was not sampled in it.
     calls : int
-        How many calls a sample is the mean of.
+        The number of calls of which a sample is the mean.
     """
 
     rounds: tuple[float | None, ...]
     calls: int
 
     @property
-    def taken(self) -> list[float]:
-        """The samples, in their order."""
+    def samples(self) -> list[float]:
+        """The samples, in order."""
         return [seconds for seconds in self.rounds if seconds is not None]
 
     @property
-    def spread(self) -> Spread:
-        """The median and quartiles of the samples."""
-        return Spread.of(self.taken)
+    def quartiles(self) -> Quartiles:
+        """The quartiles of the samples."""
+        return Quartiles.of(self.samples)
 
 
-def ratio(over: Times, under: Times) -> Spread:
-    """Return how many times as long `over` took as `under`.
+def ratio(over: Times, under: Times) -> Quartiles:
+    """Return the ratio of two times, computed round by round.
 
-    Round by round, so that what slows the machine for a while slows both.
+    Within a round, both are affected alike by anything that slows the machine for a while.
 
     Parameters
     ----------
     over, under : Times
-        Of the same rounds.
+        The numerator and the denominator, of the same rounds.
 
     Returns
     -------
-    Spread
-        Of the ratios of the rounds in which both had a turn.
+    Quartiles
+        Of the ratios, over the rounds in which both were sampled.
     """
     both = zip(over.rounds, under.rounds, strict=True)
-    return Spread.of([a / b for a, b in both if a is not None and b is not None])
+    return Quartiles.of([a / b for a, b in both if a is not None and b is not None])
 
 
 def time_in_turns(
@@ -114,19 +115,19 @@ def time_in_turns(
     Parameters
     ----------
     functions : mapping of str to callable
-        What is called, by name. Each has been called before: what a first call does once, such
-        as to compile, is no part of the times.
+        The functions by name. Each must have been called before, so that the times do not contain
+        what happens once, such as compiling.
     synchronise : callable
-        Waits until the output of a call has been computed.
+        Waits until the output of a call is computed.
     effort : Effort
-        How much time it may take.
+        The time to spend.
     clock : callable
         Returns seconds.
 
     Returns
     -------
     dict of str to Times
-        All with as many rounds.
+        All with the same number of rounds.
     """
     estimates = {name: _sample(call, synchronise, 1, clock) for name, call in functions.items()}
     calls = {name: _calls(estimate, effort) for name, estimate in estimates.items()}
@@ -137,7 +138,7 @@ def time_in_turns(
     samples: dict[str, list[float | None]] = {name: [] for name in functions}
     names = list(functions)
     for number in range(effort.rounds):
-        # Each begins in its turn: none is always the one after the slowest.
+        # The order rotates, so that none always follows the slowest.
         start = number % len(names)
         for name in names[start:] + names[:start]:
             seconds = None
@@ -155,8 +156,8 @@ def _sample(
 ) -> float:
     start = clock()
     for _ in range(calls):
-        # Each call is waited for: calls that do not need each other would run side by side,
-        # and some libraries compute nothing that nobody waits for.
+        # Wait for each call: otherwise independent calls would overlap, and lazy libraries
+        # would compute nothing.
         synchronise(function())
     return clock() - start
 
@@ -166,10 +167,10 @@ def _calls(estimate: float, effort: Effort) -> int:
 
 
 def _turns(sample: float, effort: Effort) -> set[int]:
-    """Return the rounds in which a computation whose samples last so long has its turn.
+    """Return the rounds in which a computation with samples of this duration is sampled.
 
-    Every second, fourth, eighth ... round, so that a slower one's are among a faster one's and
-    the two can be compared round by round. Beyond the budget by a single sample it is one round.
+    Every second, fourth, eighth ... round, so that the rounds of a slower computation are among
+    those of a faster one, for `ratio`. If a single sample exceeds the budget, one round.
     """
     if sample > effort.budget:
         return {0}

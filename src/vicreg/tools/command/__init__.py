@@ -1,6 +1,6 @@
-"""The command ``vicreg``: parses and prints. One module a subcommand."""
+"""The command ``vicreg``: parsing and printing, with one module per subcommand."""
 
-# Annotations are evaluated here: typer reads them, and is imported only when it is needed.
+# No `from __future__ import annotations`: typer reads the annotations. It is imported when needed.
 
 import importlib
 import io
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["application", "main"]
 
-#: The subcommands, in the order of the help; each is a module with ``add_to(app)``.
+#: The subcommands in the order of the help. Each is a module with a function ``add_to(app)``.
 _SUBCOMMANDS = ("demo", "diagnose", "verify", "identify", "bench", "conventions")
 
-# typer folds paragraphs itself, save those that begin with \b.
+# typer rewraps all paragraphs except those that begin with \b.
 _HELP = """The variance-invariance-covariance loss: see it work, and see which one you have.
 
 \b
@@ -35,9 +35,9 @@ vicreg conventions --json      the same as data
 
 
 def main() -> None:
-    """Run the command, or say in one line what it lacks."""
+    """Run the command; print one line if it cannot run."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks is a ?
+        if isinstance(stream, io.TextIOWrapper):  # print ? for what the terminal cannot show
             stream.reconfigure(errors="replace")
     try:
         for package in ("typer", "rich"):
@@ -47,7 +47,7 @@ def main() -> None:
     try:
         status = application()(prog_name="vicreg", standalone_mode=False)
     except Exception as error:
-        # A usage error, whichever copy of click typer brings; it would print several lines.
+        # A usage error of click (or of typer's copy of it), which would print several lines.
         message = getattr(error, "format_message", None)
         if message is None:
             raise

@@ -1,4 +1,4 @@
-"""``vicreg bench``: how fast is the loss on this machine, and in how much memory?"""
+"""``vicreg bench``: the speed and the memory of the loss on this machine."""
 
 import json
 import re
@@ -10,14 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.dtypes import DTYPES
+from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
 
 _HELP = """Compare the speed and memory of every library and device of this machine.
 
-The loss with its gradient, beside the published formula in the same library and beside the bare
-matrix products that it cannot do without. Some minutes; --quick takes less than half of one.
+The loss with its gradient is compared with the published formula in the same library, and with
+the bare matrix products that it needs. Some minutes; --quick takes less than half a minute.
 
 \b
 vicreg bench --quick                        a first look
@@ -114,14 +117,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _chosen(option: str, given: Sequence[str], known: Iterable[str]) -> list[str]:
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
-    return list(dict.fromkeys(given))
-
-
 def _measure(
     names: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -131,19 +126,18 @@ def _measure(
     compile_too: bool,
     quick: bool,
 ) -> Any:
-    from vicreg.tools.backends import NAMES, find_backends
-    from vicreg.tools.backends.base import ALL_DTYPES
+    from vicreg.tools.backends import find_backends
     from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
     from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
 
-    chosen = _chosen("--dtype", dtypes or ["float32"], ALL_DTYPES)
-    _chosen("--mode", [mode], MODES)
-    names = _chosen("--backend", names or LIBRARIES, NAMES)
-    found, left_out = find_backends(names, devices or ())
-    if not any(set(one.dtypes) & set(chosen) for one in found):
-        reasons = left_out.values() or [f"no {' or '.join(chosen)} there"]
+    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
+    chosen("--mode", [mode], MODES)
+    names = chosen("--backend", names or LIBRARIES, NAMES)
+    backends, left_out = find_backends(names, devices or ())
+    if not any(set(one.dtypes) & set(chosen_dtypes) for one in backends):
+        reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
     largest = max(sizes, key=lambda size: size[0] * size[1])
 
@@ -155,16 +149,18 @@ def _measure(
     with ExitStack() as stack:
         steps: list[Any] = []
         study = run_study(
-            found,
-            problems(sizes, chosen, mode, compile_too),
+            backends,
+            problems(sizes, chosen_dtypes, mode, compile_too),
             QUICK if quick else FULL,
             memory,
-            lambda total: steps.append(stack.enter_context(steps_progress(_stderr(), total))),
+            lambda total: steps.append(
+                stack.enter_context(steps_progress(stderr_console(), total))
+            ),
             lambda line: steps[0](line),
         )
     study.not_measured[:0] = left_out.items()
-    if not devices and all(one.device == "cpu" for one in found):
-        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(found)}"))
+    if not devices and all(one.device == "cpu" for one in backends):
+        study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(backends)}"))
     if quick:
         study.not_measured.append(("memory of other sizes and computations", "--quick"))
     if not study.results:
@@ -229,15 +225,15 @@ def _given(files: _Files, option: str) -> Path:
 
 
 def _repeats(study: Any, quick: bool) -> str:
-    """Return the command that measures the same problems on the same libraries."""
-    asked: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
+    """Return a command that measures the same problems on the same libraries."""
+    options: dict[str, list[str]] = {"--backend": [], "--device": [], "--size": [], "--dtype": []}
     for one in study.results:
-        asked["--backend"].append(one.library)
-        asked["--device"].append(one.device)
-        asked["--size"].append(f"{one.problem.n}x{one.problem.d}")
-        asked["--dtype"].append(one.problem.dtype)
+        options["--backend"].append(one.library)
+        options["--device"].append(one.device)
+        options["--size"].append(f"{one.problem.n}x{one.problem.d}")
+        options["--dtype"].append(one.problem.dtype)
     words = ["vicreg", "bench"]
-    for option, values in asked.items():
+    for option, values in options.items():
         words += [f"{option} {value}" for value in dict.fromkeys(values)]
     words.append(f"--mode {study.results[0].problem.mode}")
     if any(one.problem.compiled and not one.always_compiled for one in study.results):
@@ -245,9 +241,3 @@ def _repeats(study: Any, quick: bool) -> str:
     if quick:
         words.append("--quick")
     return " ".join(words)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

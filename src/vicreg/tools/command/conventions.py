@@ -91,7 +91,7 @@ def _sources_table() -> Table:
 
 
 def _empty_table(title: str, headings: tuple[str, ...]) -> Table:
-    # Without padding the widest fits 80 columns; what does not fit a terminal is folded.
+    # Without padding the widest row has 80 columns; on a narrower terminal it is wrapped.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for heading in headings:
         table.add_column(heading, overflow="fold")

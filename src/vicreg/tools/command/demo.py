@@ -1,15 +1,15 @@
 """``vicreg demo``: train an encoder with and without each term."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.libraries import names_where
 from vicreg.tools.requirements import require
 
-__all__ = ["Backend", "add_to"]
+__all__ = ["add_to"]
 
 _HELP = (
     "Train a small encoder on images of digits, with and without each term.\n\n"
@@ -22,13 +22,8 @@ _HELP = (
 )
 
 
-class Backend(StrEnum):
-    """The library that trains the encoder."""
-
-    numpy = "numpy"
-    torch = "torch"
-    jax = "jax"
-    cupy = "cupy"
+#: The libraries that can train the encoder.
+_BACKENDS = names_where("trains_demo")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,7 +31,14 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command(help=_HELP)
     def demo(
-        backend: Annotated[Backend, typer.Option(help="The library that trains.")] = Backend.numpy,
+        backend: Annotated[
+            str,
+            typer.Option(
+                metavar=f"[{'|'.join(_BACKENDS)}]",
+                callback=_known,
+                help="The library that trains.",
+            ),
+        ] = "numpy",
         epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 200,
         seed: Annotated[int, typer.Option(min=0, help="Chooses all that is random.")] = 0,
         plot: Annotated[
@@ -46,7 +48,13 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         with one_line_errors():
             require("numpy", "sklearn")
-            _train_and_show(backend.value, epochs, seed, plot)
+            _train_and_show(backend, epochs, seed, plot)
+
+
+def _known(backend: str) -> str:
+    if backend not in _BACKENDS:
+        raise typer.BadParameter(f"{backend!r} is not one of {', '.join(_BACKENDS)}")
+    return backend
 
 
 def _train_and_show(backend: str, epochs: int, seed: int, plot: Path | None) -> None:

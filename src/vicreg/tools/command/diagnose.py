@@ -16,8 +16,8 @@ __all__ = ["add_to"]
 
 _HELP = """Say how far saved embeddings have collapsed.
 
-FILE is an array of floating-point numbers as numpy.save writes it, a row a sample; OTHER is
-another view of the same samples, for the invariance term alone.
+FILE is an array of floating-point numbers, as numpy.save writes it, with one sample per row. OTHER
+is another view of the same samples, for the invariance term only.
 
 \b
 vicreg diagnose z.npy                      as a report
@@ -76,7 +76,7 @@ def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:
             f"{str(other)!r} must have the shape and dtype of {str(file)!r}; got "
             f"{second.shape}, {second.dtype} and {z.shape}, {z.dtype}"
         )
-    # What overflows is infinite in the report: no warning need say so again.
+    # An overflow shows as infinity in the report, so that NumPy need not warn.
     with np.errstate(all="ignore"):
         try:
             return diagnose(z, other=second, convention=convention)
@@ -85,7 +85,7 @@ def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:
 
 
 def _loaded(file: Path) -> Any:
-    """Return the embeddings in `file`, or say in one line why they are none."""
+    """Return the embeddings in `file`, or raise an error of one line."""
     array = _read(file)
     name = repr(str(file))
     if array.dtype.name not in _DTYPES:
@@ -112,13 +112,13 @@ def _read(file: Path) -> Any:
             start = opened.read(len(_MAGIC))
             if start == _MAGIC:
                 opened.seek(0)
-                # Without pickle nothing in a file is ever run.
+                # A pickle could run code.
                 return np.load(opened, allow_pickle=False)
     except OSError as error:
         raise RequirementError(f"cannot read {name}: {error.strerror or error}") from error
     except MemoryError as error:
         raise RequirementError(f"cannot read {name}: it does not fit into memory") from error
-    except Exception as error:  # what a header can make NumPy raise has no common type
+    except Exception as error:  # NumPy may raise anything for a broken header
         if "pickle" in str(error):
             raise RequirementError(f"{name} holds Python objects, which are not loaded") from error
         raise RequirementError(f"{name} is damaged: {_first_line(error)}") from error
@@ -144,7 +144,7 @@ def _check_finite(array: Any, name: str) -> None:
 
 
 def _as_data(diagnosis: Diagnosis) -> dict[str, Any]:
-    """Return the fields of `diagnosis` as JSON has them; null for what is no finite number."""
+    """Return the fields of `diagnosis` for JSON, with null for infinities and NaN."""
 
     def plain(value: Any) -> Any:
         if hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""How a command ends: one line on stderr and a status, never a traceback."""
+"""Errors of a command: one line on stderr and an exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["one_line_errors", "stop"]
 
 
 def stop(message: str, status: int = 2) -> NoReturn:
-    """Print `message` as one line on stderr and end with `status`."""
+    """Print `message` on stderr and exit with `status`."""
     print(f"vicreg: {message}", file=sys.stderr)
     sys.exit(status)
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """End the command as each error of the block asks: 2 for usage, 1 for what went wrong."""
+    """Exit on an error in the block: with status 2 for bad usage, 1 for a failure."""
     try:
         yield
     except RequirementError as error:

@@ -1,4 +1,4 @@
-"""What the commands that take a user's function have in common."""
+"""Shared by the commands that take a user's function."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import sys
 from types import ModuleType, TracebackType
 
 from vicreg.tools.functions import FunctionError
+from vicreg.tools.libraries import NAMES
 
 __all__ = ["library_hint", "printable"]
 
-_LIBRARIES = ("torch", "jax", "mlx", "cupy", "dask", "ndonnx", "mparray")
 _SPELLED = {"γ": "gamma", "ε": "eps", "·": "*", "√": "sqrt ", "²": "^2", "×": "x"}
 
 
 def printable(text: str) -> str:
-    """Return `text` with its letters spelled where the terminal has none of them."""
+    """Return `text`, with Greek letters and signs spelled out if the terminal lacks them."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def library_hint(error: FunctionError, backend: str) -> str:
-    """Return which library's arrays the function may want, where it raised for NumPy's."""
+    """Return a hint at the library to try, if the function raised for NumPy arrays."""
     cause = error.__cause__
     if backend != "numpy" or cause is None or cause.__traceback__ is None:
         return ""
@@ -38,7 +38,7 @@ def library_hint(error: FunctionError, backend: str) -> str:
 
 
 def _library_in(traceback: TracebackType | None) -> str | None:
-    """Return the library that the modules of a traceback import."""
+    """Return the library that a module in the traceback imports."""
     while traceback is not None:
         names = {
             value.__name__.partition(".")[0]
@@ -46,8 +46,8 @@ def _library_in(traceback: TracebackType | None) -> str | None:
             if isinstance(value, ModuleType)
         }
         names.add(str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
-        for library in _LIBRARIES:
-            if library in names:
+        for library in NAMES:
+            if library != "numpy" and library in names:
                 return library
         traceback = traceback.tb_next
     return None

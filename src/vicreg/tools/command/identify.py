@@ -16,10 +16,10 @@ __all__ = ["add_to"]
 
 _HELP = (
     "Say which published convention a function of two arrays is.\n\n"
-    "It is called with chosen arrays, about a hundred times, and nothing but its values is used. "
-    "The answer names the convention, its weights, gamma and eps, and the weights that make the "
-    'official code compute the same; or it says "none of them", and which term departs. A class '
-    "is made without arguments.\n\n"
+    "It is called with chosen arrays, about a hundred times, and only its values are used. "
+    "The answer is the convention, its weights, gamma and eps, and the weights that make the "
+    'official code compute the same; or it is "none of them", and which term differs. A class '
+    "is called without arguments first.\n\n"
     """\b
 vicreg identify losses:my_loss
     the function my_loss in losses.py, here, on NumPy arrays
@@ -57,14 +57,14 @@ def _identify(path: str, backend: str, as_json: bool) -> bool:
     import vicreg
 
     try:
-        with redirect_stdout(sys.stderr):  # what the function prints is no part of the answer
-            found = vicreg.identify(load_function(path), backend=backend)
+        with redirect_stdout(sys.stderr):  # the function may print
+            answer = vicreg.identify(load_function(path), backend=backend)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:
         stop(str(error))
     if as_json:
-        print(json.dumps(found.as_data(), indent=2))
+        print(json.dumps(answer.as_data(), indent=2))
     else:
-        print(printable(str(found)))
-    return found.identified
+        print(printable(str(answer)))
+    return answer.identified

@@ -1,4 +1,4 @@
-"""``vicreg verify``: does this code compute the same thing there as here?"""
+"""``vicreg verify``: check that libraries, or a function, compute the right loss."""
 
 import json
 import sys
@@ -11,17 +11,20 @@ import typer
 
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.dtypes import DTYPES, FULL
+from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
 
 _HELP = """Check that libraries, or your own function, compute the same loss and gradient.
 
-Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, those that are installed, on every device
-they have, in float16, bfloat16, float32 and float64. Each is asked for values and gradients in
-every way there is, on every path that the code takes by size, in every convention, on inputs made
-to be hard and on large ones, and held to exact arithmetic. It takes a minute. The exit status is
-0 where all agree, 1 where any differs.
+Without arguments: NumPy, PyTorch, JAX, MLX and CuPy, as far as they are installed, on all of
+their devices, in float16, bfloat16, float32 and float64. Each computes values and gradients in
+every way, on every path that the code takes by size, in every convention, for hard inputs and for
+large ones. They are compared with exact arithmetic. It takes a minute. The exit status is 0 if all
+agree, and 1 if any differs.
 
 \b
 vicreg verify                                  in a minute
@@ -109,14 +112,6 @@ def add_to(app: typer.Typer) -> None:
 
 _Files = dict[str, Path | None]
 
-#: What a target is given: in half precision the squares of plain code overflow, or are so coarse
-#: that nothing can be told.
-_FULL_PRECISION = ("float64", "float32")
-
-
-#: The libraries that people compute a loss with; the others run by name.
-_EVERYDAY = ("numpy", "torch", "jax", "mlx", "cupy")
-
 
 def _verify_libraries(
     names: Sequence[str] | None,
@@ -128,20 +123,20 @@ def _verify_libraries(
     full: bool,
     files: _Files,
 ) -> bool:
-    from vicreg.tools.backends import NAMES
     from vicreg.tools.progress import duration, steps_progress
     from vicreg.tools.verification.costs import expected_steps, pace_of_this_machine
     from vicreg.tools.verification.definition import DEFINITIONS
     from vicreg.tools.verification.plan import setups
-    from vicreg.tools.verification.problems import DTYPES
     from vicreg.tools.verification.suite import run_suite
 
-    chosen_dtypes = _chosen("--dtype", dtypes, DTYPES)
-    chosen_conventions = _chosen("--convention", conventions, tuple(DEFINITIONS))
+    chosen_dtypes = chosen("--dtype", dtypes or DTYPES, DTYPES)
+    chosen_conventions = chosen(
+        "--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS)
+    )
     not_asked: tuple[str, ...] = ()
     if not full and not names and not namespaces:
-        names = _EVERYDAY
-        not_asked = tuple(name for name in NAMES if name not in _EVERYDAY)
+        names = names_where("is_default")
+        not_asked = tuple(name for name in NAMES if name not in names)
     backends, left_out = _backends(names, namespaces, devices, chosen_dtypes)
     if not_asked:
         left_out[", ".join(not_asked)] = "run with --full, or by name (--backend)"
@@ -154,8 +149,8 @@ def _verify_libraries(
     steps = expected_steps(backends, planned)
     if full:
         expected = pace_of_this_machine() * sum(step.seconds for step in steps)
-        _stderr().print(f"This will take about {duration(expected)}.", highlight=False)
-    with steps_progress(_stderr(), steps) as on_step:
+        stderr_console().print(f"This will take about {duration(expected)}.", highlight=False)
+    with steps_progress(stderr_console(), steps) as on_step:
         results = run_suite(backends, planned, seed, on_step)
     results.left_out.update(left_out)
     count = sum(len(one.errors) for one in results.measurements)
@@ -180,23 +175,24 @@ def _verify_target(
     from vicreg.tools.verification.explanation import explanations
     from vicreg.tools.verification.target import TARGET_CASES, run_target
 
-    (convention, *more) = _chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    (convention, *more) = chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
     if more:
         raise RequirementError("--convention may be given once with --target")
-    chosen_dtypes = _chosen("--dtype", dtypes or _FULL_PRECISION, _FULL_PRECISION)
-    with redirect_stdout(sys.stderr):  # what a module prints is no part of the report
+    # In half precision the squares of plain code overflow, or are too coarse to judge.
+    chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
+    with redirect_stdout(sys.stderr):  # the module may print
         function = load_function(path)
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
     functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
     steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
     try:
-        for one in functions:  # what cannot be called at all is said before anything is shown
+        for one in functions:  # fail early if it cannot be called
             first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
             with redirect_stdout(sys.stderr):
                 first_view, second_view = TARGET_CASES[0].views(seed)
                 one(first_view, second_view, dtype=first)
-        with steps_progress(_stderr(), steps) as on_case, redirect_stdout(sys.stderr):
+        with steps_progress(stderr_console(), steps) as on_case, redirect_stdout(sys.stderr):
             results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
@@ -220,15 +216,8 @@ def _identified(function: Callable[..., Any], backend: str) -> str:
     try:
         with redirect_stdout(sys.stderr):
             return str(identify(function, backend))
-    except RequirementError as error:  # a function that takes what it was verified on alone
+    except RequirementError as error:  # it takes no other shapes than those above
         return str(error)
-
-
-def _chosen(option: str, given: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    for name in given or ():
-        if name not in known:
-            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
-    return tuple(dict.fromkeys(given)) if given else known
 
 
 def _backends(
@@ -237,19 +226,19 @@ def _backends(
     devices: Sequence[str] | None,
     dtypes: Sequence[str],
 ) -> tuple[list[Any], dict[str, str]]:
-    """Return what runs, and what does not and why; nothing to run is an error."""
-    from vicreg.tools.backends import NAMES, find_backends
+    """Return the backends, and why others are left out; raise if there are none."""
+    from vicreg.tools.backends import find_backends
 
-    # A namespace given alone is what is meant; with --backend both are.
-    known = () if namespaces and not names else _chosen("--backend", names, NAMES)
-    found, left_out = find_backends((*known, *(namespaces or ())), devices or ())
+    # --namespace without --backend means that namespace only.
+    known = () if namespaces and not names else chosen("--backend", names or NAMES, NAMES)
+    available, left_out = find_backends((*known, *(namespaces or ())), devices or ())
     without: dict[str, list[str]] = {}
-    for backend in found:
+    for backend in available:
         for dtype in dtypes:
             if dtype not in backend.dtypes:
                 without.setdefault(dtype, []).append(str(backend))
     left_out |= {dtype: f"not had by {', '.join(those)}" for dtype, those in without.items()}
-    backends = [one for one in found if set(one.dtypes) & set(dtypes)]
+    backends = [one for one in available if set(one.dtypes) & set(dtypes)]
     if not backends:
         reasons = "; ".join(dict.fromkeys(left_out.values()))
         raise RequirementError(f"nothing to run on: {reasons}")
@@ -313,9 +302,3 @@ def _print(line: str) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)

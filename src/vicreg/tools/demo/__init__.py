@@ -1,6 +1,6 @@
 """The demonstration: a small encoder trained on real images with and without each term.
 
-The rooms: `digits` (images and augmentations), `encoder` (the architecture, and its gradient by
-hand), `trainers` (one a library), `features` (what is measured), `study` (the variants),
-`report` and `plot` (what is shown).
+The modules: `digits` (images and augmentations), `encoder` (the architecture and its gradient),
+`trainers` (one per library), `features` (measurements), `study` (the variants), `report` and
+`plot` (the output).
 """

@@ -13,7 +13,7 @@ __all__ = ["SIDE", "Digits", "augmented", "batches", "load_digits"]
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int64]
 
-#: Pixels a side of an image.
+#: The width and height of an image in pixels.
 SIDE = 8
 
 _HELD_OUT = 0.25
@@ -61,7 +61,7 @@ def load_digits(seed: int) -> Digits:
 def batches(
     images: Floats, batch_size: int, rng: np.random.Generator
 ) -> Iterator[tuple[Floats, Floats]]:
-    """Yield two augmented views a batch, in random order; an incomplete last batch is left out.
+    """Yield batches of two augmented views, in random order, without an incomplete last batch.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def batches(
     batch_size : int
         At most n.
     rng : numpy.random.Generator
-        Drawn from for the order and the augmentations.
+        The source of the order and of the augmentations.
 
     Yields
     ------
@@ -84,19 +84,19 @@ def batches(
 
 
 def augmented(images: Floats, rng: np.random.Generator) -> Floats:
-    """Return each image turned, scaled, shifted, relit, made noisy and partly erased at random.
+    """Return randomly augmented images: rotated, scaled, shifted, relit, noisy, partly erased.
 
     Parameters
     ----------
     images : array, shape (n, 8, 8)
         In [0, 1].
     rng : numpy.random.Generator
-        Drawn from in the same amount whatever the images.
+        The source of randomness; how much is drawn does not depend on the images.
 
     Returns
     -------
     array, shape (n, 8, 8)
-        In [0, 1], of the dtype of `images`.
+        In [0, 1], with the dtype of `images`.
     """
     moved = _moved(images, rng)
     n = len(images)
@@ -116,17 +116,17 @@ def _moved(images: Floats, rng: np.random.Generator) -> Floats:
     centre = (SIDE - 1) / 2
     y, x = np.meshgrid(np.arange(SIDE) - centre, np.arange(SIDE) - centre, indexing="ij")
     cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
-    # Where each pixel of the result comes from: the inverse map, so that none is left empty.
+    # The source of each pixel of the result, by the inverse map, so that no pixel is empty.
     source_y = cosine * y - sine * x + centre - shift_y
     source_x = sine * y + cosine * x + centre - shift_x
     return _interpolated(images, source_y, source_x)
 
 
 def _interpolated(images: Floats, y: Floats, x: Floats) -> Floats:
-    """Bilinear values of `images` at (y, x), with zeros around."""
+    """Return bilinear values of `images` at (y, x), with zeros outside."""
     border = 1
     padded = np.pad(images, ((0, 0), (border, border), (border, border)))
-    # Everything at or beyond the border of zeros is zero: clipping there changes nothing.
+    # All values outside are 0, so that clipping the position changes nothing.
     y, x = (np.clip(c + border, 0, SIDE + 2 * border - 1 - 1e-6) for c in (y, x))
     top, left = y.astype(np.intp), x.astype(np.intp)
     down, right = y - top, x - left
@@ -137,7 +137,7 @@ def _interpolated(images: Floats, y: Floats, x: Floats) -> Floats:
 
 
 def _erased(n: int, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """One rectangle an image of 0 to 2 pixels a side."""
+    """Return a mask with one rectangle per image, with sides of 0 to 2 pixels."""
     height, width = rng.integers(0, _LARGEST_ERASED + 1, (2, n, 1, 1))
     top, left = rng.integers(0, SIDE - _LARGEST_ERASED + 1, (2, n, 1, 1))
     y, x = np.arange(SIDE)[:, None], np.arange(SIDE)

@@ -33,9 +33,9 @@ __all__ = [
 Array = Any
 Floats = npt.NDArray[np.floating[Any]]
 
-#: The size of the input and of each layer's output: an encoder and, behind it, an expander.
+#: The size of the input and of each layer's output: an encoder, followed by an expander.
 WIDTHS = (SIDE * SIDE, 256, 64, 128, 64)
-#: How many of the layers are the encoder: the output of the last of them is the representation.
+#: How many layers belong to the encoder, whose output is the representation.
 ENCODER_LAYERS = 2
 EMBEDDING_SIZE = WIDTHS[-1]
 LEARNING_RATE = 1e-3
@@ -51,7 +51,7 @@ class Layer(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What n images become: the encoder's output, and behind it the expander's; each (n, ·)."""
+    """The outputs of the encoder and of the expander for n images, each of shape (n, ·)."""
 
     representation: Floats
     embedding: Floats
@@ -67,20 +67,20 @@ class TermValues(NamedTuple):
 
 
 class TermWeights(TypedDict, total=False):
-    """Arguments of `vicreg.vicreg_loss`: a weight left out is the convention's own."""
+    """Weights for `vicreg.vicreg_loss`; one that is missing is the convention's."""
 
     variance_weight: float
     covariance_weight: float
 
 
 class Trainer(Protocol):
-    """An encoder in one library that learns from pairs of views."""
+    """An encoder in one library, trained on pairs of views."""
 
     def step(self, first: Floats, second: Floats) -> TermValues:
         """Take one step of Adam on two views, shape (n, 8, 8); return the loss before it."""
 
     def encode(self, images: Floats) -> Encoded:
-        """Return what images of shape (n, 8, 8) become."""
+        """Return the outputs for images of shape (n, 8, 8)."""
 
 
 def initial_layers(seed: int) -> list[Layer]:
@@ -89,7 +89,7 @@ def initial_layers(seed: int) -> list[Layer]:
     Parameters
     ----------
     seed : int
-        The same layers for every library.
+        The seed; it gives the same layers for every library.
 
     Returns
     -------
@@ -111,14 +111,14 @@ def forward(layers: list[Layer], images: Array, xp: Any) -> list[Array]:
     layers : list of Layer
         As `initial_layers` returns them, in the library of `xp`.
     images : array, shape (n, inputs)
-        One flattened image a row.
+        One flattened image per row.
     xp : module
         The array namespace: NumPy or CuPy.
 
     Returns
     -------
     list of arrays, shape (n, width)
-        One more than there are layers; the last is the embedding.
+        The input of each layer, and the embedding.
     """
     outputs = [images]
     for index, (weight, bias) in enumerate(layers):
@@ -128,23 +128,23 @@ def forward(layers: list[Layer], images: Array, xp: Any) -> list[Array]:
 
 
 def backward(layers: list[Layer], outputs: list[Array], gradient: Array, xp: Any) -> list[Layer]:
-    """Return the gradient by each layer.
+    """Return the gradient with respect to each layer.
 
     Parameters
     ----------
     layers : list of Layer
-        What `forward` was given.
+        The layers that `forward` was called with.
     outputs : list of arrays
         As `forward` returns them.
     gradient : array, shape (n, width)
-        The gradient by the embedding.
+        The gradient with respect to the embedding.
     xp : module
         The array namespace: NumPy or CuPy.
 
     Returns
     -------
     list of Layer
-        Of the shapes of `layers`.
+        With the shapes of `layers`.
     """
     gradients = []
     for index in reversed(range(len(layers))):
@@ -161,11 +161,11 @@ class Adam:
     Parameters
     ----------
     layers : list of Layer
-        What is to be optimised; left as it is.
+        The layers to optimise, which are not modified.
     xp : module
         The array namespace: NumPy or CuPy.
     learning_rate : float, optional
-        The length of a step.
+        The step size.
     """
 
     def __init__(self, layers: list[Layer], xp: Any, learning_rate: float = LEARNING_RATE) -> None:
@@ -176,7 +176,7 @@ class Adam:
         self._squares = [Layer(*map(xp.zeros_like, layer)) for layer in layers]
 
     def updated(self, layers: list[Layer], gradients: list[Layer]) -> list[Layer]:
-        """Return `layers` after one step down `gradients`."""
+        """Return `layers` after one step."""
         self._step += 1
         rate = self._learning_rate / (1 - _BETA1**self._step)
         correction = (1 - _BETA2**self._step) ** 0.5
@@ -194,7 +194,7 @@ class Adam:
 
 
 def _averaged(beta: float, averages: list[Layer], values: list[Layer]) -> list[Layer]:
-    """Move running averages towards new values."""
+    """Return the running averages after new values."""
     return [
         Layer(*(beta * a + (1 - beta) * v for a, v in zip(average, value, strict=True)))
         for average, value in zip(averages, values, strict=True)

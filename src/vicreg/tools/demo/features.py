@@ -1,4 +1,4 @@
-"""What is measured on representations and embeddings, beside what `vicreg.diagnose` does."""
+"""Measurements on representations and embeddings that `vicreg.diagnose` does not make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def correlations(z: Floats, dead: npt.NDArray[np.bool_]) -> Floats:
     Parameters
     ----------
     z : array, shape (n, d)
-        A row a sample.
+        One sample per row.
     dead : array of bool, shape (d,)
         Which features are constant.
 
@@ -43,7 +43,7 @@ def probe_accuracy(
     Parameters
     ----------
     train : array, shape (n, d)
-        The features the classifier is fitted to; all are standardised by their statistics.
+        The features to fit the classifier to; both sets are standardised by their statistics.
     train_labels : array of int, shape (n,)
         The classes of `train`.
     test : array, shape (m, d)
@@ -60,7 +60,7 @@ def probe_accuracy(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # In float64: there what is constant but for rounding stays as small as it is.
+    # In float64, so that features that are constant except for rounding stay tiny.
     probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1.0))
     probe.fit(train.astype(np.float64), train_labels)
     return float(probe.score(test.astype(np.float64), test_labels))

@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "save_plot"]
 
-# Okabe and Ito's colours, which stay apart for the colour-blind.
+# The colours of Okabe and Ito, which the colour-blind can tell apart.
 _COLOURS = {VICREG: "#0072B2", NO_VARIANCE: "#D55E00", NO_COVARIANCE: "#009E73", UNTRAINED: "0.45"}
 _TERMS = {
     "invariance": "Invariance term:\ndistance between the two views",
     "variance": "Variance term:\nwhat the features' std lacks to 1",
     "covariance": "Covariance term:\nhow far features vary together",
 }
-#: Up to this many epochs each is marked by a dot, so that a single one is seen.
+#: Up to this many epochs each is marked by a dot, so that a single one is visible.
 _FEW_EPOCHS = 10
-#: Singular values below this share of the largest are rounding: the axis ends there.
+#: Singular values below this share of the largest are rounding errors: the axis ends there.
 _SPECTRUM_FLOOR = 1e-8
 
 
 def save_plot(study: Study, file: Path) -> None:
-    """Draw `study` and put the figure in the place of `file` once it is complete.
+    """Draw `study`, and replace `file` by the figure once it is complete.
 
     Parameters
     ----------
     study : Study
-        What is drawn.
+        The study to draw.
     file : path
-        Its suffix chooses the format.
+        The file; its suffix determines the format.
 
     Raises
     ------
     ToolError
-        The figure cannot be written; an existing `file` is as it was.
+        The figure cannot be written; an existing `file` is left unchanged.
     """
     with replacing(file) as unfinished:
         draw(study).savefig(unfinished, dpi=150)
@@ -55,13 +55,13 @@ def draw(study: Study) -> Figure:
     Parameters
     ----------
     study : Study
-        What is drawn.
+        The study to draw.
 
     Returns
     -------
     matplotlib.figure.Figure
         Above, the three terms by epoch and the spectrum of the embeddings; below, the
-        correlations of the embeddings' features, one matrix a variant.
+        correlations of the embeddings' features, one matrix per variant.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -94,11 +94,11 @@ def _draw_term(axis: Axes, study: Study, term: str, title: str) -> None:
         axis.plot(epochs, values, color=_COLOURS[name], marker=marker, lw=2)
     axis.set(title=title, xlabel="epoch")
     if term == "variance":
-        # From 0, met, to 1, collapsed: both ends are to be seen.
+        # Show both ends, 0 (no hinge acts) and 1 (collapsed).
         axis.set(ylabel="term, unweighted", ylim=(-0.03, 1.03))
     else:
         axis.set(ylabel="term, unweighted (log)")
-        # The exact 0 of a full collapse is left out: a logarithm has no place for it.
+        # A logarithmic axis cannot show the exact 0 of a full collapse.
         axis.set_yscale("log", nonpositive="mask")
     _tidy(axis)
 

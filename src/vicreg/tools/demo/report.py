@@ -1,4 +1,4 @@
-"""What the demonstration says in the terminal."""
+"""The output of the demonstration in the terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def results_table(study: Study) -> Table:
     Parameters
     ----------
     study : Study
-        What is told.
+        The study.
 
     Returns
     -------
@@ -54,12 +54,12 @@ def results_table(study: Study) -> Table:
 
 
 def findings(study: Study) -> list[str]:
-    """Return what the numbers show, one sentence a removed term.
+    """Return what the numbers show, one sentence per removed term.
 
     Parameters
     ----------
     study : Study
-        What is told.
+        The study.
 
     Returns
     -------
@@ -105,14 +105,14 @@ def training_progress(console: Console, epochs: int) -> Iterator[OnEpoch]:
     Parameters
     ----------
     console : rich.console.Console
-        Where it is no terminal, one line is printed as each variant ends.
+        The console; if it is not a terminal, one line is printed after each variant.
     epochs : int
-        How many each variant is trained for.
+        The number of epochs of each variant.
 
     Yields
     ------
     callable
-        What `vicreg.tools.demo.study.run_study` takes as ``on_epoch``.
+        The ``on_epoch`` for `vicreg.tools.demo.study.run_study`.
     """
     if console.is_terminal:
         with _bars(console) as progress:

@@ -45,7 +45,7 @@ _WEIGHTS = {
     NO_VARIANCE: TermWeights(variance_weight=0.0),
     NO_COVARIANCE: TermWeights(covariance_weight=0.0),
 }
-#: The variants that are trained, in the order they are.
+#: The variants to train, in order.
 TRAINED = tuple(_WEIGHTS)
 
 
@@ -55,7 +55,7 @@ class DivergedError(ToolError):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one variant came to, measured on the held-out images without augmentation.
+    """The result of one variant, measured on the held-out images without augmentation.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ class Outcome:
     mean_std : float
         The mean standard deviation of a feature of the embeddings.
     effective_rank, rank_limit : float, int
-        Of the embeddings, and the most it could be: min(n - 1, d).
+        The effective rank of the embeddings, and its upper limit min(n - 1, d).
     probe_accuracy : float
-        Of a linear classifier of the representations, in [0, 1].
+        The accuracy of a linear classifier of the representations, in [0, 1].
     singular_values : array, shape (rank_limit,)
-        Of the centred embeddings.
+        The singular values of the centred embeddings.
     correlations : array, shape (d, d)
-        Of the features of the embeddings.
+        The correlations of the features of the embeddings.
     """
 
     history: list[TermValues]
@@ -84,7 +84,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """The settings of a run, and the outcome of each variant by its name."""
+    """The settings of a run, and the result of each variant by name."""
 
     backend: str
     epochs: int
@@ -103,8 +103,8 @@ def run_study(
 
     Parameters
     ----------
-    backend : {"numpy", "torch", "jax", "cupy"}, optional
-        The library that trains.
+    backend : str, optional
+        The library that trains, one of `vicreg.tools.demo.trainers.BACKENDS`.
     epochs : int
         Passes over the training images, at least 1.
     seed : int, optional
@@ -127,8 +127,8 @@ def run_study(
     make_trainer = trainer_factory(backend)
     digits = load_digits(seed)
     # Matrices this small gain nothing from the threads of BLAS and OpenMP, which wait in a loop:
-    # where another process wants the same cores they made a run 5 (NumPy) to 20 (PyTorch) times
-    # slower. It holds for what is loaded, so the library's import comes first.
+    # if another process used the same cores, they made a run 5 (NumPy) to 20 (PyTorch) times
+    # slower. The limit applies to libraries that are loaded, so it comes after the import.
     with threadpool_limits(1):
         outcomes = {
             name: _outcome(name, make_trainer, digits, epochs, seed, on_epoch or _ignore)
@@ -149,7 +149,7 @@ def _outcome(
     seed: int,
     on_epoch: OnEpoch,
 ) -> Outcome:
-    # One seed each for what is drawn before training and during it, the same for each variant.
+    # One seed for before training and one for during it, the same for each variant.
     initial, training = np.random.SeedSequence(seed).generate_state(2)
     trainer = make_trainer(initial_layers(int(initial)), _WEIGHTS.get(name, TermWeights()))
     rng = np.random.default_rng(int(training))
@@ -164,7 +164,7 @@ def _trained_epoch(
     trainer: Trainer, images: Floats, rng: np.random.Generator, name: str, epoch: int
 ) -> TermValues:
     steps = []
-    # A loss that is not finite is reported below, in one line instead of NumPy's warnings.
+    # A loss that is not finite is reported below, in place of NumPy's warnings.
     with np.errstate(all="ignore"):
         for first, second in batches(images, BATCH_SIZE, rng):
             steps.append(trainer.step(first, second))
@@ -174,7 +174,7 @@ def _trained_epoch(
 
 
 def _measured(name: str, trainer: Trainer, digits: Digits, history: list[TermValues]) -> Outcome:
-    # The last step is after the last loss: it may diverge unseen.
+    # The last step comes after the last loss, which would not show that it diverged.
     with np.errstate(all="ignore"):
         train: Encoded = trainer.encode(digits.train_images)
         test: Encoded = trainer.encode(digits.test_images)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vicreg.tools.backends import Floats
+from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.functions import FunctionError, LossFunction
 
 __all__ = [
@@ -37,7 +38,6 @@ Pair = tuple[Floats, Floats]
 #: A loss of two NumPy arrays.
 Model = Callable[[Floats, Floats], float]
 
-_DOUBLE, _SINGLE, _HALF = 2.0**-53, 2.0**-24, 2.0**-8
 # Sizes for functions that take only some: 5 and 8 features on 16 and 32 samples come first.
 _FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
 _SAMPLES = (16, 32, 64, 128, 256, 1024)
@@ -208,12 +208,12 @@ class Probed:
         smaller one does not. A bounded loss may be at its bound for some of the arrays.
         """
         pairs = ordinary_pairs(self.shapes[0])
-        for roundoff, step in ((_DOUBLE, 2.0**-36), (_SINGLE, 2.0**-14)):
+        for dtype, step in (("float64", 2.0**-36), ("float32", 2.0**-14)):
             for pair in pairs:
                 if any(self._follows(step, pair, seed) for seed in range(4)):
-                    return roundoff
+                    return UNIT_ROUNDOFF[dtype]
         same = all(self(2 * z1, z2) == self(z1, z2) for z1, z2 in pairs)
-        return _DOUBLE if same else _HALF
+        return UNIT_ROUNDOFF["float64" if same else "bfloat16"]
 
     def _follows(self, step: float, pair: Pair, seed: int) -> bool:
         """Return whether changes of that relative size change the value in proportion."""

@@ -1,1 +1,1 @@
-"""The conformance suite: hard inputs, an exact truth, the bounds of rounding, and what it says."""
+"""The conformance suite: hard inputs, exact results, bounds of rounding, and the report."""

@@ -1,71 +1,71 @@
-"""How far rounding alone can take a result from the truth: derived, not fitted.
+"""How far a result may be from the truth by rounding alone: bounds that are derived, not fitted.
 
 Notation: u is the unit roundoff of the dtype that is computed in, zc the centred view, C = s zcᵀzc
 its covariance with s = 1/m, O = C with a zero diagonal, and P = s |zc|ᵀ|zc|, the sums of absolute
-products. N = n + d + 16 is the size of the problem: in whatever order it is taken, a sum of k
-terms is wrong by at most k u Σ|terms| (Higham, Accuracy and Stability of Numerical Algorithms,
-section 4.2); a product of matrices sums n or d terms, and 16 is for what is done once to a number
-on its way. W is the number of entries that one value is the sum of. Absolute values are meant
-entry by entry. To first order in u:
+products. N = n + d + 16 is the size of the problem: the error of a sum of k terms, in any order,
+is at most k u Σ|terms| (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); a
+product of matrices sums n or d terms, and 16 is for the other operations on a number. W is the
+number of entries that are summed to one value. Absolute values are entry by entry. To first order
+in u:
 
-centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc. a is the size of what the
-              mean is taken of. The core first subtracts the first sample: a is the mean of
-              D = |z − z₀|. Plainly z − mean(z) is formed: a is the mean of |z|, and D is 0.
-covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: the part of ē that is the same
-              in every row, δ = u N a, falls out of the first order, since the columns of zc sum
-              to 0. ẽ = 4u (|zc| + D) is the rest.
-variance      the diagonal of ΔC. Somebody's own code may update mean and variance sample by
-              sample, as PyTorch's var does: another u N √(Σ zc² Σ z²) / m (Chan, Golub, LeVeque,
+centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc, a being the mean absolute
+              value of the numbers that are averaged. The core first subtracts the first sample:
+              a is the mean of D = |z − z₀|. Plain code forms z − mean(z): a is the mean of |z|,
+              and D is 0.
+covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: δ = u N a, the part of ē that
+              is equal in all rows, has no effect in first order, since the columns of zc sum to 0.
+              ẽ = 4u (|zc| + D) is the rest.
+variance      the diagonal of ΔC. A user's function may update mean and variance sample by sample,
+              as PyTorch's var does: this adds u N √(Σ zc² Σ z²) / m (Chan, Golub, LeVeque,
               "Algorithms for computing the sample variance", The American Statistician, 1983).
-std           Δ√(v + ε) from both ends of v ± Δv, and 4u of itself.
-hinge         Δ of the std and 2u (γ + std); nothing where the std is above γ by more than that.
-              u W γ where they are summed.
+std           Δ√(v + ε) at both ends of v ± Δv, plus 4u of the std.
+hinge         Δstd + 2u (γ + std); 0 if the std is above γ by more than that. Their sum adds u W γ.
 Σ O²          2 Σ |O| ΔC + Σ ΔC² + u (W + N) Σ O².
 zc O          |zc| ΔC + ē |O| + u N |zc| |O|.
-smooth L1     T = C within ±δ is in the place of O. ΔT is ΔC, and 4u δ where C is beyond δ by more
-              than that. Of Σ T (2C − T) the roundings are those of |T| (2|C| + |T|).
+smooth L1     O is replaced by T, C clipped to ±δ. ΔT is ΔC, or 4u δ where |C| exceeds δ by more
+              than that. Σ T (2C − T) has the roundings of |T| (2|C| + |T|).
 zc ∘ w        w is −1/(m std) where the hinge acts. ē |w| + |zc| Δw + 4u |zc w|, with
-              Δw = |w| (Δstd / std + 4u); all of |zc w| where the hinge may or may not act.
-invariance    of two views u (W + N) of itself: nothing in it cancels but z − z', which is exact to
-              u. Of its gradient u N. Of k views the core takes the deviations v from the mean,
-              from the first view: with D = |z − z_1| and A its mean over the views, their error is
-              ṽ = (k + 4) u (D + A); 2 |v| ṽ + ṽ² in the sum of their squares, ṽ in the gradient.
+              Δw = |w| (Δstd / std + 4u); all of |zc w| if it is unclear whether the hinge acts.
+invariance    for two views u (W + N) times the value: only z − z' cancels, and it is exact to u.
+              The gradient has u N. For k views the core computes the deviations v from the mean
+              of the views after subtracting the first view: with D = |z − z_1| and A its mean over
+              the views, their error is ṽ = (k + 4) u (D + A). It adds 2 |v| ṽ + ṽ² to the sum of
+              the squares, and ṽ to the gradient.
 
-The Gram route forms K = s zc zcᵀ and takes Σ K² − Σ C_jj² and K zc − zc ∘ diag C, whose
-differences cancel: their terms are added for all but the eight largest features (n − 1 of them,
-where that is less), which it keeps apart. ``method="auto"`` takes that route for n ≤ d.
+The Gram route forms K = s zc zcᵀ, and computes Σ K² − Σ C_jj² and K zc − zc ∘ diag C. These
+differences cancel, so the error of both terms is added, except for the eight largest features (or
+n − 1, if that is less), which are kept apart. ``method="auto"`` takes this route for n ≤ d.
 
-Where C is large it is not formed. Σ |O| ΔC ≤ ‖O‖ ‖ΔC‖ (Cauchy-Schwarz) and |O| ≤ P; so nothing but
-n × n matrices is wanted: with X = u N |zc| / 2 + ẽ, ΔC = s (|zc|ᵀX + its transpose) + m⁻¹ n δδᵀ,
+A large C is not formed. Σ |O| ΔC ≤ ‖O‖ ‖ΔC‖ (Cauchy-Schwarz) and |O| ≤ P, so that n × n matrices
+are enough: with X = u N |zc| / 2 + ẽ, ΔC = s (|zc|ᵀX + its transpose) + m⁻¹ n δδᵀ,
 
     ‖|zc|ᵀX‖² = Σ (|zc||zc|ᵀ) ∘ (X Xᵀ),   |zc| |zc|ᵀX = (|zc||zc|ᵀ) X,   ‖O‖² = Σ K² − Σ C_jj²,
 
-and what the diagonals have in it is taken off.
+less the contributions of the diagonals.
 
-A truth that is itself computed in float64, plainly and by the d × d matrix, is wrong by the bound
-of that; it is added to that of what is judged.
+If the truth is computed in float64, by plain code with the d × d matrix, its own bound is added.
 
 along a direction   the derivative of a value is Σ g ∘ v with g the gradient, v the direction. Its
               error is Σ (Δg + u (W + N) |g|) ∘ |v|, |g| standing for the sum of the terms' |g|.
-second derivative   along v. It is made of Z = |zc| + D + a and V, the same of the direction: a sum
-              of products of three of them, or of two and a function of the std. Three centrings,
-              two products of matrices and what is done once are wrong by at most 8 N u of the sum
-              F of absolute values,
+second derivative   along v. It is a sum of products of three factors from Z = |zc| + D + a and V,
+              the same for the direction, or of two factors and a function of the std. The error of
+              three centrings, two matrix products and the other operations is at most 8 N u of
+              the sum F of absolute values,
 
                   4 s (V Q + Z R),   Q = s ZᵀZ,   R = s (VᵀZ + ZᵀV)             for zc O
                   V / (m std) + Z diag R / (2 m std³)                           for zc ∘ w
 
-              with the diagonals of Q and R taken twice, which the Gram route adds and subtracts.
-              Of 1/std the error is another ρ = 3 N u Q_jj / (2 std²) + 4u, of 1/std³ three times
-              that. The invariance is a square: 2 N u of |v| and its mean over the views, in its
-              own scale. A library that differentiates the closed form centres F once more on its
-              way back, which adds its mean over the samples, and subtracts from the first sample
-              the sum over all of them, which is 0 but for 2 N u of the sum of F.
-              The hinge is taken to act or not: the inputs leave no doubt.
+              with the diagonals of Q and R counted twice, as the Gram route adds and subtracts
+              them. 1/std adds the relative error ρ = 3 N u Q_jj / (2 std²) + 4u, and 1/std³ three
+              times that. The invariance is quadratic: 2 N u of |v| plus its mean over the views,
+              times its scale. A library that differentiates the closed form centres F once more in
+              its backward pass, which adds the mean of F over the samples; and it subtracts from
+              the first sample the sum over all of them, which is at most 2 N u of the sum of F.
+              It is assumed to be clear whether the hinge acts.
 
-Half precision is computed in float32, and each gradient is rounded once more, by u of the half
-precision. A target's own code has its bound in its own dtype, centred plainly; what cannot be
-known is its route, so both count.
+Half precision is computed in float32, and each gradient is then rounded to half precision, with
+its u. The bound of a user's function is that of plain code in its dtype. Since its route is
+unknown, the bounds of both routes are added.
 """
 
 from __future__ import annotations
@@ -77,12 +77,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vicreg._core.sizes import DEFAULT_SIZES
+from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.verification.definition import TERMS, Definition
 
 __all__ = [
     "PLAIN_FLOAT64",
-    "UNDERFLOW",
-    "UNIT_ROUNDOFF",
     "Bound",
     "Rounding",
     "curvature_bounds",
@@ -91,29 +90,15 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-UNIT_ROUNDOFF = {
-    "float64": 2.0**-53,
-    "float32": 2.0**-24,
-    "float16": 2.0**-11,
-    "bfloat16": 2.0**-8,
-}
-#: What is lost where numbers are too small: what may be flushed to zero, but for float16 the
-#: distance of its smallest numbers, since it is only ever rounded to.
-UNDERFLOW = {
-    "float64": 2.0**-1022,
-    "float32": 2.0**-126,
-    "float16": 2.0**-24,
-    "bfloat16": 2.0**-126,
-}
-#: Roundings of a number that is not summed: centring, scales, weights, roots.
+#: The number of roundings outside of sums: centring, scales, weights, roots.
 _ROUNDINGS_OF_ONE = 16
-#: With more features than this, and than samples, C is large.
+#: C is large with more features than this, and more than samples.
 _LARGE = 256
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The arithmetic that a result comes from.
+    """How a result is computed.
 
     Parameters
     ----------
@@ -122,9 +107,9 @@ class Rounding:
     returned_in : str
         The dtype of the gradients.
     plain : bool
-        Whether z − mean(z) is formed plainly, or after the first sample is subtracted.
+        Whether z − mean(z) is formed directly, and not after the first sample is subtracted.
     method : {"auto", "gram", "covariance"}
-        By which route.
+        The route of the covariance term.
     kept_apart : int
         How many of the largest features the Gram route keeps apart.
     """
@@ -141,14 +126,14 @@ class Rounding:
         return UNIT_ROUNDOFF[self.computed_in]
 
     def by_gram(self, n: int, d: int) -> bool:
-        """Whether the Gram route may be taken."""
+        """Whether the Gram route is possible."""
         return self.method == "gram" or (self.method == "auto" and n <= d)
 
 
-#: The arithmetic of a truth that is computed in float64, by the definition as it stands.
+#: How the truth is computed in float64: by the definition.
 PLAIN_FLOAT64 = Rounding("float64", "float64", plain=True, method="covariance")
 
-#: The bound of a value, and of each entry of its gradient by each view.
+#: The bound of a value, and of each entry of its gradient with respect to each view.
 Bound = tuple[float, list[Floats]]
 
 
@@ -160,16 +145,16 @@ def rounding_bounds(
     Parameters
     ----------
     views : sequence of array of float64, shape (n, d) or (n, ..., d)
-        The views, exactly as they were given to what is judged.
+        The views, exactly as the function under test gets them.
     definition : Definition
         The formula.
     rounding : Rounding
-        The arithmetic.
+        How the result is computed.
 
     Returns
     -------
     dict
-        Of each term, unweighted. Of a weighted sum of terms it is the same sum of these.
+        The bound of each term, unweighted. That of a weighted sum is the weighted sum of these.
     """
     n, *_, d = shape = views[0].shape
     flat = [view.reshape(n, -1, d) for view in views]
@@ -196,11 +181,11 @@ def rounding_bounds(
 
 
 class _SampleSet:
-    """One view of one sample set, and the errors of its centring and its covariance."""
+    """One view of one sample set, with the errors of its centring and covariance."""
 
     def __init__(self, z: Floats, rounding: Rounding, summed: int) -> None:
         self.z = z
-        self.summed = summed  # how many sample sets of each view are
+        self.summed = summed  # the number of sample sets, over which values are summed
         self.n, self.d = z.shape
         self.u = u = rounding.u
         self.size = size = self.n + self.d + _ROUNDINGS_OF_ONE
@@ -212,7 +197,7 @@ class _SampleSet:
         self.of_entries = 4 * u * (np.abs(zc) + moved)
         self.of_zc = self.of_mean + self.of_entries
         self.absolute = np.abs(zc)
-        #: X: half of what is summed to an entry of ΔC, but for δ.
+        #: X, which gives ΔC except for the part of δ.
         self.half = u * size * self.absolute / 2 + self.of_entries
         updated = np.sqrt((zc**2).sum(axis=0) * (z**2).sum(axis=0))
         self.of_update = u * size * updated * float(rounding.plain)
@@ -242,7 +227,7 @@ def _invariance(sets: Sequence[_SampleSet], definition: Definition) -> Bound:
         difference = np.abs(views[0] - views[1])
         of_gradient = one.u * one.size * 2 * difference / divisor
         return whole * float((difference**2).sum()) / divisor, [of_gradient, of_gradient]
-    # The mean over the pairs is this times the sum of the squared deviations.
+    # The mean over the pairs is the sum of the squared deviations times this.
     scale = 2 / ((k - 1) * divisor)
     from_first = np.abs(views - views[0])
     deviations = np.abs(views - views[0] - (views - views[0]).mean(axis=0))
@@ -261,17 +246,17 @@ def _variance(sets: Sequence[_SampleSet], definition: Definition) -> Bound:
         variance, of_variance = one.variances(m)
         variance = variance + definition.eps
         of_variance = of_variance + one.of_update / m + 2 * one.u * definition.eps
-        spread, of_spread = (
+        argument, of_argument = (
             _root_and_error(variance, of_variance, one.u)
             if definition.std
             else (variance, of_variance)
         )
-        of_hinge = of_spread + 2 * one.u * (gamma + spread)
-        near = (spread < gamma + of_hinge).astype(np.float64)
+        of_hinge = of_argument + 2 * one.u * (gamma + argument)
+        near = (argument < gamma + of_hinge).astype(np.float64)
         whole = one.summed * len(sets) * one.d
         value += share * float(np.sum(near * (of_hinge + one.u * (whole + one.size) * gamma)))
-        slope, of_slope = _slope_and_error(spread, of_spread, definition, m, one.u)
-        undecided = np.abs(spread - gamma) <= of_hinge
+        slope, of_slope = _slope_and_error(argument, of_argument, definition, m, one.u)
+        undecided = np.abs(argument - gamma) <= of_hinge
         of_slope = near * np.where(undecided, np.maximum(slope, of_slope), of_slope)
         slope = near * slope
         gradients.append(
@@ -292,17 +277,18 @@ def _root_and_error(variance: Floats, of_variance: Floats, u: float) -> tuple[Fl
 
 
 def _slope_and_error(
-    spread: Floats, of_spread: Floats, definition: Definition, m: int, u: float
+    argument: Floats, of_argument: Floats, definition: Definition, m: int, u: float
 ) -> tuple[Floats, Floats]:
-    """Return |w| and Δw: of 1/(m std), or of the constant 2/m."""
+    """Return |w| and Δw, for w = 1/(m std) or for the constant 2/m."""
     if not definition.std:
-        constant = np.full_like(spread, 2.0 / m)
+        constant = np.full_like(argument, 2.0 / m)
         return constant, 4 * u * constant
-    # Without a spread there is no slope; zc is 0 there, and its error the whole of the gradient.
-    dead = spread <= of_spread
-    smallest = np.where(dead, np.maximum(spread, of_spread), spread)
+    # With a std of 0 the slope is unknown; zc is 0 there, and all of the gradient is its error.
+    dead = argument <= of_argument
+    smallest = np.where(dead, np.maximum(argument, of_argument), argument)
     slope = 1.0 / (m * np.where(smallest > 0, smallest, np.inf))
-    return slope, slope * (np.where(dead, 1.0, of_spread / np.where(dead, 1.0, spread)) + 4 * u)
+    relative = np.where(dead, 1.0, of_argument / np.where(dead, 1.0, argument))
+    return slope, slope * (relative + 4 * u)
 
 
 def _covariance(sets: Sequence[_SampleSet], definition: Definition, rounding: Rounding) -> Bound:
@@ -327,7 +313,7 @@ def _covariance(sets: Sequence[_SampleSet], definition: Definition, rounding: Ro
 def _by_covariance(
     one: _SampleSet, m: int, whole: int, delta: float | None
 ) -> tuple[float, Floats]:
-    """Return the error of Σ O², and of zc O; or of the same with the smooth L1."""
+    """Return the errors of Σ O² and of zc O, or of the same for the smooth L1."""
     c, of_c = one.covariance(m)
     for matrix in (c, of_c):
         np.fill_diagonal(matrix, 0.0)
@@ -343,7 +329,7 @@ def _by_covariance(
 
 
 def _by_norms(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
-    """Return no less than `_by_covariance` does, without a d × d matrix."""
+    """Return upper bounds of the errors in `_by_covariance`, without a d × d matrix."""
     un, absolute, half, of_mean = one.u * one.size, one.absolute, one.half, one.of_mean
     gram = absolute @ absolute.T
     own = (absolute * half).sum(axis=0)  # the diagonal of |zc|ᵀX
@@ -360,7 +346,7 @@ def _by_norms(one: _SampleSet, m: int, whole: int) -> tuple[float, Floats]:
 
 
 def _by_gram(one: _SampleSet, m: int, whole: int, kept_apart: int) -> tuple[float, Floats]:
-    """Return what the differences add: of Σ K² − Σ C_jj², and of K zc − zc ∘ diag C."""
+    """Return the errors that the differences add, in Σ K² − Σ C_jj² and K zc − zc ∘ diag C."""
     diagonal, of_diagonal = one.variances(m)
     rest = np.ones(one.d)
     rest[np.argsort(diagonal)[-min(kept_apart, one.n - 1) :]] = 0.0
@@ -385,19 +371,19 @@ def curvature_bounds(
     definition: Definition,
     rounding: Rounding,
 ) -> dict[str, list[Floats]]:
-    """Return how far the derivative of each term's gradients along directions may be off.
+    """Return bounds of the error in the derivative of each term's gradients along directions.
 
     Parameters
     ----------
     views, directions : sequences of array of float64, shape (n, d)
-        The views, and a direction each.
+        The views, and one direction per view.
     definition, rounding : Definition, Rounding
         As in `rounding_bounds`.
 
     Returns
     -------
     dict
-        Of each term, unweighted: a bound a view.
+        The bounds of each term, unweighted, one per view.
     """
     k = len(views)
     sets = [_SampleSet(view, rounding, summed=1) for view in views]
@@ -434,7 +420,7 @@ def curvature_bounds(
 
 
 def _size_of(one: _SampleSet) -> Floats:
-    """Return Z: what an entry of zc is a sum of."""
+    """Return Z, the sum of the absolute values behind each entry of zc."""
     from_first = np.abs(one.z - one.z[:1])
     size: Floats = one.absolute + from_first + from_first.mean(axis=0)
     return size
@@ -447,7 +433,7 @@ def _with_diagonal(matrix: Floats) -> Floats:
 
 
 def _sent_back(error: Floats) -> Floats:
-    """Return the error of what is centred again, and subtracted from the first sample."""
+    """Return `error` after the centring in a backward pass."""
     sent: Floats = error + error.mean(axis=0)
     # `error` is 8 N u F at least.
     sent[0] += 2 / 8 * sent.sum(axis=0)

@@ -1,4 +1,4 @@
-"""The inputs, each with why it is: hard ones, large ones, and ones that leave terms at zero."""
+"""The inputs: hard ones, large ones, and ones for which some terms are zero."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Axis = int | tuple[int, ...]
 Make = Callable[[np.random.Generator, Floats], Floats]
 
 _WIDE, _TALL, _SQUARE = (16, 40), (32, 16), (24, 24)
-#: Up to so many elements and features the truth is exact; integers are too slow for more.
+#: The truth is exact up to this many elements and features; beyond, integers are too slow.
 _EXACT_ELEMENTS, _EXACT_FEATURES = 1024, 64
 
 
@@ -42,13 +42,13 @@ class Case:
     Parameters
     ----------
     name : str
-        What is hard about them.
+        What is special about them.
     shape : tuple of int
         ``(n, ..., d)``, as the formulas have it.
     transform : callable
-        Makes the views, stacked, of ones that have most of their values in common.
+        Returns the stacked views, from random ones that correlate with each other.
     count : int
-        How many views.
+        The number of views.
     given : tuple of int, optional
         The shape in which a library is given them, if another: n and d as products of several
         lengths.
@@ -80,12 +80,12 @@ class Case:
 
     @property
     def n(self) -> int:
-        """How many samples each sample set has."""
+        """The number of samples in each sample set."""
         return self.shape[0]
 
     @property
     def d(self) -> int:
-        """How many features."""
+        """The number of features."""
         return self.shape[-1]
 
     def views(self, seed: int = 0) -> tuple[Floats, ...]:
@@ -94,21 +94,21 @@ class Case:
         common = 0.8 * rng.standard_normal(self.shape)
         views = common + 0.3 * rng.standard_normal((self.count, *self.shape))
         if not self.exactly:
-            # Numbers of both full dtypes: one truth, which takes its time, serves them.
+            # Both full dtypes have these numbers: they share one truth, which takes long.
             views = rounded_to("float32", views)
         return tuple(self.transform(rng, views))
 
     def directions(self, seed: int = 0) -> tuple[Floats, ...]:
-        """Return a direction for each view, of numbers that both full dtypes have."""
+        """Return one direction per view, of numbers that both full dtypes have."""
         rng = np.random.default_rng([seed, *self.name.encode(), 1])
         return tuple(rounded_to("float32", rng.standard_normal((self.count, *self.shape))))
 
     def as_given(self, view: Floats) -> Floats:
-        """Return what a library is given of a view."""
+        """Return a view in the shape in which a library gets it."""
         return np.moveaxis(view.reshape(self.given or self.shape), *self._moves)
 
     def as_stated(self, gradient: Floats) -> Floats:
-        """Return what came back as the formulas have it, ``(n, ..., d)``."""
+        """Return a gradient of a library in the shape of the formulas, ``(n, ..., d)``."""
         return np.moveaxis(gradient, *self._moves[::-1]).reshape(self.shape)
 
     @property
@@ -129,7 +129,7 @@ def _dead(_: np.random.Generator, z: Floats) -> Floats:
 
 
 def _one_large(_: np.random.Generator, z: Floats) -> Floats:
-    # Towards the end, where nothing that takes the first it meets would find it.
+    # Near the end: code that takes the first features would miss it.
     z[..., -4] *= 1000.0
     return z
 
@@ -153,7 +153,7 @@ def _collapsed(_: np.random.Generator, z: Floats) -> Floats:
 
 
 def _whitened(rng: np.random.Generator, z: Floats) -> Floats:
-    """Columns of a Hadamard matrix: mean 0, variance 1 (of the population), no covariance."""
+    """Return columns of a Hadamard matrix: mean 0, population variance 1, covariance 0."""
     _, n, d = z.shape
     hadamard = np.ones((1, 1))
     while len(hadamard) < n:
@@ -162,17 +162,17 @@ def _whitened(rng: np.random.Generator, z: Floats) -> Floats:
 
 
 def _same(_: np.random.Generator, z: Floats) -> Floats:
-    """Both views the same: no invariance."""
+    """Make the views equal: the invariance is 0."""
     return np.stack([z[0]] * len(z))
 
 
-def _spread(_: np.random.Generator, z: Floats) -> Floats:
-    """Stds above γ: no hinge."""
+def _wide_stds(_: np.random.Generator, z: Floats) -> Floats:
+    """Make the stds larger than γ: the variance term is 0."""
     return 4 * z
 
 
 def _apart(_: np.random.Generator, z: Floats) -> Floats:
-    """The second view the first, but each feature with another mean."""
+    """Make the second view the first one, with other means of the features."""
     return np.stack([z[0], z[0] + np.arange(1, z.shape[-1] + 1) / 16])
 
 
@@ -186,7 +186,7 @@ def _one_after_another(*makes: Make) -> Make:
 
 
 def _narrow(_: np.random.Generator, z: Floats) -> Floats:
-    """Whitened features of std 1/2: the hinge acts."""
+    """Make the stds of whitened features 1/2, so that the hinge acts."""
     return z / 2
 
 
@@ -222,7 +222,7 @@ CASES = (
     Case("whitened", _TALL, _whitened),
 )
 
-#: Three views; and two small ones, for second derivatives.
+#: Three views; and small inputs for second derivatives.
 MORE = (
     Case("3 views", (9, 14), count=3),
     Case("3 views, tall", (14, 9), count=3),
@@ -240,7 +240,7 @@ VCREG = (
     Case("separate, tall", (10, 2, 6), count=1, feature_axis=1, sample_axis=0),
 )
 
-#: Large enough for everything that depends on size, as it comes.
+#: Inputs above every threshold of size.
 LARGE = (
     Case("1024 × 257", (1024, 257)),
     Case("300 × 4096", (300, 4096)),
@@ -250,15 +250,15 @@ LARGE = (
 )
 
 
-#: All but the named terms are 0: code that leaves a term out, or goes another way then.
+#: All terms except the named ones are 0, to show code that treats such terms differently.
 ZEROS = (
-    Case("invariance alone", _TALL, _one_after_another(_whitened, _spread, _apart)),
+    Case("invariance alone", _TALL, _one_after_another(_whitened, _wide_stds, _apart)),
     Case("variance alone", _TALL, _one_after_another(_whitened, _narrow, _same)),
-    Case("covariance alone", _TALL, _one_after_another(_spread, _same)),
-    Case("covariance alone, wide", _WIDE, _one_after_another(_spread, _same)),
+    Case("covariance alone", _TALL, _one_after_another(_wide_stds, _same)),
+    Case("covariance alone, wide", _WIDE, _one_after_another(_wide_stds, _same)),
     Case("no covariance", _TALL, _one_after_another(_whitened, _narrow, _apart)),
-    Case("no variance", _TALL, _spread),
-    Case("no variance, wide", _WIDE, _spread),
+    Case("no variance", _TALL, _wide_stds),
+    Case("no variance, wide", _WIDE, _wide_stds),
     Case("no invariance", _TALL, _same),
     Case("no invariance, wide", _WIDE, _same),
 )
@@ -267,12 +267,12 @@ _LENGTHS = (2, 3, 5, 8, 15, 33, 64, 101, 128, 151, 200, 257, 300, 401, 512, 601,
 
 
 def case_of_size(n: int, d: int) -> Case:
-    """Return views as they are drawn, of `n` samples and `d` features."""
+    """Return a case of random views with `n` samples and `d` features."""
     return Case(f"{n} × {d}", (n, d))
 
 
-#: Sizes, odd and even, for code that goes another way from some size on: more and more features,
-#: more and more samples, and both.
+#: Odd and even sizes, for code that changes from some size on: more and more features, more and
+#: more samples, and both.
 SIZES = (
     *(case_of_size(12, d) for d in (*_LENGTHS, 1500, 2049)),
     *(case_of_size(n, 6) for n in (*_LENGTHS, 1500, 2049, 4096, 10001)),
@@ -281,14 +281,14 @@ SIZES = (
 
 
 def rounded_to(dtype: str, values: Floats) -> Floats:
-    """Return `values` rounded to numbers that `dtype` has, in float64.
+    """Return `values` rounded to `dtype`, as float64.
 
-    So that every library is given the same numbers, and the truth is that of these.
+    So all libraries, and the truth, get the same numbers.
     """
     if dtype == "float64":
         return values
     if dtype == "bfloat16":
-        # The upper half of a float32's bits, to the nearest.
+        # The upper half of the bits of a float32, rounded to nearest.
         bits = values.astype(np.float32).view(np.uint32)
         upper = (bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)
         return upper.view(np.float32).astype(np.float64)

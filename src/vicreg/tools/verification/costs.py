@@ -1,7 +1,7 @@
-"""How long the suite will take, roughly, before and while it runs.
+"""Estimates of how long the suite takes.
 
-The numbers are seconds on the machine that they were measured on, one core of a recent server.
-They need be no better than to a factor: what they say is corrected by what each library takes.
+The numbers are seconds on the machine where they were measured, one core of a recent server. They
+only need to be right up to a factor, since the progress corrects them by what each library takes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["expected_steps", "expected_target_steps", "pace_of_this_machine"]
 
 @dataclass(frozen=True)
 class _Costs:
-    """What one evaluation takes, a million products in it, and to compile it among others.
+    """The costs of a library: per evaluation, per million products in it, and to compile it.
 
-    And what a library takes longer over the first of all its steps.
+    `beginning` is the additional time of its first step.
     """
 
     each: float
@@ -47,24 +47,24 @@ _COSTS = {
     "mparray": _Costs(0.5, 10.0),
 }
 _OF_ANOTHER = _Costs(0.01, 0.001)
-#: Of an exact truth.
+#: The cost of an exact truth.
 _EXACT = 0.004
-#: Of one in float64: for each million entries of its views, of its matrices, and products.
+#: The costs of a truth in float64: per million entries of views and of matrices, and products.
 _ENTRIES, _MATRICES, _PRODUCTS = 0.17, 0.04, 0.00008
-#: What the code takes that is compiled without the compiler's optimisations.
+#: The time to compile without the optimisations, as a share of that with them.
 _NOT_OPTIMISED = 0.5
 _EXACT_TRUTH, _FLOAT_TRUTH = "the exact truth", "the truth in float64"
 
 
 def expected_steps(backends: Sequence[Backend], planned: Sequence[Setup]) -> list[Step]:
-    """Return the steps of `run_suite`, with what each is expected to take.
+    """Return the steps of `run_suite`, with their expected times.
 
     Parameters
     ----------
     backends : sequence of Backend
         The libraries.
     planned : sequence of Setup
-        What they are asked.
+        The setups.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def expected_steps(backends: Sequence[Backend], planned: Sequence[Setup]) -> lis
             seconds += max(compiled[place, backend.name] - now, 0.0)
             if backend.name not in begun:
                 begun.add(backend.name)
-                # Its imports and its compiler's: no sign of what is to come.
+                # The first step includes imports, so it has a kind of its own.
                 seconds, kind = seconds + _costs(backend).beginning, f"{kind}, its first step"
             steps.append(Step(kind, seconds))
             now += seconds
@@ -106,14 +106,14 @@ def _costs(backend: Backend) -> _Costs:
 def expected_target_steps(
     backends: Sequence[Backend], dtypes: Sequence[str], cases: Sequence[Case]
 ) -> list[Step]:
-    """Return the steps of `run_target`, likewise.
+    """Return the steps of `run_target`, with their expected times.
 
     Parameters
     ----------
     backends : sequence of Backend
-        The libraries, in each of which the function is called.
+        The libraries in which the function is called.
     dtypes : sequence of str
-        What it is given.
+        The dtypes of its inputs.
     cases : sequence of Case
         The inputs.
 
@@ -131,11 +131,11 @@ def expected_target_steps(
 
 
 def _of_target(backend: Backend, case: Case) -> float:
-    # Code that forms the covariance; and the truth, at several points where it is differenced.
+    # Code that forms the covariance, and the truth; at several points for finite differences.
     points = 2 if backend.differentiates else 4
     product = case.count * case.n * case.d**2 / 1e6
     matrix = case.d**2 / 1e6
-    exact = 5 * _EXACT if case.exactly else 0.0  # no other setup has needed it before
+    exact = 5 * _EXACT if case.exactly else 0.0  # not computed before
     return points * (exact + 0.005 + 0.0003 * product + 0.06 * matrix)
 
 
@@ -168,7 +168,7 @@ def _evaluations(questions: Sequence[Question]) -> int:
 
 
 def pace_of_this_machine() -> float:
-    """Return how long this machine takes, beside the one that the costs are from."""
+    """Return the time of this machine, relative to the one where the costs were measured."""
     views = CASES[0].views()
     taken = math.inf
     for _ in range(3):
@@ -179,5 +179,5 @@ def pace_of_this_machine() -> float:
     return taken / _EXACT_TRUTH_OF_FIRST
 
 
-#: What that takes there.
+#: The time of that truth on the machine where the costs were measured.
 _EXACT_TRUTH_OF_FIRST = 0.0145

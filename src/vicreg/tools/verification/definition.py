@@ -1,13 +1,16 @@
-"""The published formulas, from their sources: a truth that shares nothing with the core.
+"""The published formulas, from their sources: the truth that ``vicreg verify`` compares with.
 
-Why it exists: a result can only be judged by something that is not made of what it judges. So
-this module writes each convention out again, with the d × d covariance matrix and the derivative
-by the definition, and imports nothing of the package but the numbers that it computes with.
+It is independent of the core. Each convention is written out again from its source, with the d × d
+covariance matrix and the derivatives by the definition, and nothing of the package is imported
+except for the numbers to compute with.
 
-Those are integers over a denominator (`rationals`), where nothing is rounded but a root and a
-reciprocal, and what comes out is a pair of floats whose sum is the number to twice the precision
-of a float. It is slow, and for small inputs alone. For large ones the same lines run over NumPy's
-float64, whose own error `bounds` adds to that of what is judged.
+For small inputs these are fractions of integers (`rationals`), in which only roots and reciprocals
+are rounded. The results are pairs of floats, whose sum has twice the precision of a float. Large
+inputs would take too long: there the same code runs on NumPy's float64, and `bounds` accounts for
+its error.
+
+The tests check it against `tests/definition.py`, which is plainer: no closed-form gradients, one
+kind of number at a time.
 """
 
 from __future__ import annotations
@@ -50,24 +53,25 @@ class Definition:
     Parameters
     ----------
     invariance : {"mean", "norm"} or None
-        The squared difference averaged over everything, or its norm averaged over the samples.
+        The squared difference averaged over samples and features, or its norm over the features
+        averaged over the samples.
     std : bool
-        Whether the hinge is on the standard deviation (with ε under the root), or the variance.
+        Whether the hinge is on the standard deviation, with ε under the root, or on the variance.
     eps : float
         ε.
     n_variance, n_covariance : int
-        What is subtracted from n in the variance and in the covariance.
+        The number subtracted from n in the variance and in the covariance.
     sum_variance, sum_covariance : bool
-        Whether two views' terms are added, or averaged. Of k views a sum is twice the average;
-        one view alone has nothing to add.
+        Whether the terms of two views are added or averaged. For k views a sum is twice the
+        average; for a single view it is the average.
     divide : callable
-        What the squared off-diagonal entries are divided by, for d features.
+        Returns the divisor of the sum of squared off-diagonal entries, for d features.
     weights : tuple of three floats
-        The published weights; ones where none are published.
+        The published weights, or ones if none are published.
     gamma : float
         γ.
     delta : float or None
-        Where the off-diagonal entries count linearly, 2δ|c| − δ² for c²; None is nowhere.
+        The δ of the smooth L1, in which c² is 2δ|c| − δ² for |c| > δ; None for squares.
     """
 
     invariance: str | None
@@ -109,7 +113,7 @@ DEFINITIONS: Mapping[str, Definition] = {
 
 
 class _View:
-    """One view of one sample set, and what the terms of every definition need of it."""
+    """One view of one sample set, with the quantities that several definitions need."""
 
     def __init__(self, z: Numbers) -> None:
         self.z = z
@@ -139,22 +143,22 @@ class _View:
         """The product zc O."""
         product = self.centred @ self.products
         if not isinstance(product, Rationals):
-            del self.products  # a large matrix, whose sum of squares is known by now
+            del self.products  # a large matrix that is no longer needed
         return product
 
 
 class Views:
-    """The views of an input, and what is known of them: made once, for every definition.
+    """The views of an input, with cached quantities that all definitions share.
 
     Parameters
     ----------
     views : sequence of arrays of float64, shape (n, d) or (n, ..., d)
-        Each position on the middle axes is a sample set of its own.
+        The views. Each position on the middle axes is a separate sample set.
     exactly : bool
-        Whether to compute in exact numbers, or in float64.
+        Whether to compute in exact numbers or in float64.
     twice : bool
-        Whether what comes out is wanted to twice the precision of a float: to judge what is
-        narrower than float64 one float is enough.
+        Whether to return results with twice the precision of a float. One float is enough to check
+        results in narrower dtypes than float64.
     """
 
     def __init__(self, views: Sequence[Floats], exactly: bool = True, twice: bool = True) -> None:
@@ -163,7 +167,7 @@ class Views:
         self._make([[number(one) for one in self._sets(view)] for view in views])
 
     def moved(self, directions: Sequence[Floats], step: Rationals) -> Views:
-        """Return the views, exactly, a step along the directions."""
+        """Return the views moved exactly by a step along the directions."""
         there = object.__new__(Views)
         there.shape, there.twice = self.shape, self.twice
         there._make(
@@ -188,7 +192,7 @@ class Views:
 
 
 class _Term:
-    """A term of one sample set: its value, and its gradient by each view once it is wanted."""
+    """A term of one sample set: its value, and its gradients, which are computed when needed."""
 
     def __init__(self, value: Numbers, gradients: Callable[[], list[Numbers]]) -> None:
         self.value = to_places(value)
@@ -200,7 +204,7 @@ class _Term:
 
 
 class Terms:
-    """The terms of some views by a definition, and every weighted sum of them.
+    """The terms of some views by a definition, and weighted sums of them.
 
     Parameters
     ----------
@@ -219,13 +223,13 @@ class Terms:
         return exact(self._value(weights), self._views.twice)
 
     def gradients(self, weights: Three) -> tuple[Exact, ...]:
-        """Return its gradient by each view."""
+        """Return the gradient of the weighted sum with respect to each view."""
         if weights not in self._known:
             self._known[weights] = self._placed(self._gradients(weights))
         return self._known[weights]
 
     def change(self, weights: Three, directions: Sequence[Floats]) -> Exact:
-        """Return its derivative along directions, one a view."""
+        """Return the derivative of the weighted sum along one direction per view."""
         moving = zip(*(self._views._sets(direction) for direction in directions), strict=True)
         change: Numbers = 0
         for gradients, along in zip(self._gradients(weights), moving, strict=True):
@@ -238,8 +242,8 @@ class Terms:
     ) -> tuple[Exact, ...]:
         """Return the derivative of the gradients along directions.
 
-        By a central difference: the step is 2^-100 and the gradients have `PLACES` places, so
-        that what it leaves out is far below a float's last digit.
+        It is a central difference with a step of 2^-100 of gradients with `PLACES` binary places,
+        whose error is far below the last digit of a float.
         """
         step = Rationals(1, 1 << 100)
         ahead, behind = (
@@ -269,7 +273,7 @@ class Terms:
         return _total(values) / len(values)
 
     def _gradients(self, weights: Three) -> list[list[Numbers]]:
-        """Return the gradient by each view, of each sample set."""
+        """Return the gradients with respect to each view, for each sample set."""
         count = len(self._of_sets)
         return [
             [
@@ -280,17 +284,17 @@ class Terms:
         ]
 
     def _placed(self, gradients: list[list[Numbers]]) -> tuple[Exact, ...]:
-        """Return the gradients of all sample sets, each in its place."""
+        """Return the gradients of the views, assembled from those of the sample sets."""
         shape = self._views.shape
-        found = []
+        placed = []
         for of_view in zip(*gradients, strict=True):
             pairs = [exact(gradient, self._views.twice) for gradient in of_view]
             high, low = (
                 np.stack([getattr(pair, part) for pair in pairs], axis=1).reshape(shape)
                 for part in ("high", "low")
             )
-            found.append(Exact(high, low))
-        return tuple(found)
+            placed.append(Exact(high, low))
+        return tuple(placed)
 
 
 def _weighted(numbers: Sequence[Numbers], weights: Three) -> Numbers:
@@ -299,7 +303,7 @@ def _weighted(numbers: Sequence[Numbers], weights: Three) -> Numbers:
 
 
 def _invariance(views: Sequence[_View], definition: Definition) -> _Term:
-    """The squared difference of each pair of views, 2 (z − z') its derivative."""
+    """Return the mean squared difference over the pairs; its derivative is in 2 (z − z')."""
     n, d = views[0].n, views[0].d
     nothing = 0 * views[0].z
     pairs = list(itertools.combinations(range(len(views)), 2))
@@ -310,30 +314,30 @@ def _invariance(views: Sequence[_View], definition: Definition) -> _Term:
     squares = [(difference * difference).sum() for difference in differences]
 
     def gradients() -> list[Numbers]:
-        found = [nothing for _ in views]
+        result = [nothing for _ in views]
         for (a, b), difference in zip(pairs, differences, strict=True):
             slope = 2 * difference / divisor
-            found[a], found[b] = found[a] + slope, found[b] - slope
-        return found
+            result[a], result[b] = result[a] + slope, result[b] - slope
+        return result
 
     return _Term(_total(squares) / divisor, gradients)
 
 
 def _variance(views: Sequence[_View], definition: Definition) -> _Term:
-    """max(0, γ − s) averaged over the features; the slope of s by z is zc/(m s), or 2 zc/m."""
+    """Return the mean of max(0, γ − s) over features; ds/dz is zc/(m s), or 2 zc/m."""
     factor, divisor = _over_views(views, definition.sum_variance, views[0].d)
     m = views[0].n - definition.n_variance
-    spreads = [view.energies / m for view in views]
+    arguments = [view.energies / m for view in views]
     if definition.std:
-        spreads = [root(spread + definition.eps) for spread in spreads]
-    shorts = [definition.gamma - spread for spread in spreads]
+        arguments = [root(argument + definition.eps) for argument in arguments]
+    shorts = [definition.gamma - argument for argument in arguments]
 
     def gradients() -> list[Numbers]:
         if definition.std:
-            # A feature of no spread at all has no slope: its deviations are zeros.
-            slopes = [reciprocal(m * spread) for spread in spreads]
+            # The gradient of a constant feature is 0, as its deviations are.
+            slopes = [reciprocal(m * argument) for argument in arguments]
         else:
-            slopes = [(0 * spread + 2) / m for spread in spreads]
+            slopes = [(0 * argument + 2) / m for argument in arguments]
         return [
             -factor * view.centred * where(short > 0, slope) / divisor
             for view, short, slope in zip(views, shorts, slopes, strict=True)
@@ -344,9 +348,10 @@ def _variance(views: Sequence[_View], definition: Definition) -> _Term:
 
 
 def _covariance(views: Sequence[_View], definition: Definition) -> _Term:
-    """Σ O² over the divisor, O the covariance without its diagonal; 4 zc O / m its derivative.
+    """Return Σ O² over the divisor, with O the covariance without its diagonal.
 
-    Or, of the smooth L1, Σ T (2 O − T) and 4 zc T / m, T being O within ±δ.
+    Its derivative is 4 zc O / m. For the smooth L1 they are Σ T (2 O − T) and 4 zc T / m, with T
+    being O clipped to ±δ.
     """
     factor, divisor = _over_views(views, definition.sum_covariance, definition.divide(views[0].d))
     m = views[0].n - definition.n_covariance
@@ -374,5 +379,5 @@ def _total(numbers: Sequence[Numbers]) -> Numbers:
 
 
 def _over_views(views: Sequence[_View], is_sum: bool, each: int) -> tuple[int, int]:
-    """Return what a sum over the views and over `each` is multiplied and divided by."""
+    """Return the factor and the divisor of a sum over the views and over `each` entries."""
     return (2 if is_sum and len(views) > 1 else 1), len(views) * each

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vicreg.tools.backends import Floats
+from vicreg.tools.dtypes import DTYPES
 from vicreg.tools.functions import LossFunction
 from vicreg.tools.identification.fitting import Fit, fit
 from vicreg.tools.verification.cases import SIZES, ZEROS, Case, case_of_size
 from vicreg.tools.verification.definition import TERMS, Three
-from vicreg.tools.verification.problems import DTYPES, Problem
+from vicreg.tools.verification.problems import Problem
 from vicreg.tools.verification.rationals import Exact
 from vicreg.tools.verification.target import (
     TARGET_CASES,
@@ -26,11 +27,11 @@ from vicreg.tools.verification.target import (
 
 __all__ = ["explanations"]
 
-#: Factors explain a function if what they leave is at most this much of the largest term: above
-#: what float32 rounds.
+#: Factors explain a function if the residual is at most this share of the largest term: more than
+#: the rounding of float32.
 _EXPLAINED = {"float64": 1e-6, "float32": 1e-4}
-#: The smallest difference from 1 that counts as a factor: the rounding of a float64, and of sums
-#: whose truth was computed in float64.
+#: The smallest difference of a factor from 1 that counts, if the truth is exact, and if it was
+#: computed in float64.
 _SEEN, _SEEN_IN_FLOATS = 1e-13, 1e-10
 _CASES = {case.name: case for case in TARGET_CASES}
 
@@ -58,14 +59,14 @@ def explanations(
         failed = {case: of_case[key] > 1.0 for case, of_case in errors.items() if key in of_case}
         arrays = {case: results.returned[name, dtype, case][key] for case in failed}
         if any(failed.values()):
-            with suppress(NoGradientError):  # it is among the complaints
+            with suppress(NoGradientError):  # already reported as a complaint
                 place, factors = _explained(quantity, failed, arrays, problem_of)
                 lines += [place + sentence for sentence in factors.sentences()]
     return lines
 
 
 class _Value:
-    """The value: how it is computed, of which terms it is made, and how far it is off."""
+    """The value of the function: how to compute it, its terms, and its error."""
 
     key, part, whole = "loss", "term", "value"
 
@@ -73,7 +74,7 @@ class _Value:
         self._function = function
 
     def computed(self, problem: Problem) -> Sequence[Floats]:
-        """Return what the function gives for a problem."""
+        """Return the value of the function for a problem."""
         return [np.asarray(value_of(self._function, problem)[0])]
 
     def exact(self, problem: Problem, weights: Three) -> Sequence[Exact]:
@@ -81,12 +82,12 @@ class _Value:
         return [problem.terms.value(weights)]
 
     def fails(self, problem: Problem, arrays: Sequence[Floats]) -> bool:
-        """Return whether `arrays` are further from the truth than rounding."""
+        """Return whether the error of `arrays` exceeds the bound of rounding."""
         return problem.value_error(problem.definition.weights, float(arrays[0])) > 1.0
 
 
 class _Gradient(_Value):
-    """The gradient by automatic differentiation, likewise."""
+    """The gradient by automatic differentiation, with the same methods."""
 
     key, part, whole = "autodiff gradient", "term's gradient", "gradient"
 
@@ -106,7 +107,7 @@ def _explained(
     arrays: Mapping[Case, Sequence[Floats]],
     problem_of: Callable[[Case], Problem],
 ) -> tuple[str, _Factors]:
-    """Return where a quantity is wrong, in words, and the factors of the terms there."""
+    """Return in words where a quantity is wrong, and the factors of the terms there."""
 
     def factors_in(cases: Sequence[Case]) -> _Factors:
         problems = [problem_of(case) for case in cases]
@@ -121,7 +122,7 @@ def _explained(
     right = [case for case, is_off in failed.items() if case in SIZES and not is_off]
     if sizes and right:
         factors = factors_in(sizes)
-        # If the other sizes would have failed with these factors too, they do not have them.
+        # Sizes that pass cannot have these factors, if they would have failed with them.
         if not factors.explain or all(factors.would_fail(problem_of(case)) for case in right):
             condition = _size_condition(right, sizes, fails)
             if condition is not None:
@@ -148,7 +149,7 @@ _CONDITIONS: Mapping[str, Callable[[int, int], bool]] = {
 def _size_condition(
     passed: Sequence[Case], failed: Sequence[Case], fails: Callable[[Case], bool]
 ) -> str | None:
-    """Return the condition on n and d that the failed cases alone meet; None if there is none."""
+    """Return a condition on n and d that exactly the failed cases meet; None if there is none."""
     for name, axis in (("d", -1), ("n", 0)):
         right, off = ([case.shape[axis] for case in cases] for cases in (passed, failed))
         if max(right) < min(off):
@@ -170,10 +171,10 @@ def _size_condition(
 def _limit(
     low: int, high: int, axis: int, fails: Callable[[Case], bool], *, low_fails: bool
 ) -> tuple[int, int]:
-    """Return the neighbouring lengths, from `low` to `high`, one of which fails, by halving."""
+    """Return neighbouring lengths of which only one fails, by bisection from `low` to `high`."""
     while high - low > 1:
         middle = (low + high) // 2
-        # The other length is the one that `SIZES` has with it.
+        # The other length is as in `SIZES`.
         case = case_of_size(12, middle) if axis else case_of_size(middle, 6)
         low, high = (middle, high) if fails(case) == low_fails else (low, middle)
     return low, high
@@ -184,7 +185,7 @@ def _limit(
 
 @dataclass(frozen=True)
 class _Factors:
-    """The factors of the terms that come nearest to a quantity, the same in some cases."""
+    """The factors of the terms that fit a quantity best in several cases."""
 
     quantity: _Value
     convention: str
@@ -192,11 +193,11 @@ class _Factors:
     fit: Fit
     limit: float  # the largest residual of an explanation
     seen: float  # the smallest difference of a factor from 1 that counts
-    missing: int  # how many cases have no finite number
+    missing: int  # the number of cases without a finite number
 
     @property
     def explain(self) -> bool:
-        """Whether these factors, and no others, leave nothing but rounding."""
+        """Whether only these factors leave no more than rounding."""
         return self.fit.unique and self.fit.residual <= self.limit
 
     def would_fail(self, problem: Problem) -> bool:
@@ -208,7 +209,7 @@ class _Factors:
         return self.quantity.fails(problem, [one.high for one in exact])
 
     def sentences(self) -> list[str]:
-        """Return what the factors say."""
+        """Return the factors in words."""
         part, whole, convention = self.quantity.part, self.quantity.whole, self.convention
         lines = []
         if self.missing:
@@ -231,7 +232,7 @@ class _Factors:
 def _factors(
     quantity: _Value, problems: Sequence[Problem], arrays: Sequence[Sequence[Floats]]
 ) -> _Factors:
-    """Return the factors of the terms that best make up the arrays of all problems."""
+    """Return the factors with which the terms fit the arrays of all problems best."""
     first, second, third = problems[0].definition.weights
     each = ((first, 0.0, 0.0), (0.0, second, 0.0), (0.0, 0.0, third))
     alone = {term: weights for term, weights in zip(TERMS, each, strict=True) if any(weights)}
@@ -239,7 +240,7 @@ def _factors(
     for problem, returned in zip(problems, arrays, strict=True):
         value = _flat(returned)
         if not np.all(np.isfinite(value)):
-            continue  # a failure of its own, which no factors explain
+            continue  # reported separately
         exact = [quantity.exact(problem, weights) for weights in alone.values()]
         columns = [_flat([one.high for one in each]) for each in exact]
         terms.append(np.stack(columns, axis=1))

@@ -1,10 +1,9 @@
-"""The ways through the core that sizes choose, each reachable with arrays of any size.
+"""The paths through the core, which it chooses by size, for arrays of any size.
 
-Small views are stacked. Of large ones products are formed in strips, sums in runs, and covariances
-in blocks of columns.
-What such a way returns can only be held to an exact truth where the arrays are small. So each path
-has the public functions once more, with sizes of its own in the objective; nothing else about them
-differs.
+The core stacks small views. With large ones, it forms products in strips, sums in runs, and
+covariances in blocks of columns. An exact truth exists for small arrays only. So each path here
+has the public functions with other sizes in the objective: small arrays then take the path of
+large ones.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ Problem = tuple[Objective, CheckedWeights]
 
 @dataclass(frozen=True)
 class Path:
-    """One way through the core.
+    """One path through the core.
 
     Parameters
     ----------
     name : str
-        What is done there.
+        What distinguishes it.
     sizes : Sizes
-        What makes small arrays go that way.
+        The sizes with which small arrays take this path.
     """
 
     name: str
@@ -123,8 +122,8 @@ _IN_PARTS = Sizes(
     columns=4,
 )
 
-#: Small views as they come; the products of stacked views in strips; views one by one, as they are
-#: where they are large; and all that is done in parts where they are larger still.
+#: Small views by default; stacked views with products in strips; views one by one, as for large
+#: ones; and everything in parts, as for even larger ones.
 PATHS = (
     Path("stacked", DEFAULT_SIZES),
     Path("stacked, in strips", Sizes(strip_length=3, asks_values=False, kept_apart=2, sorted=3)),
@@ -132,5 +131,5 @@ PATHS = (
     Path("one by one, in parts", _IN_PARTS),
 )
 
-#: However the size has it: that of the public functions.
+#: The path of the public functions, by the size of the arrays.
 AS_CALLED = Path("as called", DEFAULT_SIZES)

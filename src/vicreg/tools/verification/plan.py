@@ -1,7 +1,6 @@
-"""Which question is asked of which input, in which dtype, on which path, by which route.
+"""The plan: which questions for which input, in which dtype, on which path, by which route.
 
-Everything with everything would take an hour. So the parts below are laid out such that each
-library meets, at least once,
+All combinations would take an hour. With the parts below each library has, at least once,
 
 =====================  ===========================================================================
 every                  in every
@@ -15,11 +14,10 @@ path                   method that the shape would not take by itself; 3 views, 
 threshold of a size    public function, as it comes
 =====================  ===========================================================================
 
-A library that compiles (JAX) compiles all questions about inputs of one shape at once, and that is
-what takes its time. So of what is in the lower rows it is asked a choice, each path among them;
-and it compiles as it does for its users where it is asked about full precision on each path and
-about large inputs, and elsewhere without the optimisations that are not its own but its
-compiler's.
+A library that compiles (JAX) compiles all questions for inputs of one shape at once, which takes
+most of its time. So it has only some of the lower rows, with each path among them. It compiles
+with all optimisations for full precision on each path and for large inputs, and otherwise without
+those of its compiler's back end.
 """
 
 from __future__ import annotations
@@ -51,23 +49,22 @@ __all__ = ["Setup", "setups"]
 
 @dataclass(frozen=True)
 class Setup:
-    """Inputs of one shape, asked about in one way in one dtype.
+    """Questions about inputs of one shape and dtype, with one way to call the functions.
 
     Parameters
     ----------
     way : Way
         How the functions are called.
     dtype : str
-        Of the inputs.
+        The dtype of the inputs.
     cases : tuple of Case
         The inputs.
     questions : tuple of Question
-        What is asked of the first. Of the others it is what is asked of every input.
+        The questions about the first input. The others have those of them that are in `BASIC`.
     compiled : tuple of Question, optional
-        The questions in a library that compiles: none where it is empty, the same where it is
-        None.
+        The questions for a library that compiles: the same if None, none if empty.
     optimised : bool
-        Whether it then compiles as it does for its users, or faster, to code that is slower.
+        Whether such a library compiles with all optimisations, or faster, to slower code.
     """
 
     way: Way
@@ -83,7 +80,7 @@ class Setup:
         return f"{names}{f' and {more} more' if more else ''}, {self.way.path}"
 
     def is_for(self, backend: Backend) -> bool:
-        """Whether `backend` is asked this."""
+        """Whether `backend` has any of these questions."""
         return (
             self.dtype in backend.dtypes
             and bool(self.questions_of(self.cases[0], backend))
@@ -91,7 +88,7 @@ class Setup:
         )
 
     def questions_of(self, case: Case, backend: Backend) -> tuple[Question, ...]:
-        """Return what `backend` is asked about a case."""
+        """Return the questions for `backend` about a case."""
         asked = self.questions
         if backend.always_compiled and self.compiled is not None:
             asked = self.compiled
@@ -108,16 +105,16 @@ def setups(
     full: bool = False,
     paths: Sequence[Path] = PATHS,
 ) -> list[Setup]:
-    """Return everything that is asked, in order.
+    """Return all setups, in order.
 
     Parameters
     ----------
     dtypes, conventions : sequences of str
-        What is wanted of them.
+        The dtypes and conventions to check.
     full : bool
-        Whether every case is asked about in every convention and every dtype too.
+        Whether to add every case in every convention and dtype.
     paths : sequence of Path
-        Those through the core.
+        The paths through the core.
 
     Returns
     -------
@@ -141,7 +138,7 @@ def setups(
 
 
 def _only(is_chosen: bool) -> tuple[Question, ...] | None:
-    """Return what is asked where a library compiles: the same or nothing."""
+    """Return the questions for a library that compiles: the same ones, or none."""
     return None if is_chosen else ()
 
 
@@ -152,7 +149,7 @@ def _named(*names: str) -> tuple[Case, ...]:
 
 _WIDE = _named("wide", "dead", "one ×1000", "many ×1000", "offset", "scales", "collapsed")
 _TALL = _named("tall", "dead, tall", "offset, tall", "whitened")
-#: γ on each path: another than 1 on some.
+#: γ on each path.
 _GAMMAS = (1.0, 1.25, 1.0, 0.75)
 
 
@@ -172,11 +169,11 @@ def _turn(choices: Sequence[str], number: int) -> str:
 def _routes(
     dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
 ) -> Iterator[Setup]:
-    """Each path by each route in each dtype.
+    """Yield each path by each route in each dtype.
 
-    Eight such pairs for eight conventions. In the next dtype each convention has the next pair,
-    and with it the other route. Of the hard inputs every other one is of a path in a dtype; the
-    rest are, of the same path, in the next.
+    There are eight such pairs and eight conventions. In the next dtype each convention has the
+    next pair, which is of the other route. A path has every second hard input in one dtype, and
+    the others in the next.
     """
     for row, dtype in enumerate(dtypes):
         for place, path in enumerate(paths):
@@ -236,7 +233,7 @@ def _three_views(
 def _second_derivatives(
     dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
 ) -> Iterator[Setup]:
-    """In full precision alone: half has no numbers for them."""
+    """Yield second derivatives, in full precision only: half precision is too coarse."""
     for (place, path), (number, case) in itertools.product(
         enumerate(paths), enumerate(_named("small", "small, tall"))
     ):
@@ -247,7 +244,7 @@ def _second_derivatives(
 
 
 _VCREG_FORMULA = replace(DEFINITIONS["vcreg"], weights=(0.0, 2.0, 0.5), gamma=1.25, eps=1e-3)
-#: Some of the covariances beyond δ, and some not.
+#: With a δ that some covariances exceed.
 _SMOOTH = replace(_VCREG_FORMULA, delta=0.125)
 
 
@@ -265,7 +262,7 @@ def _vcreg(dtypes: Sequence[str], paths: Sequence[Path]) -> Iterator[Setup]:
 
 
 def _large(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]:
-    """Through the public functions: blocks, strips and stacking as they come by size."""
+    """Yield large inputs, for the public functions with the default sizes."""
     tall, wide, *of_one_view = LARGE
     for number, (dtype, asked) in enumerate(
         zip(_full(dtypes), (BASIC, questions.LARGE), strict=False)
@@ -284,7 +281,7 @@ def _large(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]
 
 
 def _everything(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]:
-    """Each case in each convention and dtype, those of one shape together."""
+    """Yield each case in each convention and dtype, those of one shape together."""
     shapes: dict[tuple[object, ...], list[Case]] = {}
     for case in CASES:
         shapes.setdefault((case.shape, *case.axes.values()), []).append(case)

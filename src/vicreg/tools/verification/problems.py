@@ -1,4 +1,4 @@
-"""One input in one dtype, by one formula: the truth of it, and what rounding may take from it."""
+"""One input in one dtype and one formula: the true results, and bounds of their rounding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from vicreg.tools.dtypes import DTYPES, FULL, HALF, LARGEST, UNDERFLOW, UNIT_ROUNDOFF
 from vicreg.tools.verification.bounds import (
     PLAIN_FLOAT64,
-    UNDERFLOW,
-    UNIT_ROUNDOFF,
     Bound,
     Rounding,
     curvature_bounds,
@@ -26,15 +25,10 @@ __all__ = ["DTYPES", "FULL", "HALF", "Problem", "error_in_bounds", "problem"]
 
 Floats = npt.NDArray[np.float64]
 
-FULL = ("float64", "float32")
-HALF = ("bfloat16", "float16")
-DTYPES = (*FULL, *HALF)
-_LARGEST = {"float16": 65504.0, "bfloat16": (2.0 - 2.0**-7) * 2.0**127}
-
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """The views of a case in a dtype, and everything that is known of them."""
+    """The views of a case in a dtype, with cached results and bounds."""
 
     case: Case
     views: tuple[Floats, ...]
@@ -54,24 +48,24 @@ class Input:
         return {}
 
     def terms(self, definition: Definition) -> Terms:
-        """Return the truth."""
+        """Return the true terms."""
         if definition not in self._known:
             self._known[definition] = Terms(self._views, definition)
         return self._known[definition]
 
     def bounds(self, definition: Definition, rounding: Rounding) -> dict[str, Bound]:
-        """Return the bounds of each term; that of the truth itself is in them."""
+        """Return the bounds of each term, including the error of the truth itself."""
         key = (definition, rounding)
         if key not in self._bounds:
-            found = rounding_bounds(self.views, definition, rounding)
+            bounds = rounding_bounds(self.views, definition, rounding)
             if not self.case.exactly and rounding != PLAIN_FLOAT64:
                 of_truth = self.bounds(definition, PLAIN_FLOAT64)
-                found = {term: _added(found[term], of_truth[term]) for term in TERMS}
-            self._bounds[key] = found
+                bounds = {term: _added(bounds[term], of_truth[term]) for term in TERMS}
+            self._bounds[key] = bounds
         return self._bounds[key]
 
     def alone(self, view: int) -> Input:
-        """Return one of the views by itself."""
+        """Return the input that consists of one of the views."""
         if view not in self._alone:
             case = Case(f"{self.case.name}, view {view + 1}", self.case.shape, count=1)
             self._alone[view] = Input(case, (self.views[view],), self.dtype, self.seed)
@@ -83,7 +77,7 @@ class Input:
 
     @cached_property
     def directions(self) -> tuple[Floats, ...]:
-        """A direction for each view."""
+        """One direction per view."""
         drawn = self.case.directions(self.seed)
         return tuple(rounded_to(self.dtype, direction) for direction in drawn)
 
@@ -94,20 +88,20 @@ def _added(a: Bound, b: Bound) -> Bound:
 
 @dataclass(frozen=True)
 class Problem:
-    """One input in one dtype by one formula.
+    """One input in one dtype, with one formula.
 
     Parameters
     ----------
     input : Input
         The views.
     dtype : str
-        In which they are given.
+        The dtype of the views.
     convention : str
-        What the formula is called.
+        The name of the formula.
     definition : Definition
         The formula.
     rounding : Rounding
-        The arithmetic of what is judged.
+        How the result under test is computed.
     """
 
     input: Input
@@ -123,7 +117,7 @@ class Problem:
 
     @property
     def views(self) -> tuple[Floats, ...]:
-        """The views, as the formula has them."""
+        """The views, of shape ``(n, ..., d)``."""
         return self.input.views
 
     @property
@@ -133,11 +127,11 @@ class Problem:
 
     @property
     def terms(self) -> Terms:
-        """The truth."""
+        """The true terms."""
         return self.input.terms(self.definition)
 
     def alone(self, view: int) -> Problem:
-        """Return the problem of one view by itself."""
+        """Return the problem that consists of one of the views."""
         return Problem(
             self.input.alone(view), self.dtype, self.convention, self.definition, self.rounding
         )
@@ -149,21 +143,21 @@ class Problem:
         return Problem(moved, self.dtype, self.convention, self.definition, self.rounding)
 
     def value_bound(self, weights: Three) -> float:
-        """Return how far rounding may take a weighted sum of the terms."""
+        """Return the bound of a weighted sum of the terms."""
         bounds = self.input.bounds(self.definition, self.rounding)
-        found = sum(abs(w) * bounds[term][0] for w, term in zip(weights, TERMS, strict=True))
-        return found + 4 * UNDERFLOW[self.rounding.computed_in]
+        bound = sum(abs(w) * bounds[term][0] for w, term in zip(weights, TERMS, strict=True))
+        return bound + 4 * UNDERFLOW[self.rounding.computed_in]
 
     def gradient_bounds(self, weights: Three) -> tuple[Floats, ...]:
-        """Return how far rounding may take each entry of its gradient by each view."""
+        """Return the bound of each entry of its gradient with respect to each view."""
         bounds = self.input.bounds(self.definition, self.rounding)
-        found = _weighted([bounds[term][1] for term in TERMS], weights)
-        return self._returned(found, self.terms.gradients(weights))
+        weighted = _weighted([bounds[term][1] for term in TERMS], weights)
+        return self._returned(weighted, self.terms.gradients(weights))
 
     def _returned(
         self, bounds: Sequence[Floats], gradients: Sequence[Exact]
     ) -> tuple[Floats, ...]:
-        """Add what the last rounding and underflow take."""
+        """Add the error of the last rounding, and of underflow."""
         once_more = UNIT_ROUNDOFF[self.dtype] if self.dtype in HALF else 0.0
         below = 4 * UNDERFLOW[self.rounding.returned_in]
         return tuple(
@@ -172,7 +166,7 @@ class Problem:
         )
 
     def value_error(self, weights: Three, value: float) -> float:
-        """Return the error of a value, 1.0 being the bound."""
+        """Return the error of a value, divided by its bound."""
         exact, bound = self.terms.value(weights), np.asarray(self.value_bound(weights))
         return error_in_bounds(exact, np.asarray(value), bound, self.value_dtype)
 
@@ -182,10 +176,10 @@ class Problem:
         gradients: Sequence[Floats | None],
         beside: Sequence[Floats] | None = None,
     ) -> float:
-        """Return the largest error of a gradient, 1.0 being the bound of its entry.
+        """Return the largest error of an entry of a gradient, divided by its bound.
 
-        A view that nothing was differentiated by has None. What is `beside` is in the gradients
-        too, added in their dtype.
+        A gradient that was not computed is None. The arrays in `beside` have been added to the
+        gradients, in their dtype.
         """
         exact, bounds = self.terms.gradients(weights), self.gradient_bounds(weights)
         if beside is not None:
@@ -201,7 +195,7 @@ class Problem:
         return self._largest(exact, bounds, gradients)
 
     def change_error(self, weights: Three, change: float) -> float:
-        """Return the error of the derivative along the input's directions."""
+        """Return the error of the derivative along the directions of the input."""
         directions = self.input.directions
         sizes = _sizes(self.terms, weights)
         u, sets = self.rounding.u, len(directions) * directions[0].size
@@ -224,7 +218,7 @@ class Problem:
     ) -> float:
         """Return the largest error of the gradient's derivative along the directions.
 
-        Where not all views are `moving` the others' directions are 0.
+        If `moving` is given, the directions of views for which it is false are 0.
         """
         directions = self.input.directions
         if moving is not None:
@@ -282,17 +276,18 @@ def problem(
     case : Case
         The input.
     dtype : str
-        Of the input, and of what is computed, but for half precision: that is in float32.
+        The dtype of the input. The computation has the same, except that half precision is
+        computed in float32.
     convention : str
-        What the formula is called.
+        The name of the formula.
     definition : Definition
         The formula.
     seed : int
-        Of the input.
+        The seed of the input.
     method, kept_apart : optional
         As in `Rounding`.
     own_code : bool
-        Whether the bound is that of somebody's own code, which centres plainly and computes in
+        Whether the bound is that of a user's function, which centres directly and computes in
         `dtype`.
 
     Returns
@@ -316,19 +311,19 @@ def _small_input(case: Case, dtype: str, seed: int) -> Input:
     return Input(case, views, dtype, seed)
 
 
-@lru_cache(maxsize=2)  # each with what is known of it takes up to half a GB
+@lru_cache(maxsize=2)  # each takes up to half a GB with its cached results
 def _large_input(case: Case, seed: int) -> Input:
-    # Its numbers are of both full dtypes, and so is its truth.
+    # Both full dtypes have its numbers, so that they share one truth.
     return Input(case, case.views(seed), "float32", seed)
 
 
 def error_in_bounds(exact: Exact, values: Floats, bounds: Floats, dtype: str) -> float:
-    """Return the largest error of `values`, each divided by its bound; infinite for a NaN."""
+    """Return the largest error of `values`, divided by its bound; infinity for a NaN."""
     with np.errstate(all="ignore"):
         errors = exact.error_of(values) / bounds
-        if dtype in _LARGEST:
-            # What is beyond the dtype's largest number is rightly infinite.
-            beyond = np.abs(exact.high) + bounds > _LARGEST[dtype]
+        if dtype in LARGEST:
+            # Numbers beyond the largest one of the dtype should be infinite.
+            beyond = np.abs(exact.high) + bounds > LARGEST[dtype]
             right = np.isinf(values) & (np.sign(values) == np.sign(exact.high))
             errors = np.where(beyond & right, 0.0, errors)
     return float(np.max(np.where(np.isnan(errors), np.inf, errors), initial=0.0))

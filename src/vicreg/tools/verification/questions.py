@@ -1,7 +1,7 @@
-"""What a library is asked about an input: each way that a value or a gradient is had in.
+"""The questions to a library about an input: every way to compute a value or a gradient.
 
-A question calls public functions as a person would, and yields what comes back with what it is to
-be: a weighted sum of the terms, its gradient, or a derivative of either.
+A question calls public functions as a user would, and yields what they return together with what
+that should be: a weighted sum of the terms, its gradient, or a derivative of either.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ __all__ = [
 
 
 class Answer(NamedTuple):
-    """What came back, and what it is to be.
+    """What a function returned, and what it should be.
 
     Parameters
     ----------
     name : str
-        What it is, as in "the gradient is wrong".
+        The name of the quantity in messages.
     kind : {"value", "gradient", "change", "curvature"}
         A value, its gradient, the value's derivative along the directions of the input, or the
         gradient's.
     weights : tuple of three floats
-        Of the terms in the value.
+        The weights of the terms in the value.
     arrays : array, or tuple with an array or None for each view
-        As the library returned it.
+        What the library returned.
     view : int, optional
-        Of this view alone.
+        The index of the view, for a function of one view.
     moving : tuple of bool, optional
-        Which views have a direction; None is all of them.
+        Which views have a direction; all of them by default.
     beside : bool
-        Whether the directions are added to the gradient.
+        Whether the gradient contains the directions, added to it.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Way:
     Parameters
     ----------
     path : Path
-        Through the core.
+        The path through the core.
     convention : str
-        The formula's name.
+        The name of the formula.
     definition : Definition
-        The formula, whose γ and ε may be others than the convention's.
+        The formula; its γ and ε may differ from the convention's.
     method : str
         The route of the covariance term.
     feature_axis, sample_axis : int or tuple of int
@@ -96,12 +96,12 @@ class Way:
 
     @property
     def functions(self) -> Any:
-        """What has the public functions: the package itself, where the sizes are its own."""
+        """The object with the public functions: the path, or the package for the default sizes."""
         return vicreg if self.is_public else self.path
 
     @property
     def is_public(self) -> bool:
-        """Whether the sizes are those of the package."""
+        """Whether the sizes are the default ones."""
         return self.path.sizes == DEFAULT_SIZES
 
     @property
@@ -111,7 +111,7 @@ class Way:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the functions are called with, but for the weights."""
+        """The arguments of the functions except for the weights."""
         definition = self.definition
         settings = {
             "gamma": definition.gamma,
@@ -125,7 +125,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Asked:
-    """Who is asked, and about which arrays: of one library, views and a direction each."""
+    """The library, the way to call it, and the arrays: views and one direction per view."""
 
     backend: Backend
     way: Way
@@ -134,16 +134,16 @@ class Asked:
 
     @property
     def weights(self) -> Three:
-        """The formula's own weights."""
+        """The weights of the formula."""
         return self.way.definition.weights
 
     def loss(self, weights: Three | None = None) -> Callable[..., Array]:
-        """Return `vicreg_loss` as a function of views alone."""
+        """Return `vicreg_loss` as a function of the views only."""
         settings = self._settings(weights)
         return lambda *views: self.way.functions.vicreg_loss(*views, **settings)
 
     def terms(self) -> Callable[..., Sequence[Array]]:
-        """Return `vicreg_terms` as a function of views alone."""
+        """Return `vicreg_terms` as a function of the views only."""
         settings = self._settings()
         return lambda *views: self.way.functions.vicreg_terms(*views, **settings)
 
@@ -157,7 +157,7 @@ class Asked:
     def gradient(
         self, function: Callable[..., Any], wanted: Sequence[bool] | None = None
     ) -> tuple[Array | None, ...]:
-        """Return the gradient of a function of the arrays by automatic differentiation."""
+        """Return the gradient of a function by automatic differentiation."""
         return self.backend.differentiate(function, self.arrays, wanted)[1]
 
     def _settings(self, weights: Three | None = None) -> dict[str, Any]:
@@ -169,9 +169,9 @@ class Asked:
 Question = Callable[[Asked], Iterator[Answer]]
 
 _UNITS: tuple[Three, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-#: Of each pair of terms, in other shares than one another.
+#: Weights of each pair of terms.
 _TWO: tuple[Three, ...] = ((1.0, 2.0, 0.0), (1.0, 0.0, 2.0), (0.0, 1.0, 2.0))
-#: Beside the loss itself.
+#: Weights of the terms that are added to the loss.
 _ALL_THREE: Three = (2.0, 3.0, 4.0)
 
 
@@ -208,11 +208,11 @@ def _by_autodiff(asked: Asked) -> Iterator[Answer]:
 
 
 def _of_terms(asked: Asked, weights: Three, of_loss: float = 0.0) -> Callable[..., Array]:
-    """Return a weighted sum of what `vicreg_terms` returns."""
+    """Return a weighted sum of the outputs of `vicreg_terms`."""
 
     def weighted(*views: Array) -> Array:
         outputs = asked.terms()(*views)
-        # Integers: a float would have torch.func.jvp make float64 of a number in float32.
+        # Integers: with a float torch.func.jvp would turn float32 into float64.
         factors = zip((of_loss, *weights), outputs, strict=True)
         parts = [int(factor) * output for factor, output in factors if factor]
         return sum(parts[1:], parts[0])
@@ -243,7 +243,7 @@ def _of_outputs(asked: Asked, choices: Sequence[Three]) -> Iterator[Answer]:
 
 
 def _weights_of_one(asked: Asked) -> Iterator[Answer]:
-    """A weight of 0 leaves its term out: other code than that of all three."""
+    """One term each: a weight of 0 leaves a term out, by other code than all three take."""
     yield from _of_weights(asked, _UNITS)
 
 
@@ -254,20 +254,20 @@ def _weights_of_two(asked: Asked) -> Iterator[Answer]:
 def _of_weights(asked: Asked, choices: Sequence[Three]) -> Iterator[Answer]:
     for weights in choices:
         if weights[0] and asked.way.definition.invariance is None:
-            continue  # refused: there is no such term
+            continue  # there is no such term
         name = f"the {_named(weights)}"
         loss, gradients = asked.value_and_grad(weights)
         yield Answer(f"loss of {name}", "value", weights, loss)
         yield Answer(f"gradient of {name}", "gradient", weights, tuple(gradients))
         if asked.backend.differentiates:
             of_loss = asked.loss(weights)
-            # Twice the loss, so that it matters what comes back to it.
+            # Twice the loss, so that the incoming gradient is not 1.
             gradients = asked.gradient(lambda *views, of_loss=of_loss: 2 * of_loss(*views))
             yield Answer(f"autodiff gradient of {name}", "gradient", _times(2, weights), gradients)
 
 
 def _single_functions(asked: Asked) -> Iterator[Answer]:
-    """`invariance_loss`, `variance_loss` and `covariance_loss`, which know of no path."""
+    """`invariance_loss`, `variance_loss` and `covariance_loss`, which have the default sizes."""
     way, first = asked.way, asked.arrays[:1]
     if not way.is_public or len(asked.arrays) != 2:
         return
@@ -296,7 +296,7 @@ def _single_functions(asked: Asked) -> Iterator[Answer]:
 
 
 def _some_views(asked: Asked) -> Iterator[Answer]:
-    """Gradients by some of the views, as where the others come from a teacher."""
+    """Gradients with respect to some of the views, as if the others came from a teacher."""
     if not asked.backend.differentiates:
         return
     for wanted in itertools.product((False, True), repeat=len(asked.arrays)):
@@ -312,7 +312,7 @@ def _some_views(asked: Asked) -> Iterator[Answer]:
 
 
 def _both(asked: Asked) -> Iterator[tuple[str, Three, Callable[..., Array]]]:
-    """The loss, twice, and everything that `vicreg_terms` returns, each with another factor."""
+    """Twice the loss, and a weighted sum of all outputs of `vicreg_terms`."""
     yield "loss", _times(2, asked.weights), lambda *views: 2 * asked.loss()(*views)
     w = asked.weights
     weights = (w[0] + _ALL_THREE[0], w[1] + _ALL_THREE[1], w[2] + _ALL_THREE[2])
@@ -381,7 +381,7 @@ def _vcreg(asked: Asked) -> Iterator[Answer]:
 
 
 def _vcreg_layer(asked: Asked) -> Iterator[Answer]:
-    """What VCReg as a layer adds to a gradient; it knows of no path, and of no method."""
+    """What the VCReg layer adds to a gradient; it has the default sizes and no method."""
     if not asked.way.is_public or not asked.backend.differentiates:
         return
     settings = _vcreg_settings(asked, asked.weights)
@@ -400,7 +400,7 @@ def _vcreg_layer(asked: Asked) -> Iterator[Answer]:
 
 
 def _all_terms(asked: Asked) -> Iterator[Answer]:
-    """What all terms, and the loss, have for a gradient: in one go, where each takes long."""
+    """The gradient of a sum of all terms and the loss: a single one, for slow libraries."""
     *_, (_, weights, function) = _both(asked)
     value, gradients = asked.backend.differentiate(function, asked.arrays)
     yield Answer("loss and terms of vicreg_terms", "value", weights, value)
@@ -408,14 +408,14 @@ def _all_terms(asked: Asked) -> Iterator[Answer]:
 
 
 def _values_alone(asked: Asked) -> Iterator[Answer]:
-    """The values, where nothing is differentiated that would bring them."""
+    """The values, if the library has no automatic differentiation, which also returns them."""
     if not asked.backend.differentiates:
         yield from _values(asked)
 
 
-#: Of every input.
+#: For every input.
 BASIC: tuple[Question, ...] = (_values, _closed_form, _by_autodiff, _term_by_term)
-#: Of the inputs that are as drawn.
+#: For random inputs.
 EVERY = (
     *BASIC,
     _pairs_of_terms,
@@ -426,7 +426,7 @@ EVERY = (
     _other_ways,
     _forward_mode,
 )
-#: The same in parts, for what takes long to compile.
+#: The same in parts, for libraries that compile.
 PARTS: tuple[tuple[Question, ...], ...] = (
     (*BASIC, _weights_of_one),
     (*BASIC, _pairs_of_terms),
@@ -435,12 +435,12 @@ REST: tuple[Question, ...] = (_weights_of_two, _single_functions)
 THREE = (*BASIC, _some_views)
 SECOND: tuple[Question, ...] = (_forward_mode, _second_derivatives)
 VCREG: tuple[Question, ...] = (_vcreg, _vcreg_layer)
-#: Of what takes its time; and of what takes even longer.
+#: For large inputs, and for the largest.
 LARGE = (*BASIC, _weights_of_one, _some_views)
 LARGEST: tuple[Question, ...] = (_values_alone, _closed_form, _by_autodiff, _term_by_term)
 LARGEST_OF_SLOW: tuple[Question, ...] = (_closed_form, _all_terms)
 
-#: How many times each evaluates the loss, its gradient included: to tell how long it will take.
+#: How many times each evaluates the loss with its gradient, to estimate the time.
 EVALUATIONS: Mapping[Question, int] = {
     _values: 2,
     _closed_form: 1,

@@ -1,12 +1,11 @@
-"""Arrays of exact numbers: integers over one denominator, with NumPy's ways of writing.
+"""Arrays of exact numbers: integers over one denominator, with operators like NumPy's.
 
-Why they exist: a formula written once, in `definition`, is computed over these numbers without any
-rounding, and over NumPy's arrays of float64 where the inputs are too large for that. The few
-functions here that are not operators take both.
+The formulas in `definition` run on these numbers without rounding, and on NumPy arrays of float64
+if the inputs are too large for that. The functions here accept both.
 
-A float is an integer over a power of two, and sums, products and quotients by a number stay
-fractions of integers. Only a root and a reciprocal do not: both are taken to `PLACES` binary
-places, over 150 decimal digits.
+A float is an integer over a power of two, and sums, products and quotients of fractions are
+fractions. Only roots and reciprocals are rounded, to `PLACES` binary places, which is more than
+150 decimal digits.
 """
 
 from __future__ import annotations
@@ -34,25 +33,25 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.object_]  # Python's integers, which have no largest
+Integers = npt.NDArray[np.object_]  # Python integers of any size
 Mask = npt.NDArray[np.bool_]
 
-#: Binary places of what is rooted, inverted or added up.
+#: The number of binary places of roots, reciprocals and rounded terms.
 PLACES = 512
 
 
 class Rationals:
-    """An array of fractions of one denominator.
+    """An array of fractions with a common denominator.
 
     Parameters
     ----------
     numerators : array of Python integers
-        Of any shape.
+        The numerators, of any shape.
     denominator : int
-        Above 0.
+        The positive denominator.
     """
 
-    __array_ufunc__ = None  # NumPy's arrays leave the operators to this class
+    __array_ufunc__ = None  # so that NumPy arrays defer to the operators here
 
     def __init__(self, numerators: Integers | int, denominator: int) -> None:
         self.numerators: Integers = np.asarray(numerators, dtype=object)
@@ -60,7 +59,7 @@ class Rationals:
 
     @classmethod
     def of(cls, values: Floats) -> Rationals:
-        """Return exactly the `values`."""
+        """Return `values` without rounding."""
         ratios = [float(x).as_integer_ratio() for x in values.ravel()]
         shift = max(q.bit_length() - 1 for _, q in ratios)
         whole = [p << shift - (q.bit_length() - 1) for p, q in ratios]
@@ -68,7 +67,7 @@ class Rationals:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As NumPy's."""
+        """The shape of the array."""
         return self.numerators.shape
 
     @property
@@ -80,7 +79,7 @@ class Rationals:
         return Rationals(self.numerators[index], self.denominator)
 
     def sum(self, axis: int | None = None) -> Rationals:
-        """Return the sum along an axis, or of everything."""
+        """Return the sum along an axis, or of all elements."""
         return Rationals(self.numerators.sum(axis=axis), self.denominator)
 
     def mean(self, axis: int) -> Rationals:
@@ -139,7 +138,7 @@ def _rationals(value: Any) -> Rationals:
 
 
 def to_places(x: Any) -> Any:
-    """Return `x` to `PLACES` binary places, of which all sums have one denominator."""
+    """Return `x` to `PLACES` binary places, so that all sums have the same denominator."""
     if not isinstance(x, Rationals):
         return x
     return Rationals((x.numerators << PLACES) // x.denominator, 1 << PLACES)
@@ -164,21 +163,21 @@ def reciprocal(x: Any) -> Any:
 
 
 def where(mask: Mask, x: Any) -> Any:
-    """Return x where the mask is true, and 0 elsewhere."""
+    """Return `x` where the mask is true, and 0 elsewhere."""
     if not isinstance(x, Rationals):
         return np.where(mask, x, 0.0)
     return Rationals(np.where(mask, x.numerators, 0), x.denominator)
 
 
 def clipped(x: Any, limit: float) -> Any:
-    """Return x within ±limit."""
+    """Return `x` clipped to ±limit."""
     if not isinstance(x, Rationals):
         return np.clip(x, -limit, limit)
     return x - where(x > limit, x - limit) - where(x < -limit, x + limit)
 
 
 def without_diagonal(x: Any) -> Any:
-    """Return a square matrix, of which nothing else is left, with a zero diagonal."""
+    """Set the diagonal of a square matrix to 0, in place, and return it."""
     np.fill_diagonal(x.numerators if isinstance(x, Rationals) else x, 0)
     return x
 
@@ -196,22 +195,22 @@ def _each(function: Callable[[int], int], integers: Integers) -> Integers:
 
 @dataclass(frozen=True)
 class Exact:
-    """Numbers to twice the precision of a float: ``high + low``."""
+    """Numbers with twice the precision of a float: ``high + low``."""
 
     high: Floats
     low: Floats
 
     def error_of(self, values: Floats) -> Floats:
-        """Return how far `values` are from these numbers, absolute, to full precision."""
-        with np.errstate(invalid="ignore"):  # an infinity is as far as can be, or in its place
+        """Return the absolute errors of `values`, to full precision."""
+        with np.errstate(invalid="ignore"):  # inf − inf
             difference = np.abs((values - self.high) - self.low)
         return np.where(values == self.high, np.abs(self.low), difference)
 
 
 def exact(x: Any, twice: bool = True) -> Exact:
-    """Return `x` as pairs of floats; of floats, themselves.
+    """Return `x` with `twice` the precision of a float, or rounded to floats.
 
-    What is not wanted to `twice` the precision of a float is rounded to one.
+    An array of floats is returned as it is.
     """
     if not isinstance(x, Rationals):
         high = np.asarray(x, dtype=np.float64)
@@ -226,6 +225,6 @@ def exact(x: Any, twice: bool = True) -> Exact:
 
 
 def _pair(numerator: int, denominator: int) -> tuple[float, float]:
-    high = numerator / denominator  # of two integers, correctly rounded
+    high = numerator / denominator  # the quotient of two integers is correctly rounded
     p, q = high.as_integer_ratio()
     return high, (numerator * q - p * denominator) / (denominator * q)

@@ -1,4 +1,4 @@
-"""What a run of the suite says: tables for the terminal, Markdown, JSON."""
+"""The report of a run of the suite: tables for the terminal, Markdown, JSON."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = [
 ]
 
 UNIT = (
-    "Errors are multiples of what rounding alone can do: the dtype's unit roundoff times the size "
-    "and the condition of the problem. 1 is the bound; a pass means the same in every dtype. In "
-    "half precision a gradient is rounded once more at the end, which alone may take it near 1."
+    "Errors are multiples of the bound of rounding: the dtype's unit roundoff times the size and "
+    "the condition of the problem. Up to 1 is a pass, in every dtype. In half precision a "
+    "gradient is rounded once more at the end, which alone may take it near 1."
 )
 PAIRS = (
-    "How far two libraries are apart, in the same unit: values above the diagonal, gradients "
+    "The distance between two libraries, in the same unit: values above the diagonal, gradients "
     "below it."
 )
 PATHS_CAPTION = (
-    "The largest error by the way through the code that depends on size: small views stacked, "
-    "their products in strips, views one by one, and all of it in parts, on small inputs that are "
-    "sent there; and large inputs as they go by themselves. In full precision."
+    "The largest error on each path that the code chooses by size: small views stacked, their "
+    "products in strips, views one by one, and everything in parts, with small inputs that are "
+    "made to take that path; and large inputs as called. In full precision."
 )
-#: Where these ran, the paths are those in full precision, and the pairs in the terminal: what half
-#: precision adds is one rounding.
+#: The dtypes in the tables of paths and pairs, if any of them ran: half precision adds nothing but
+#: one rounding.
 _FULL = ("float64", "float32")
 _SHOWN_FAILURES = 12
 _SHOWN_QUANTITIES = 2
@@ -48,7 +48,7 @@ _SHOWN_QUANTITIES = 2
 
 @dataclass(frozen=True)
 class _Worst:
-    """The largest error of some quantities, and where it was."""
+    """The largest error of some quantities, and where it occurred."""
 
     error: float
     quantity: str
@@ -88,17 +88,17 @@ def _rows(results: Results) -> list[_Row]:
 
 
 def _worst(group: Iterable[tuple[Measurement, Mapping[str, float]]]) -> _Worst:
-    found = [
+    errors_of_group = [
         _Worst(error, name, one.case, one.convention, one.path)
         for one, errors in group
         for name, error in (errors or _of_nothing(one)).items()
     ]
     nothing = _Worst(0.0, "", "", "", "")
-    return max(found, key=lambda worst: worst.error, default=nothing)
+    return max(errors_of_group, key=lambda worst: worst.error, default=nothing)
 
 
 def _of_nothing(one: Measurement) -> dict[str, float]:
-    """Return the error of what did not come: none where nothing was asked."""
+    """Return an infinite error for a measurement that failed without any number."""
     return {"": math.inf} if one.complaint and not one.errors else {}
 
 
@@ -108,9 +108,9 @@ def results_table(results: Results, title: str) -> Table:
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
     title : str
-        Above the table.
+        The title of the table.
 
     Returns
     -------
@@ -147,47 +147,47 @@ def _shown_dtypes(dtypes: set[str]) -> set[str]:
 
 
 def _by_path(results: Results) -> dict[tuple[str, str], float]:
-    """Return the largest error of each library on each path, in full precision where it ran."""
-    found: dict[tuple[str, str], float] = {}
+    """Return the largest error of each library on each path, in full precision if it ran."""
+    errors: dict[tuple[str, str], float] = {}
     dtypes = _shown_dtypes({one.dtype for one in results.measurements})
     for one in results.measurements:
         if one.path and one.dtype in dtypes:
             error = max((one.errors or _of_nothing(one)).values(), default=0.0)
             key = (one.backend, one.path)
-            found[key] = max(found.get(key, 0.0), error)
-    return found
+            errors[key] = max(errors.get(key, 0.0), error)
+    return errors
 
 
 def paths_table(results: Results) -> Table | None:
-    """Return the table of the libraries by path; None where there was one path at most.
+    """Return the table of the libraries by path; None if fewer than two paths ran.
 
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
 
     Returns
     -------
     rich.table.Table or None
     """
-    found = _by_path(results)
+    errors = _by_path(results)
     names = [str(path) for path in (*PATHS, AS_CALLED)]
-    names = [name for name in names if any(name == path for _, path in found)]
+    names = [name for name in names if any(name == path for _, path in errors)]
     if len(names) < 2:
         return None
     table = _empty_table("Each path through the code")
     table.add_column("Library", overflow="fold", min_width=18)
     for name in names:
         table.add_column(_HEADINGS.get(name, name), justify="right")
-    for backend in dict.fromkeys(backend for backend, _ in found):
+    for backend in dict.fromkeys(backend for backend, _ in errors):
         cells = [
-            _number(found[backend, name]) if (backend, name) in found else "" for name in names
+            _number(errors[backend, name]) if (backend, name) in errors else "" for name in names
         ]
         table.add_row(backend, *cells)
     return table
 
 
-#: Without the comma, after which a heading would break.
+#: With a line break where the terminal would otherwise choose one.
 _HEADINGS = {
     "stacked, in strips": "stacked,\nin strips",
     "one by one, in parts": "one by one,\nin parts",
@@ -196,12 +196,12 @@ _HEADINGS = {
 
 
 def pairs_table(results: Results) -> Table | None:
-    """Return the table of the pairs of libraries; None where fewer than two ran.
+    """Return the table of the pairs of libraries; None if fewer than two ran.
 
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
 
     Returns
     -------
@@ -231,22 +231,22 @@ def _pair_cell(
     a, b = names[min(row, column)], names[max(row, column)]
     of_gradient = row > column
     both = [results.distances.get((a, b, dtype)) for dtype in dtypes]
-    found = [pair[1 if of_gradient else 0] for pair in both if pair is not None]
-    return _number(max(found)) if found else ""
+    distances = [pair[1 if of_gradient else 0] for pair in both if pair is not None]
+    return _number(max(distances)) if distances else ""
 
 
 def failures(results: Results) -> list[str]:
-    """Return what failed, a line each: the worst of each library and path, then the others.
+    """Return one line per failure: the worst of each library and path first.
 
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
 
     Returns
     -------
     list of str
-        At most a dozen lines and one that counts the others.
+        At most a dozen lines, and one with the number of the others.
     """
     failed = [one for one in results.measurements if not one.passed]
     failed.sort(key=_badness, reverse=True)
@@ -288,12 +288,12 @@ def _times(error: float) -> str:
 
 
 def in_common(results: Results) -> str:
-    """Return what all that failed has in common, and what passed has not; empty for nothing.
+    """Return what all failures have in common and not all measurements; empty if nothing.
 
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
 
     Returns
     -------
@@ -314,19 +314,19 @@ _PLACES = ("backend", "dtype", "convention", "path", "route", "case")
 
 
 def as_json(results: Results, made_with: Mapping[str, str]) -> dict[str, Any]:
-    """Return everything that was found, as data.
+    """Return all results as data.
 
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
     made_with : mapping of str to str
-        The versions of everything.
+        The versions of the libraries and the machine.
 
     Returns
     -------
     dict
-        An error that is no number is None.
+        An infinite error is None.
     """
     return {
         "passed": results.passed,
@@ -390,9 +390,9 @@ def as_markdown(results: Results, made_with: Mapping[str, str], title: str) -> s
     Parameters
     ----------
     results : Results
-        What came out.
+        The results of the run.
     made_with : mapping of str to str
-        The versions of everything.
+        The versions of the libraries and the machine.
     title : str
         The heading.
 

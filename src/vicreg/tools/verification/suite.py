@@ -1,4 +1,4 @@
-"""The conformance suite: every library asked what is planned, held to the truth and each other."""
+"""The conformance suite: run each library, and compare it with the truth and the others."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one library returned for one problem, and how far from the truth it is.
+    """The errors of one library on one problem.
 
     Parameters
     ----------
     backend, dtype, case, convention, path, route : str
-        Where it is from; somebody's own function has no path and no route that is known.
+        What was measured. A user's function has no path, and its route is unknown.
     values, gradients : dict of str to float
-        The errors by what they are of; in multiples of the bound, which is u times the size of
-        the problem times its condition. Derivatives of every kind are among the gradients.
+        The errors by quantity, in multiples of the bound, which is u times the size of the problem
+        times its condition. Derivatives of all kinds are in `gradients`.
     complaint : str
-        What is wrong but no number: an exception, a wrong dtype. Empty where nothing is.
+        An exception, a wrong dtype or a wrong shape; empty if there is none.
     """
 
     backend: str
@@ -53,7 +53,7 @@ class Measurement:
 
     @property
     def errors(self) -> dict[str, float]:
-        """All errors by what they are of."""
+        """All errors by quantity."""
         return self.values | self.gradients
 
     @property
@@ -63,11 +63,11 @@ class Measurement:
 
 
 class _ComplaintError(Exception):
-    """What was returned is not what the interface says, whatever its numbers."""
+    """An array has another shape or dtype than the interface promises."""
 
 
 class _Asking:
-    """All questions of a library in one way, as one function of arrays."""
+    """Several questions to a library, as one function of arrays that can be compiled."""
 
     def __init__(self, backend: Backend, way: Way, questions: Sequence[Question]) -> None:
         self._backend, self._way, self._questions = backend, way, questions
@@ -76,7 +76,7 @@ class _Asking:
         self._function = backend.as_used(self._everything)
 
     def compile(self, arrays: Sequence[Array], directions: Sequence[Array], quickly: bool) -> None:
-        """Compile the function for such arrays, so that a call only runs it."""
+        """Compile the function for arrays like these, before it is called."""
         self._function = self._backend.compiled_ahead(
             self._everything, (tuple(arrays), tuple(directions)), quickly
         )
@@ -87,13 +87,13 @@ class _Asking:
         directions: Sequence[Array],
         questions: Sequence[Question],
     ) -> tuple[list[Answer], list[str]]:
-        """Return the answers to some of the questions, and what is wrong but no answer."""
-        found = self._function(tuple(arrays), tuple(directions))
-        self._backend.synchronise(found)  # at once: one by one would take longer
-        # Compiled code returns arrays alone; what they are was noted when it was traced.
+        """Return the answers to some of the questions, and complaints about the others."""
+        outputs = self._function(tuple(arrays), tuple(directions))
+        self._backend.synchronise(outputs)  # all at once, which is faster than one by one
+        # Compiled code returns arrays only: the rest of an answer is known since it was traced.
         answers = [
             answer._replace(arrays=arrays)
-            for (question, answer), arrays in zip(self._answers, found, strict=True)
+            for (question, answer), arrays in zip(self._answers, outputs, strict=True)
             if question in questions
         ]
         return answers, [said for question, said in self._complaints if question in questions]
@@ -106,7 +106,7 @@ class _Asking:
                 self._answers += ((question, answer) for answer in question(asked))
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # a library under test raises anything
+            except BaseException as error:  # a library under test may raise anything
                 said = f"{_raised(error)}, asked for {_subject(question)}"
                 self._complaints.append((question, said))
         return [answer.arrays for _, answer in self._answers]
@@ -121,7 +121,7 @@ def _subject(question: Question) -> str:
     return question.__name__.strip("_").replace("_", " ")
 
 
-# What a library returned: values and gradients by name; None where something was amiss.
+# The values and gradients of a library by name; None after a complaint.
 _Returned = dict[str, Any] | None
 
 
@@ -132,20 +132,20 @@ def measured(
     questions: Sequence[Question],
     asking: _Asking | None = None,
 ) -> tuple[Measurement, _Returned]:
-    """Return what `backend` makes of one problem, with what it returned, in NumPy.
+    """Return the errors of `backend` on one problem, and what it returned, in NumPy.
 
     Parameters
     ----------
     backend : Backend
         The library.
     way : Way
-        How it is asked.
+        How the functions are called.
     given : Problem
-        What about.
+        The problem.
     questions : sequence of Question
-        What.
+        The questions.
     asking : optional
-        What was made of the questions before, for another input.
+        The questions as one function, if it was made before, for another input.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def measured(
             complaints += judge.complaints_about_changes(arrays)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a library under test raises anything
+    except BaseException as error:  # a library under test may raise anything
         complaints.append(_raised(error))
     measurement = Measurement(
         str(backend),
@@ -194,7 +194,7 @@ def _given(backend: Backend, given: Problem, view: Floats) -> Array:
 
 
 class _Judge:
-    """The errors of the answers about one problem."""
+    """Computes the errors of the answers about one problem."""
 
     def __init__(self, backend: Backend, given: Problem) -> None:
         self._backend, self._given = backend, given
@@ -203,7 +203,7 @@ class _Judge:
         self.returned: dict[str, Any] = {}
 
     def complaints_about(self, answer: Answer) -> list[str]:
-        """Take down the error of an answer; return what is not of the form it is to have."""
+        """Record the error of an answer; return complaints about its shape and dtype."""
         try:
             self._judge(answer)
         except _ComplaintError as complaint:
@@ -232,7 +232,7 @@ class _Judge:
             self.returned[answer.name] = gradients
 
     def complaints_about_changes(self, arrays: Sequence[Array]) -> list[str]:
-        """Return the complaint that the views are not what they were, where it is so."""
+        """Return a complaint if the views were modified."""
         same = all(
             np.array_equal(self._backend.to_numpy(array), self._given.case.as_given(view))
             for array, view in zip(arrays, self._given.views, strict=True)
@@ -251,18 +251,18 @@ class _Judge:
     def _arrays(self, answer: Answer) -> list[Floats | None]:
         case = self._given.case
         shape = case.as_given(self._given.views[0]).shape
-        found: list[Floats | None] = []
+        converted: list[Floats | None] = []
         for array in answer.arrays:
             if array is None:
-                found.append(None)
+                converted.append(None)
                 continue
             if tuple(array.shape) != shape:
                 raise _ComplaintError(
                     f"the {answer.name} must have shape {shape}; it has {tuple(array.shape)}"
                 )
             self._check_dtype(answer.name, array, self._given.dtype)
-            found.append(case.as_stated(self._backend.to_numpy(array)))
-        return found
+            converted.append(case.as_stated(self._backend.to_numpy(array)))
+        return converted
 
     def _check_dtype(self, name: str, array: Array, wanted: str) -> None:
         if dtype_name(array) != wanted:
@@ -271,17 +271,17 @@ class _Judge:
 
 @dataclass
 class Results:
-    """What a run of the suite found.
+    """The results of a run of the suite.
 
     Parameters
     ----------
     seed : int
-        Of the inputs.
+        The seed of the inputs.
     measurements : list of Measurement
-        In the order they were taken.
+        All measurements, in order.
     distances : dict
-        How far apart two libraries are, in a dtype: of the value and of the gradient, the largest
-        difference in multiples of the bound that each is held to.
+        By two libraries and a dtype, the largest difference between their values, and between
+        their gradients, in multiples of the bound.
     left_out : dict of str to str
         What did not run, and why.
     """
@@ -293,7 +293,7 @@ class Results:
 
     @property
     def passed(self) -> bool:
-        """Whether something ran, and all of it is within the bounds."""
+        """Whether something ran, and everything is within its bound."""
         return bool(self.measurements) and all(one.passed for one in self.measurements)
 
 
@@ -303,19 +303,19 @@ def run_suite(
     seed: int = 0,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Results:
-    """Ask every library everything that is planned.
+    """Run all planned setups in every library.
 
     Parameters
     ----------
     backends : sequence of Backend
         The libraries.
     planned : sequence of Setup
-        What they are asked.
+        The setups.
     seed : int
-        Of the inputs.
+        The seed of the inputs.
     on_step : callable
-        Called with a line before each setup's truth, and before each library is asked about it:
-        for progress.
+        Called with a line of text before the truth of each setup, and before each library runs
+        it, to show progress.
 
     Returns
     -------
@@ -335,7 +335,7 @@ def run_suite(
             returned: dict[str, list[_Returned]] = {}
             for backend in here:
                 on_step(f"{backend} {setup.dtype}: {setup}")
-                asking = compiling.finished(place, backend)
+                asking = compiling.compiled(place, backend)
                 outcomes = [
                     measured(backend, setup.way, given, setup.questions_of(case, backend), asking)
                     for case, given in zip(setup.cases, problems, strict=True)
@@ -364,7 +364,7 @@ def _problem(setup: Setup, case: Case, seed: int) -> Problem:
 
 @contextmanager
 def _on_one_thread(backends: Sequence[Backend]) -> Iterator[None]:
-    """Keep the truth and the libraries from dividing small arrays among threads."""
+    """Run the truth and the libraries on one thread, since the arrays are small."""
     with ExitStack() as stack:
         for backend in (NumpyBackend("numpy", "cpu", ()), *backends):
             stack.enter_context(backend.on_one_thread())
@@ -393,7 +393,7 @@ class _Compiling:
         self._pool.shutdown(cancel_futures=True)
 
     def start(self, place: int) -> None:
-        """Begin to compile what the setup at `place` needs."""
+        """Start to compile the setup at `place`."""
         for setup in self._planned[place : place + 1]:
             for backend in filter(setup.is_for, self._backends):
                 asked = setup.questions_of(setup.cases[0], backend)
@@ -401,12 +401,12 @@ class _Compiling:
                 begun = self._pool.submit(_compile, asking, backend, setup, self._seed)
                 self._begun[place, str(backend)] = asking, begun
 
-    def finished(self, place: int, backend: Backend) -> _Asking | None:
-        """Return the setup's questions, compiled; None where there is nothing to compile."""
+    def compiled(self, place: int, backend: Backend) -> _Asking | None:
+        """Return the compiled questions of a setup; None if there is nothing to compile."""
         if (place, str(backend)) not in self._begun:
             return None
         asking, begun = self._begun.pop((place, str(backend)))
-        begun.exception()  # if there is one it will be raised, and judged, when it is called
+        begun.exception()  # wait; an exception will be raised again by the call
         return asking
 
 
@@ -436,7 +436,7 @@ def _distances(
 
 
 def _apart(given: Problem, a: _Returned, b: _Returned) -> tuple[float, float]:
-    """Return how far apart two libraries' values and gradients are; infinite where one failed."""
+    """Return the distances of two libraries in values and gradients; infinite if one failed."""
     if a is None or b is None:
         return np.inf, np.inf
     values = [0.0]

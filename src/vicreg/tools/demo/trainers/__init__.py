@@ -1,4 +1,4 @@
-"""One trainer a library, each with the interface of `vicreg.tools.demo.encoder.Trainer`."""
+"""One trainer per library, with the interface of `vicreg.tools.demo.encoder.Trainer`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import importlib
 from collections.abc import Callable
 
 from vicreg.tools.demo.encoder import Layer, TermWeights, Trainer
+from vicreg.tools.libraries import names_where
 from vicreg.tools.requirements import require
 
 __all__ = ["BACKENDS", "MakeTrainer", "trainer_factory"]
 
 MakeTrainer = Callable[[list[Layer], TermWeights], Trainer]
 
-#: The libraries that can train the encoder, and the packages each of them needs.
-BACKENDS = {
-    "numpy": ("numpy",),
-    "torch": ("torch",),
-    "jax": ("jax", "optax"),
-    "cupy": ("cupy",),
-}
+#: The libraries that can train the encoder.
+BACKENDS = names_where("trains_demo")
+#: The packages that it needs in addition to the library.
+_ALSO_NEEDED = {"jax": ("optax",)}
 
 
 def trainer_factory(backend: str) -> MakeTrainer:
-    """Return what makes a trainer in the library `backend`.
+    """Return the function that makes a trainer in the library `backend`.
 
     Parameters
     ----------
-    backend : {"numpy", "torch", "jax", "cupy"}
+    backend : str
         One of `BACKENDS`.
 
     Returns
@@ -39,7 +37,7 @@ def trainer_factory(backend: str) -> MakeTrainer:
     RequirementError
         The library is not installed, or has no device to run on.
     """
-    require(*BACKENDS[backend])
+    require(backend, *_ALSO_NEEDED.get(backend, ()))
     module = importlib.import_module(f"vicreg.tools.demo.trainers.{backend}")
     make: MakeTrainer = module.make_trainer
     return make

@@ -16,4 +16,4 @@ def make_trainer(layers: list[Layer], weights: TermWeights) -> StandardTrainer:
     return StandardTrainer(layers, weights, cupy)
 
 
-backends_of("cupy")  # or it says why there is no device to run on
+backends_of("cupy")  # raises RequirementError if there is no device

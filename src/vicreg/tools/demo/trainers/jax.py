@@ -37,9 +37,9 @@ class JaxTrainer:
     Parameters
     ----------
     layers : list of Layer
-        The initial layers, NumPy arrays.
+        The initial layers, as NumPy arrays.
     weights : TermWeights
-        Those that are not the convention's own.
+        The weights that differ from the convention's.
     """
 
     def __init__(self, layers: list[Layer], weights: TermWeights) -> None:
@@ -69,7 +69,7 @@ class JaxTrainer:
         return TermValues(*map(float, terms))
 
     def encode(self, images: Floats) -> Encoded:
-        """Return what images of shape (n, 8, 8) become."""
+        """Return the outputs for images of shape (n, 8, 8)."""
         encoded = _encoded(self._layers, jnp.asarray(images.reshape(-1, SIDE * SIDE)))
         return Encoded(*map(np.asarray, encoded))
 

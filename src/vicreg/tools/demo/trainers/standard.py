@@ -1,4 +1,4 @@
-"""Training without automatic differentiation: any library with NumPy's functions."""
+"""Training without automatic differentiation, on a library with NumPy's functions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 class StandardTrainer:
-    """The encoder's backward pass by hand, the loss's by `vicreg.vicreg_value_and_grad`.
+    """A trainer with a hand-written backward pass and `vicreg.vicreg_value_and_grad`.
 
     Parameters
     ----------
     layers : list of Layer
-        The initial layers, NumPy arrays.
+        The initial layers, as NumPy arrays.
     weights : TermWeights
-        Those that are not the convention's own.
+        The weights that differ from the convention's.
     xp : module
         The array namespace: NumPy or CuPy.
     """
@@ -47,7 +47,7 @@ class StandardTrainer:
     def step(self, first: Floats, second: Floats) -> TermValues:
         """Take one step of Adam on two views, shape (n, 8, 8); return the loss before it."""
         xp = self._xp
-        # Both views in one pass: no layer looks across samples.
+        # Both views in one pass: no layer mixes samples.
         images = xp.asarray(np.concatenate([first, second]).reshape(-1, SIDE * SIDE))
         outputs = forward(self._layers, images, xp)
         z1, z2 = outputs[-1][: len(first)], outputs[-1][len(first) :]
@@ -58,11 +58,11 @@ class StandardTrainer:
         return TermValues(*map(float, terms))
 
     def encode(self, images: Floats) -> Encoded:
-        """Return what images of shape (n, 8, 8) become."""
+        """Return the outputs for images of shape (n, 8, 8)."""
         xp = self._xp
         outputs = forward(self._layers, xp.asarray(images.reshape(-1, SIDE * SIDE)), xp)
         return Encoded(self._to_numpy(outputs[ENCODER_LAYERS]), self._to_numpy(outputs[-1]))
 
     def _to_numpy(self, array: Any) -> Floats:
-        # NumPy's arrays have no .get; CuPy's refuse to become NumPy's without it.
+        # CuPy arrays are converted to NumPy by .get(), which NumPy arrays lack.
         return np.asarray(array.get() if hasattr(array, "get") else array)

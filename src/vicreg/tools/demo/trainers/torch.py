@@ -35,9 +35,9 @@ class TorchTrainer:
     Parameters
     ----------
     layers : list of Layer
-        The initial layers, NumPy arrays.
+        The initial layers, as NumPy arrays.
     weights : TermWeights
-        Those that are not the convention's own.
+        The weights that differ from the convention's.
     """
 
     def __init__(self, layers: list[Layer], weights: TermWeights) -> None:
@@ -62,7 +62,7 @@ class TorchTrainer:
 
     @torch.no_grad()
     def encode(self, images: Floats) -> Encoded:
-        """Return what images of shape (n, 8, 8) become."""
+        """Return the outputs for images of shape (n, 8, 8)."""
         representation = self._encoder(_flat(images))
         return Encoded(representation.numpy(), self._expander(representation).numpy())
 
