@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg._core import collapse, engine
 from vicreg._core.layout import Axes
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
 
 Array = Any
@@ -22,10 +22,48 @@ Array = Any
 class _JAX(Library):
     sums_pairwise = True
 
+    #: Of places that are in bounds, which costs less to trace and to compile.
+    take_along_axis = functools.partial(jnp.take_along_axis, mode="promise_in_bounds")
+
     @staticmethod
     def top_k_indices(values: Array, k: int) -> Array:
         return jax.lax.top_k(values, k)[1]
 
+    def can_choose(self, array: Array) -> bool:
+        return True
+
+    def sum_of_blocks(
+        self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
+    ) -> Array:
+        """Return what the default does, chosen on the device.
+
+        A loop of no rounds where the sum is not wanted: where one is mapped, `lax.cond` becomes
+        a select and computes both. Nothing is differentiated through it.
+        """
+        d = array.shape[-1]
+        array, length = jax.lax.stop_gradient(array), min(length, d)
+
+        def add(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            start, total = state
+            first = start
+            if d % length:  # the last block begins in the one before it: nothing counts twice
+                first = jnp.minimum(start, d - length)
+            block = jax.lax.dynamic_slice_in_dim(array, first, length, axis=-1)
+            if d % length:
+                block = jnp.where(first + jnp.arange(length) < start, 0, block)
+            return start + length, total + part(self, array, block, first)
+
+        begin = jnp.where(wanted, jnp.int32(0), jnp.int32(d)), jnp.where(wanted, 0, otherwise)
+        _, value = jax.lax.while_loop(lambda state: state[0] < d, add, begin)
+        return _with_derivative_of(otherwise, value)
+
+
+@jax.custom_jvp
+def _with_derivative_of(other: Array, value: Array) -> Array:
+    return value
+
+
+_with_derivative_of.defjvps(lambda change, *_: change, None)
 
 xp = _JAX(jnp)
 

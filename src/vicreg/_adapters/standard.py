@@ -8,6 +8,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, is_dask_array, is_numpy_array
 
+from vicreg._adapters.dispatch import library_of
 from vicreg._core import collapse, engine, sums
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
@@ -36,11 +37,21 @@ def value_and_grad(
     return xp.asarray(loss), gradients
 
 
+class _Eager(Library):
+    """A library that computes at once, on the CPU."""
+
+    def can_ask(self, array: Array) -> bool:
+        return True
+
+
 def _library(views: tuple[Array, ...]) -> Library:
     first = views[0]
     if is_numpy_array(first):
         return _numpy()
-    return _dask() if is_dask_array(first) else Library(array_namespace(*views))
+    if is_dask_array(first):
+        return _dask()
+    is_eager = library_of(first) in ("array_api_strict", "mparray")
+    return (_Eager if is_eager else Library)(array_namespace(*views))
 
 
 @functools.cache
@@ -49,11 +60,8 @@ def _numpy() -> Library:
     import array_api_compat.numpy as standard
     import numpy as np
 
-    class NumPy(Library):
+    class NumPy(_Eager):
         squares_in_blocks = True
-
-        def can_ask(self, array: Array) -> bool:
-            return True
 
         @staticmethod
         def top_k_indices(values: Array, k: int) -> Array:

@@ -13,6 +13,7 @@ from typing import Any
 from vicreg._core import largest, sums
 
 Array = Any
+Part = Callable[[Any, Array, Array, Any], Array]
 
 
 class Library:
@@ -66,6 +67,38 @@ class Library:
     def can_ask(self, array: Array) -> bool:
         """Whether a truth value of `array` is had at once, without waiting for a device."""
         return False
+
+    def can_choose(self, array: Array) -> bool:
+        """Whether `sum_of_blocks` may be called, by what `array` is."""
+        return self.can_ask(array)
+
+    def sum_of_blocks(
+        self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
+    ) -> Array:
+        """Return a sum over blocks of columns where it is `wanted`, and `otherwise` where not.
+
+        Its derivative is that of `otherwise`. The default asks which it is.
+
+        Parameters
+        ----------
+        wanted : boolean array, shape ()
+            Which of them is returned.
+        otherwise : array, shape ()
+            What is returned if the sum is not wanted.
+        array : array, shape (..., n, d)
+            Whose columns are meant.
+        part : callable
+            ``part(xp, array, block, start)``, of shape (): that of a block, whose first column is
+            column `start` of `array`.
+        length : int
+            How many columns a block has at most.
+        """
+        if not wanted:
+            return otherwise
+        starts = range(0, array.shape[-1], length)
+        return sums.total(
+            part(self, array, array[..., start : start + length], start) for start in starts
+        )
 
     def sum_over_samples(self, array: Array, run: int) -> Array:
         """Return the sum over the axis before the last, ``(..., n, d)`` to ``(..., d)``."""

@@ -22,36 +22,40 @@ class Sizes:
         Into how many strips a product of a matrix with its own transpose is cut at most, and how
         many rows one has at least. Four strips leave 10 of 16 blocks to compute; narrower ones
         make the products slower than they save.
-    kept_apart : int
-        How many of the largest features the Gram route keeps apart.
-    asks_values : bool
-        Whether none is kept apart before the values have shown that it is needed, where a library
-        can be asked at once.
+    kept_apart, kept_apart_unseen : int
+        How many of the largest features the Gram route keeps apart: where the library can choose
+        by values what it computes, and where it cannot.
+    sees_values : bool
+        Whether it is let choose.
     cancels : float
         Which part of what the Gram route subtracts is left where its difference is no longer
         right to a few roundings.
     asks_samples : bool
         Whether fewer are kept apart where there are few samples. False is for a number of samples
         that stands for any.
+    defined : int
+        Up to so many multiplications, n d², the Gram route's value is summed by the definition
+        wherever the plain difference is not enough: to choose costs more.
     sorted : int
-        The largest features are looked for in runs of so many; not below `kept_apart`.
+        The largest features are looked for in runs of so many; not fewer than are kept apart.
     summed : int
         How many numbers are added one after another, in libraries that add so. Longer sums are
         sums of so many.
     squared : int
         How many squares are formed at a time, in libraries that gain by it.
     columns : int
-        How many columns of the covariance smooth L1 has at a time, where there are more than that
-        and more than samples.
+        How many columns of the covariance there are at a time, where it is larger than a view.
     """
 
     stacked: int = 2**16
     strips: int = 4
     strip_length: int = 128
     kept_apart: int = 8
-    asks_values: bool = True
+    kept_apart_unseen: int = 32
+    sees_values: bool = True
     cancels: float = 0.25
     asks_samples: bool = True
+    defined: int = 2**18
     sorted: int = 64
     summed: int = 512
     squared: int = 2**18

@@ -115,7 +115,7 @@ def _terms(views: tuple[Tensor, ...], objective: Objective) -> Tensors:
 
 
 #: Where a size may stand for any there is one way: nothing in parts.
-_ONE_WAY = Sizes(stacked=0, strips=1, asks_samples=False, columns=sys.maxsize)
+_ONE_WAY = Sizes(stacked=0, strips=1, asks_samples=False, defined=0, columns=sys.maxsize)
 
 
 def _exportable(views: tuple[Tensor, ...], objective: Objective) -> Objective:

@@ -111,11 +111,14 @@ def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[An
     return result
 
 
+_UNSEEN = Sizes(strip_length=3, sees_values=False, kept_apart=2, kept_apart_unseen=2, sorted=3)
 _IN_PARTS = Sizes(
     stacked=0,
     strip_length=3,
     cancels=1e30,
     kept_apart=3,
+    kept_apart_unseen=3,
+    defined=0,
     sorted=4,
     summed=4,
     squared=20,
@@ -126,7 +129,7 @@ _IN_PARTS = Sizes(
 #: ones; and everything in parts, as for even larger ones.
 PATHS = (
     Path("stacked", DEFAULT_SIZES),
-    Path("stacked, in strips", Sizes(strip_length=3, asks_values=False, kept_apart=2, sorted=3)),
+    Path("stacked, in strips", _UNSEEN),
     Path("one by one", Sizes(stacked=0)),
     Path("one by one, in parts", _IN_PARTS),
 )

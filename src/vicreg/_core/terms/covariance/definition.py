@@ -12,7 +12,6 @@ from vicreg._core import memory, sums
 from vicreg._core.largest import indices
 from vicreg._core.library import Library
 from vicreg._core.samples import Samples
-from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term
 
 Array = Any
@@ -39,21 +38,18 @@ class Definition(Term):
         return Linear(added=samples.xp.matmul(samples.centred, (4.0 * self.scale * cotangent) * o))
 
 
-def offdiagonal(xp: Library, c: Array, columns: slice = slice(None)) -> Array:
-    """Return `c`, those `columns` of C, with the diagonal of C set to zero.
+def offdiagonal(xp: Library, c: Array, start: Any = 0) -> Array:
+    """Return `c`, the columns of C from `start` on, with the diagonal of C set to zero.
 
     Set, not subtracted from the sum: nothing is lost where C is almost diagonal.
     """
-    feature = indices(xp, c.shape[-2], like=c)
-    return xp.where(feature[:, None] == feature[columns], xp.zeros_like(c), c)
+    rows, columns = (indices(xp, length, like=c) for length in c.shape[-2:])
+    return xp.where(rows[:, None] == start + columns, xp.zeros_like(c), c)
 
 
-def by_columns(samples: Samples, scale: float, sizes: Sizes) -> Array:
-    """Return E at `scale` s with no more of C at a time than a block of columns."""
-    xp, zc, parts = samples.xp, samples.centred, []
-    transpose = xp.matrix_transpose(zc)
-    for start in range(0, samples.features, sizes.columns):
-        columns = slice(start, min(start + sizes.columns, samples.features))
-        o = offdiagonal(xp, xp.matmul(transpose, zc[..., columns] * scale), columns)
-        parts.append(sums.everything(xp, o * o, sizes.summed))
-    return sums.total(parts)
+def of_columns(
+    xp: Library, zc: Array, columns: Array, start: Any, scale: float, summed: int
+) -> Array:
+    """Return the part in E at `scale` s of some columns of C: those of `zc` from `start` on."""
+    o = offdiagonal(xp, xp.matmul(xp.matrix_transpose(zc), columns * scale), start)
+    return sums.everything(xp, o * o, summed)

@@ -10,16 +10,19 @@ of those features' product with itself set to zero,
     ∂E/∂z  = 4s ((s B Bᵀ) zc − B ∘ diag C + A M)
 
 in which no difference involves a feature that is kept apart. What is left to the difference is
-wrong by about u Σ_{j∉A} C_jj², u being the unit roundoff: nothing beside an E of that size.
+wrong by about u Σ_{j∉A} C_jj², u being the unit roundoff: nothing beside an E of that size. Where
+E turns out smaller than a quarter of it, with more features far larger than the rest than are kept
+apart, E is summed by the definition. The gradient is right in either case.
 
-Where a library can be asked at once, features are kept apart only if E turns out smaller than a
-quarter of Σ C_jj², and if it still is, E is summed by the definition. Elsewhere the largest are
-always kept apart: nothing cancels unless more than those are both far larger than the rest and
-uncorrelated. The gradient is right in either case.
+That is a choice by values. Where a library can be asked at once, features are kept apart only if
+the plain difference cancels. Where it can only choose on its device, some always are. Where it can
+do neither, more of them always are: nothing cancels unless even more are far larger than the rest
+and uncorrelated.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +31,7 @@ from vicreg._core.library import Library
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term
-from vicreg._core.terms.covariance.definition import by_columns
+from vicreg._core.terms.covariance.definition import of_columns
 
 Array = Any
 
@@ -44,15 +47,22 @@ class Gram(Term):
 
     def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
-        xp, count = samples.xp, self._count(samples)
-        if not (self.sizes.asks_values and xp.can_ask(samples.z)):
-            return self._keeping_apart(samples, count).value(xp)
-        parts = self._keeping_nothing_apart(samples)
-        if count and parts.cancel(xp, self.sizes):
-            parts = self._keeping_apart(samples, count)
-        if parts.cancel(xp, self.sizes):
-            return by_columns(samples, self.scale, self.sizes), parts.factors
-        return parts.value(xp)
+        xp, zc, sizes = samples.xp, samples.centred, self.sizes
+        part = functools.partial(of_columns, scale=self.scale, summed=sizes.summed)
+        chooses = sizes.sees_values and xp.can_choose(zc)
+        if chooses and xp.can_ask(zc):
+            parts = self._keeping_nothing_apart(samples)
+            if not parts.cancel(xp, sizes):
+                return parts.value(xp), parts.factors
+        if samples.count * samples.features**2 <= sizes.defined:
+            parts = self._keeping_apart(samples, sizes.kept_apart)
+            return part(xp, zc, zc, 0), parts.factors
+        if not chooses:
+            parts = self._keeping_apart(samples, sizes.kept_apart_unseen)
+            return parts.value(xp), parts.factors
+        parts = self._keeping_apart(samples, sizes.kept_apart)
+        wanted, difference = parts.cancel(xp, sizes), parts.value(xp)
+        return xp.sum_of_blocks(wanted, difference, zc, part, sizes.columns), parts.factors
 
     def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
         xp, zc = samples.xp, samples.centred
@@ -66,6 +76,11 @@ class Gram(Term):
         )
 
     def _keeping_apart(self, samples: Samples, count: int) -> _Parts:
+        count = min(count, samples.features)
+        if self.sizes.asks_samples:
+            # n centred samples span n − 1 dimensions: among more large features than that some
+            # are correlated, and E is as large as what the difference is of.
+            count = min(count, samples.count - 1)
         xp, zc, scale, run = samples.xp, samples.centred, self.scale, self.sizes.summed
         a, is_apart = xp.largest_features(zc, samples.energies, count, self.sizes.sorted)
         apart = xp.any(is_apart, axis=-2)
@@ -92,15 +107,6 @@ class Gram(Term):
             product = memory.add(xp, product, xp.matmul(a, factor * m))
         return Linear(row=-factor * diagonal, added=product)
 
-    def _count(self, samples: Samples) -> int:
-        """Return how many features are kept apart.
-
-        n centred samples span n − 1 dimensions: among more large features than that some are
-        correlated, and E is as large as what the difference is of.
-        """
-        count: int = min(self.sizes.kept_apart, samples.features)
-        return min(count, samples.count - 1) if self.sizes.asks_samples else count
-
 
 class _Parts(NamedTuple):
     """What E is the difference of, in each set of samples, and what its gradient needs."""
@@ -109,15 +115,15 @@ class _Parts(NamedTuple):
     own: Array  # (...), the part that is subtracted
     factors: Factors
 
-    def value(self, xp: Library) -> tuple[Array, Factors]:
-        """Return E of all sets together, and the factors.
+    def value(self, xp: Library) -> Array:
+        """Return E of all sets together.
 
         It is a sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
         """
         value = self.whole - xp.where(xp.isinf(self.whole), xp.zeros_like(self.own), self.own)
-        return xp.sum(xp.maximum(value, xp.zeros_like(value))), self.factors
+        return xp.sum(xp.maximum(value, xp.zeros_like(value)))
 
-    def cancel(self, xp: Library, sizes: Sizes) -> bool:
-        """Whether the difference is wrong by more than a few roundings, or overflows."""
+    def cancel(self, xp: Library, sizes: Sizes) -> Array:
+        """Return whether the difference is wrong by more than a few roundings, or overflows."""
         small = self.whole < (1.0 + sizes.cancels) * self.own
-        return bool(xp.any(xp.logical_or(small, xp.isinf(self.own))))
+        return xp.any(xp.logical_or(small, xp.isinf(self.own)))

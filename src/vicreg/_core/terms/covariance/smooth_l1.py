@@ -62,7 +62,7 @@ class SmoothL1(Term):
         for start in range(0, samples.features, self.sizes.columns):
             columns = slice(start, min(start + self.sizes.columns, samples.features))
             scaled = _after(xp, zc[..., columns] * self.scale, before)
-            o = offdiagonal(xp, xp.matmul(transpose, scaled), columns)
+            o = offdiagonal(xp, xp.matmul(transpose, scaled), start)
             t = self._clipped(xp, o)
             before = total = total + self._value(xp, o, t)
             if differentiated:
