@@ -47,7 +47,7 @@ def test_two_libraries_agree_and_the_reports_say_all(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "All agree" in result.stdout
     assert "Each pair of libraries" in result.stdout
-    assert "bfloat16: not had by numpy" in result.stdout
+    assert "bfloat16: not available in numpy" in result.stdout
     assert max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80
 
     report = json.loads(data.read_text())

@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = "numpy",
         epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 200,
-        seed: Annotated[int, typer.Option(min=0, help="Chooses all that is random.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, help="The random seed.")] = 0,
         plot: Annotated[
             Path | None,
             typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf."),

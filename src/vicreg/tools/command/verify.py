@@ -76,7 +76,7 @@ def add_to(app: typer.Typer) -> None:
             Path | None,
             typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
         ] = None,
-        seed: Annotated[int, typer.Option(min=0, help="Of the inputs.")] = 0,
+        seed: Annotated[int, typer.Option(min=0, help="The seed of the inputs.")] = 0,
         full: Annotated[
             bool,
             typer.Option(
@@ -237,7 +237,7 @@ def _backends(
         for dtype in dtypes:
             if dtype not in backend.dtypes:
                 without.setdefault(dtype, []).append(str(backend))
-    left_out |= {dtype: f"not had by {', '.join(those)}" for dtype, those in without.items()}
+    left_out |= {dtype: f"not available in {', '.join(those)}" for dtype, those in without.items()}
     backends = [one for one in available if set(one.dtypes) & set(dtypes)]
     if not backends:
         reasons = "; ".join(dict.fromkeys(left_out.values()))
