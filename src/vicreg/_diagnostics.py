@@ -197,15 +197,8 @@ def diagnose(
       invariance term      none       compares two views: give the other one
     """
     # The weights have no part in a term alone.
-    objective, _ = checked_objective(
-        convention,
-        (0.0, 1.0, 1.0),
-        1.0,
-        None,
-        "auto",
-        (feature_axis, sample_axis),
-        each_term=False,
-    )
+    weights, axes = (0.0, 1.0, 1.0), (feature_axis, sample_axis)
+    objective, _ = checked_objective(convention, weights, 1.0, None, "auto", axes)
     views = (z,) if other is None else (z, other)
     adapter = adapter_for(checked_library(views, ("z", "other")[: len(views)], objective))
     *positions, n, d = objective.axes.core_shape(z.shape)
@@ -217,11 +210,8 @@ def diagnose(
     adapter.register(Diagnosis, _CONSTANTS)
 
     z, *others = (adapter.without_gradient(view) for view in views)
-    settings: dict[str, Any] = {
-        "convention": convention,
-        "feature_axis": feature_axis,
-        "sample_axis": sample_axis,
-    }
+    settings: dict[str, Any] = {"feature_axis": feature_axis, "sample_axis": sample_axis}
+    settings["convention"] = convention
     return Diagnosis(
         n=n,
         d=d,

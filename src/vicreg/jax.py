@@ -88,14 +88,8 @@ def vcreg(
     >>> bool(jnp.allclose(added, jax.grad(vcreg_loss)(z, **weights), atol=1e-6))
     True
     """
-    objective, weights = checked_settings(
-        (variance_weight, covariance_weight),
-        gamma,
-        eps,
-        penalty,
-        delta,
-        (feature_axis, sample_axis),
-    )
+    given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
+    objective, weights = checked_settings(given, gamma, eps, penalty, delta, axes)
     library = checked_library((x,), ("x",), objective, weights)
     if library != "jax":
         raise TypeError(f"x must be an array of JAX; got one of {library}")

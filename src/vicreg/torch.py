@@ -80,9 +80,7 @@ class VICRegLoss(torch.nn.Module):
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes = (feature_axis, sample_axis)
-        objective, weights = checked_objective(
-            convention, weights, gamma, eps, method, axes, each_term=False
-        )
+        objective, weights = checked_objective(convention, weights, gamma, eps, method, axes)
         self.convention = convention
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
@@ -218,14 +216,8 @@ class VCReg(torch.nn.Module):
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
-        objective, self._weights = checked_settings(
-            (variance_weight, covariance_weight),
-            gamma,
-            eps,
-            penalty,
-            delta,
-            (feature_axis, sample_axis),
-        )
+        given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
+        objective, self._weights = checked_settings(given, gamma, eps, penalty, delta, axes)
         # To log a variance of weight 0 costs nothing, a covariance a product.
         has_covariance = isinstance(covariance_weight, torch.Tensor) or covariance_weight != 0
         self._objective = replace(objective, each_term=has_covariance)

@@ -65,7 +65,7 @@ class Axes:
         array = transposed(xp, view, self.order(view.ndim))
         if view.ndim > 2:
             array = xp.reshape(array, self.core_shape(view.shape))
-        return in_computing_dtype(xp, array)
+        return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
 
     def like_view(self, xp: Namespace, gradient: Array, view: Array) -> Array:
         """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
@@ -80,11 +80,6 @@ class Axes:
 def transposed(xp: Namespace, array: Array, order: Places) -> Array:
     """Return `array` with its axes in `order`, itself where they are."""
     return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)
-
-
-def in_computing_dtype(xp: Namespace, array: Array) -> Array:
-    """Return `array` in float32 where its dtype is narrower, unchanged otherwise."""
-    return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
 
 
 def computing_dtype(xp: Namespace, array: Array) -> Any:

@@ -99,17 +99,17 @@ def vcreg_loss(
     10000.0
     >>> print(f"{vcreg_loss(10 * z, penalty='smooth_l1', **weights):.1f}")
     199.0
+
+    Of images the channels are features; each place of each image is a sample, or a set of samples:
+
+    >>> images = np.random.default_rng(0).standard_normal((8, 3, 4, 4))
+    >>> print(f"{vcreg_loss(images, feature_axis=1, **weights):.3f}")
+    0.014
+    >>> print(f"{vcreg_loss(images, feature_axis=1, sample_axis=0, **weights):.3f}")
+    0.277
     """
-    library, objective, weights = _checked(
-        z,
-        (variance_weight, covariance_weight),
-        gamma,
-        eps,
-        penalty,
-        delta,
-        (feature_axis, sample_axis),
-        method,
-    )
+    given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
+    library, objective, weights = _checked(z, given, gamma, eps, penalty, delta, axes, method)
     (loss,) = adapter_for(library).evaluate((z,), objective, weights)
     return loss
 
@@ -164,31 +164,14 @@ sample_axis, method
     >>> bool(loss < 0.01)
     True
     """
-    library, objective, weights = _checked(
-        z,
-        (variance_weight, covariance_weight),
-        gamma,
-        eps,
-        penalty,
-        delta,
-        (feature_axis, sample_axis),
-        method,
-    )
+    given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
+    library, objective, weights = _checked(z, given, gamma, eps, penalty, delta, axes, method)
     loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
     return loss, gradient
 
 
-def _checked(
-    z: Array,
-    weights: tuple[Weight, Weight],
-    gamma: float,
-    eps: float | None,
-    penalty: str,
-    delta: float,
-    axes: tuple[Any, Any],
-    method: str,
-) -> tuple[str, Objective, CheckedWeights]:
-    objective, checked = checked_settings(weights, gamma, eps, penalty, delta, axes, method)
+def _checked(z: Array, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
+    objective, checked = checked_settings(*settings)
     return checked_library((z,), ("z",), objective, checked), objective, checked
 
 
@@ -209,7 +192,6 @@ def checked_settings(
         eps,
         method,
         axes,
-        each_term=False,
         pooled=True,
         penalty=penalty,
         delta=delta,

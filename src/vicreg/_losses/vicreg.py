@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vicreg._adapters.dispatch import adapter_for
-from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
+from vicreg._checks import CheckedWeights, checked_library, checked_objective
 from vicreg._conventions import Convention
 from vicreg._core.objective import Objective
 
@@ -116,16 +116,14 @@ def vicreg_loss(
 
     >>> z1, z2 = rng.standard_normal((2, 8, 16, 3, 4, 4))
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=1, sample_axis=(0, 2, 3, 4)):.3f}")
+    50.088
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_axis=0):.3f}")
+    123.570
     """
+    given = (invariance_weight, variance_weight, covariance_weight)
+    axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views,
-        convention,
-        (invariance_weight, variance_weight, covariance_weight),
-        gamma,
-        eps,
-        method,
-        (feature_axis, sample_axis),
+        views, convention, given, gamma, eps, method, axes
     )
     (loss,) = adapter_for(library).evaluate(views, objective, weights)
     return loss
@@ -177,15 +175,10 @@ method, feature_axis, sample_axis
     >>> print(", ".join(f"{name} {term:.4f}" for name, term in terms._asdict().items()))
     loss 49.2358, invariance 1.9388, variance 0.0204, covariance 0.2545
     """
+    given = (invariance_weight, variance_weight, covariance_weight)
+    axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views,
-        convention,
-        (invariance_weight, variance_weight, covariance_weight),
-        gamma,
-        eps,
-        method,
-        (feature_axis, sample_axis),
-        each_term=True,
+        views, convention, given, gamma, eps, method, axes, each_term=True
     )
     return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
 
@@ -240,14 +233,10 @@ method, feature_axis, sample_axis
     >>> bool(loss < 0.01)
     True
     """
+    given = (invariance_weight, variance_weight, covariance_weight)
+    axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views,
-        convention,
-        (invariance_weight, variance_weight, covariance_weight),
-        gamma,
-        eps,
-        method,
-        (feature_axis, sample_axis),
+        views, convention, given, gamma, eps, method, axes
     )
     loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
     return loss, gradients
@@ -387,20 +376,11 @@ def covariance_loss(
 
 
 def _checked_views(
-    views: tuple[Array, ...],
-    convention: str | Convention,
-    weights: tuple[Weight | None, Weight | None, Weight | None],
-    gamma: float,
-    eps: float | None,
-    method: str,
-    axes: tuple[Any, Any],
-    each_term: bool = False,
+    views: tuple[Array, ...], *settings: Any, each_term: bool = False
 ) -> tuple[str, Objective, CheckedWeights]:
     if len(views) < 2:
         raise ValueError(f"views must be two or more arrays; got {len(views)}")
-    objective, checked = checked_objective(
-        convention, weights, gamma, eps, method, axes, each_term
-    )
+    objective, checked = checked_objective(*settings, each_term=each_term)
     names = tuple(f"views[{i}]" for i in range(len(views)))
     return checked_library(views, names, objective, checked), objective, checked
 
@@ -414,7 +394,7 @@ def _single_term(
     eps: float | None = None,
     method: str = "auto",
 ) -> Array:
-    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, False)
+    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes)
     arrays = tuple(views.values())
     library = checked_library(arrays, tuple(views), objective)
     (value,) = adapter_for(library).evaluate(arrays, objective, checked)

@@ -86,21 +86,11 @@ class Path:
         method: str = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
-        each_term: bool = False,
-        **of_vcreg: Any,
+        **others: Any,
     ) -> Problem:
         weights = (invariance_weight, variance_weight, covariance_weight)
-        return checked_objective(
-            convention,
-            weights,
-            gamma,
-            eps,
-            method,
-            (feature_axis, sample_axis),
-            each_term,
-            sizes=self.sizes,
-            **of_vcreg,
-        )
+        axes, others = (feature_axis, sample_axis), {"sizes": self.sizes, **others}
+        return checked_objective(convention, weights, gamma, eps, method, axes, **others)
 
 
 def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[Any, ...]:
