@@ -95,9 +95,10 @@ class Library:
         """
         if not wanted:
             return otherwise
-        starts = range(0, array.shape[-1], length)
+        d = array.shape[-1]
         return sums.total(
-            part(self, array, array[..., start : start + length], start) for start in starts
+            part(self, array, array[..., start : min(start + length, d)], start)
+            for start in range(0, d, length)
         )
 
     def sum_over_samples(self, array: Array, run: int) -> Array:

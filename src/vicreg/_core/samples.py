@@ -104,7 +104,7 @@ class Samples:
             yield array
             return
         for start in range(0, self.count, size):
-            yield array[..., start : start + size, :]
+            yield array[..., start : min(start + size, self.count), :]
 
     def total_of_each_set(self, array: Array) -> Array:
         """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
