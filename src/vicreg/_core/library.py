@@ -91,9 +91,10 @@ class Library:
         """
         if not wanted:
             return otherwise
-        starts = range(0, array.shape[-1], length)
+        d = array.shape[-1]
         return sums.total(
-            part(self, array, array[..., start : start + length], start) for start in starts
+            part(self, array, array[..., start : min(start + length, d)], start)
+            for start in range(0, d, length)
         )
 
     def sum_over_samples(self, array: Array, run: int) -> Array:
@@ -103,6 +104,14 @@ class Library:
     def sum_squares_over_samples(self, array: Array, run: int) -> Array:
         """Return the sum of the squares over the axis before the last."""
         return sums.squares_over_samples(self, array, run)
+
+    def centred_energies(self, samples: Any) -> Array:
+        """Return the sum of the squares of each centred feature of `Samples`, ``(..., d)``."""
+        return self.sum_squares_over_samples(samples.centred, samples.sizes.summed)
+
+    def centred_products(self, samples: Any) -> Array:
+        """Return the products of the centred features of `Samples`, ``(..., d, d)``."""
+        return samples.feature_products(samples.centred)
 
     def largest_features(
         self, array: Array, sizes: Array, count: int, run: int

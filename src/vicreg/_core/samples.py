@@ -82,8 +82,7 @@ class Samples:
     def energies(self) -> Array:
         """The sum of the squares of each centred feature, ``(..., d)``."""
         if self._energies is None:
-            run = self.sizes.summed
-            self._energies = self.xp.sum_squares_over_samples(self.centred, run)
+            self._energies = self.xp.centred_energies(self)
         return self._energies
 
     def total(self, array: Array) -> Array:
@@ -93,6 +92,10 @@ class Samples:
     def total_of_each_set(self, array: Array) -> Array:
         """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
         return sums.of_each_set(self.xp, array, self.sizes.summed)
+
+    def centred_products(self) -> Array:
+        """Return the products of the centred features, ``(..., d, d)``, a new array."""
+        return self.xp.centred_products(self)
 
     def feature_products(self, array: Array) -> Array:
         """Return ``arrayᵀ array``, ``(..., d, d)``: a sum over the samples, a new array."""
