@@ -60,6 +60,14 @@ class _Dask(Library):
     stacks = True  # each call makes tasks of every chunk, however large
     sums_pairwise = True
 
+    def stack(self, arrays: list[Array]) -> Array:
+        """Return the views as one array, chunks of the same samples of all in one.
+
+        So that they are read together, and none is kept until the others have been.
+        """
+        stacked = dask.array.stack(arrays)
+        return stacked.rechunk({0: -1}) if stacked.numblocks[-2] > 1 else stacked
+
     def can_choose(self, array: Array) -> bool:
         return bool(array.numblocks[-2] == 1)
 
