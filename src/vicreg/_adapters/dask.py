@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.dask.array as standard
-import dask
 import dask.array
+from dask.delayed import delayed
 
 from vicreg._adapters import standard as eager
 from vicreg._core import chunks, collapse, engine, sums
@@ -25,6 +25,7 @@ from vicreg._core.samples import Samples
 from vicreg._core.terms.covariance import uses_gram
 
 Array = Any
+_da: Any = dask.array  # which has few types
 
 
 def evaluate(
@@ -65,7 +66,7 @@ class _Dask(Library):
 
         So that they are read together, and none is kept until the others have been.
         """
-        stacked = dask.array.stack(arrays)
+        stacked = _da.stack(arrays)
         return stacked.rechunk({0: -1}) if stacked.numblocks[-2] > 1 else stacked
 
     def can_choose(self, array: Array) -> bool:
@@ -77,15 +78,15 @@ class _Dask(Library):
         """Return what the default does, chosen in the tasks."""
         begins = [0, *itertools.accumulate(array.chunks[-1][:-1])]
         blocks = array.to_delayed(optimize_graph=False).reshape(-1, len(begins))
-        of_pair = dask.delayed(functools.partial(_of_pair, part=part, length=length))
+        of_pair = delayed(functools.partial(_of_pair, part=part, length=length))
         parts = [
             of_pair(wanted, rows, columns, start - first)
             for sets in blocks
             for first, rows in zip(begins, sets, strict=True)
             for start, columns in zip(begins, sets, strict=True)
         ]
-        value = dask.delayed(_chosen)(wanted, otherwise, parts)
-        return dask.array.from_delayed(value, (), dtype=otherwise.dtype, meta=otherwise._meta)
+        value = delayed(_chosen)(wanted, otherwise, parts)
+        return _da.from_delayed(value, (), dtype=otherwise.dtype, meta=otherwise._meta)
 
     def sum_over_samples(self, array: Array, run: int) -> Array:
         return _over_chunks(sums.over_samples, array, run)
@@ -130,7 +131,7 @@ def _over_chunks(of_chunk: Callable[..., Array], array: Array, run: int) -> Arra
     def aggregate(sums: Array, axis: Any, keepdims: bool) -> Array:
         return sums.sum(axis=axis, keepdims=keepdims)
 
-    return _reduction(array, chunk, aggregate, axis=array.ndim - 2, dtype=array.dtype)
+    return _da.reduction(array, chunk, aggregate, axis=array.ndim - 2, dtype=array.dtype)
 
 
 def _energies(samples: Samples, array: Array) -> Array:
@@ -157,7 +158,7 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
     def aggregate(parts: list[chunks.Chunk], axis: Any, keepdims: bool) -> Array:
         return combine(parts, axis, keepdims).products
 
-    return _reduction(
+    return _da.reduction(
         shifted,
         chunk,
         aggregate,
@@ -169,9 +170,6 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
         dtype=shifted.dtype,
         meta=shifted._meta,
     )
-
-
-_reduction: Any = dask.array.reduction  # which has no types
 
 
 def without_gradient(array: Array) -> Array:
