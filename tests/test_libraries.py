@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,65 @@ def test_dask_computes_nothing_before_the_caller_does() -> None:
             vicreg_terms(*views, method=method)
             with pytest.raises(AssertionError, match="computed"):
                 loss.compute()
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [((1000, 2000), (10, 2000)), ((1000, 2000), (100, 200)), ((2000, 500), (20, 500))],
+    ids=str,
+)
+def test_the_graph_of_dask_has_few_tasks(shape: tuple[int, int], chunks: tuple[int, int]) -> None:
+    """However the views are chunked, in a hundred of them; and gradients come in their chunks."""
+    array = pytest.importorskip("dask.array")
+    views = [array.ones(shape, chunks=chunks) for _ in range(2)]
+    loss, gradients = vicreg.vicreg_value_and_grad(*views)
+    tasks = {key for output in (loss, *gradients) for key in output.__dask_graph__()}
+    assert len(tasks) <= 5000
+    for gradient, view in zip(gradients, views, strict=True):
+        assert gradient.chunks == view.chunks
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (30, 24), (24, 3, 30), (30, 3, 8)], ids=str)
+@pytest.mark.parametrize("chunks", [(5, 7), (6, -1), (-1, 4)], ids=str)
+def test_chunks_change_no_value(shape: tuple[int, ...], chunks: tuple[int, int]) -> None:
+    """In float32, with an offset far larger than the std, and views in chunks that differ."""
+    array = pytest.importorskip("dask.array")
+    arrays = np.random.default_rng(3).standard_normal((2, *shape)) + 1e3
+    arrays = arrays.astype(np.float32)
+    wanted, right = vicreg.vicreg_value_and_grad(*arrays.astype(np.float64))
+    rows, features = chunks
+    first = array.from_array(arrays[0], chunks=(rows, *shape[1:-1], features))
+    loss, gradients = vicreg.vicreg_value_and_grad(first, array.from_array(arrays[1]))
+    bound = 4 * rounding("float32", shape[0], shape[-1])
+    np.testing.assert_allclose(loss.compute(), wanted, rtol=bound)
+    alone = vicreg.vicreg_loss(first, array.from_array(arrays[1]))
+    np.testing.assert_allclose(alone.compute(), wanted, rtol=bound)
+    for gradient, truth in zip(gradients, right, strict=True):
+        atol = bound * np.abs(truth).max()
+        np.testing.assert_allclose(gradient.compute(), truth, rtol=0, atol=atol)
+
+
+def test_a_loss_of_chunks_on_disk_has_few_of_them_in_memory(tmp_path: Path) -> None:
+    """Of 2 × 30: those that are read, stacked, shifted and centred, of each view."""
+    dask = pytest.importorskip("dask")
+    from dask import array
+
+    rows, features, count = 2000, 60, 30
+    chunk = np.random.default_rng(4).standard_normal((rows, features))
+    for view in range(2):
+        (tmp_path / str(view)).mkdir()
+        array.to_npy_stack(
+            tmp_path / str(view), array.concatenate([array.from_array(chunk, -1)] * count)
+        )
+    views = [array.from_npy_stack(tmp_path / str(view), mmap_mode=None) for view in range(2)]
+    loss = vicreg.vicreg_loss(*views)
+    vicreg.vicreg_loss(*(view[:5] for view in views)).compute()  # loads what a first call loads
+    tracemalloc.start()
+    with dask.config.set(scheduler="synchronous"):
+        loss.compute()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 12 * chunk.nbytes
 
 
 def test_an_unknown_shape_is_refused() -> None:

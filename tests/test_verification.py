@@ -472,9 +472,9 @@ FAULTS_OF_PATHS = {
     "kept apart and not": (Gram, "_keeping_apart", _one_apart_twice, {PARTS_PATH}),
     "by columns": (
         gram,
-        "by_columns",
-        lambda f: lambda *a: f(*a) * (1 + 1e-6),
-        {PARTS_PATH},
+        "of_columns",
+        lambda f: lambda *a, **settings: f(*a, **settings) * (1 + 1e-6),
+        {STACKED, ONE_BY_ONE, PARTS_PATH},
     ),
     "nothing kept apart": (
         Gram,

@@ -82,6 +82,10 @@ def adapter_for(library: str) -> Any:
         from vicreg._adapters import mlx
 
         return mlx
+    if library == "dask":
+        from vicreg._adapters import dask
+
+        return dask
     from vicreg._adapters import standard
 
     return standard

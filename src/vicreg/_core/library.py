@@ -109,6 +109,14 @@ class Library:
         """Return the sum of the squares over the axis before the last."""
         return sums.squares_over_samples(self, array, run)
 
+    def centred_energies(self, samples: Any) -> Array:
+        """Return the sum of the squares of each centred feature of `Samples`, ``(..., d)``."""
+        return samples.sums_of_squares(samples.centred)
+
+    def centred_products(self, samples: Any) -> Array:
+        """Return the products of the centred features of `Samples`, ``(..., d, d)``."""
+        return samples.feature_products(samples.centred)
+
     def largest_features(
         self, array: Array, sizes: Array, count: int, run: int
     ) -> tuple[Array, Array]:

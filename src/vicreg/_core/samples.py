@@ -83,15 +83,18 @@ class Samples:
     def energies(self) -> Array:
         """The sum of the squares of each centred feature, ``(..., d)``."""
         if self._energies is None:
-            run = self.sizes.summed
-            self._energies = sums.total(
-                self.xp.sum_squares_over_samples(rows, run) for rows in self._blocks(self.centred)
-            )
+            self._energies = self.xp.centred_energies(self)
         return self._energies
 
     def total(self, array: Array) -> Array:
         """Return the sum of an array ``(..., n, anything)`` over the samples and all else, 0-d."""
         return sums.everything(self.xp, array, self.sizes.summed)
+
+    def sums_of_squares(self, array: Array) -> Array:
+        """Return the sum over the samples of the squares of each feature, ``(..., d)``."""
+        run = self.sizes.summed
+        blocks = self._blocks(array)
+        return sums.total(self.xp.sum_squares_over_samples(rows, run) for rows in blocks)
 
     def total_of_squares(self, array: Array) -> Array:
         """Return `total` of the squares of `array`."""
@@ -109,6 +112,10 @@ class Samples:
     def total_of_each_set(self, array: Array) -> Array:
         """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
         return sums.of_each_set(self.xp, array, self.sizes.summed)
+
+    def centred_products(self) -> Array:
+        """Return the products of the centred features, ``(..., d, d)``, a new array."""
+        return self.xp.centred_products(self)
 
     def feature_products(self, array: Array) -> Array:
         """Return ``arrayᵀ array``, ``(..., d, d)``: a sum over the samples, a new array."""

@@ -28,7 +28,7 @@ class Definition(Term):
     def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
         """Return E of one view, and O."""
         xp = samples.xp
-        c = memory.multiply(xp, samples.feature_products(samples.centred), self.scale)
+        c = memory.multiply(xp, samples.centred_products(), self.scale)
         o = offdiagonal(xp, c)
         return sums.everything(xp, o * o, samples.sizes.summed), (o,)
 

@@ -49,7 +49,7 @@ class SmoothL1(Term):
         if self.in_blocks(samples.count, samples.features):
             return self._in_blocks(samples, differentiated)
         xp = samples.xp
-        c = memory.multiply(xp, samples.feature_products(samples.centred), self.scale)
+        c = memory.multiply(xp, samples.centred_products(), self.scale)
         o = offdiagonal(xp, c)
         t = self._clipped(xp, o)
         return self._value(xp, o, t), (t,)
