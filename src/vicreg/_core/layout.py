@@ -54,6 +54,8 @@ class Axes:
     def core_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return ``(..., n, d)``, the shape in which the core works on a view of `shape`."""
         positions, samples, features = self.split(len(shape))
+        if len(shape) == 2:
+            return shape[samples[0]], shape[features[0]]
         return (
             *[shape[axis] for axis in positions],
             math.prod([shape[axis] for axis in samples]),
