@@ -77,17 +77,21 @@ class _Dask(Library):
         self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
     ) -> Array:
         """Return what the default does, chosen in the tasks."""
+        dtype, meta = otherwise.dtype, otherwise._meta
         begins = [0, *itertools.accumulate(array.chunks[-1][:-1])]
-        blocks = array.to_delayed(optimize_graph=False).reshape(-1, len(begins))
+        # Not optimised here: an optimised graph has keys of its own, and is computed once more.
+        wanted, otherwise, blocks = (
+            each.to_delayed(optimize_graph=False) for each in (wanted, otherwise, array)
+        )
         of_pair = delayed(functools.partial(_of_pair, part=part, length=length))
         parts = [
-            of_pair(wanted, rows, columns, start - first)
-            for sets in blocks
+            of_pair(wanted.item(), rows, columns, start - first)
+            for sets in blocks.reshape(-1, len(begins))
             for first, rows in zip(begins, sets, strict=True)
             for start, columns in zip(begins, sets, strict=True)
         ]
-        value = delayed(_chosen)(wanted, otherwise, parts)
-        return _da.from_delayed(value, (), dtype=otherwise.dtype, meta=otherwise._meta)
+        value = delayed(_chosen)(wanted.item(), otherwise.item(), parts)
+        return _da.from_delayed(value, (), dtype=dtype, meta=meta)
 
     def sum_over_samples(self, array: Array, run: int) -> Array:
         return _over_chunks(sums.over_samples, array, run)

@@ -101,7 +101,9 @@ def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[An
     return result
 
 
-_UNSEEN = Sizes(strip_length=3, sees_values=False, kept_apart=2, kept_apart_unseen=2, sorted=3)
+_UNSEEN = Sizes(
+    strip_length=3, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
+)
 _IN_PARTS = Sizes(
     stacked=0,
     strip_length=3,
