@@ -127,14 +127,14 @@ FAULTS = [
     Fault(
         "diagonal of C moved to the next column",
         "_core/terms/covariance/definition.py",
-        "return xp.where(feature[:, None] == feature[columns],",
-        "return xp.where(feature[:, None] == (feature + 1)[columns],",
+        "return xp.where(rows[:, None] == start + columns,",
+        "return xp.where(rows[:, None] == start + columns + 1,",
     ),
     Fault(
         "diagonal of every block of C taken for that of the first",
         "_core/terms/covariance/definition.py",
-        "return xp.where(feature[:, None] == feature[columns],",
-        "return xp.where(feature[:, None] == feature[: c.shape[-1]],",
+        "return xp.where(rows[:, None] == start + columns,",
+        "return xp.where(rows[:, None] == columns,",
         ("vcreg",),
     ),
     Fault(
@@ -207,16 +207,37 @@ FAULTS = [
     Fault(
         "a difference that cancels taken for right",
         "_core/terms/covariance/gram.py",
-        "return bool(xp.any(xp.logical_or(small, xp.isinf(self.own))))",
-        "return False",
+        "return xp.any(xp.logical_or(small, xp.isinf(self.own)))",
+        "return xp.any(xp.isinf(self.own))",
         ("accuracy",),
     ),
     Fault(
         "the last columns of the definition left out",
-        "_core/terms/covariance/definition.py",
-        "return sums.total(parts)",
-        "return sums.total(parts[:-1])",
+        "_core/library.py",
+        "for start in range(0, d, length)",
+        "for start in range(0, d - length, length)",
         ("accuracy", "paths"),
+    ),
+    Fault(
+        "the first columns of the definition left out in JAX",
+        "_adapters/jax.py",
+        "jnp.where(wanted, jnp.int32(0), jnp.int32(d))",
+        "jnp.where(wanted, jnp.int32(length), jnp.int32(d))",
+        ("accuracy", "paths"),
+    ),
+    Fault(
+        "the last squares of a large view left out",
+        "_core/samples.py",
+        "for start in range(0, self.count, size)",
+        "for start in range(0, self.count - size, size)",
+        ("paths",),
+    ),
+    Fault(
+        "the means of Dask's chunks taken for one",
+        "_core/chunks.py",
+        "chunk.products for chunk in chunks) + of_means",
+        "chunk.products for chunk in chunks) + 0 * of_means",
+        ("libraries", "definition"),
     ),
     Fault(
         "a term's gradient lost where only it is wanted of a large view",
@@ -242,8 +263,8 @@ FAULTS = [
     Fault(
         "features kept apart though the samples tell fewer directions",
         "_core/terms/covariance/gram.py",
-        "return min(count, samples.count - 1) if self.sizes",
-        "return count if self.sizes",
+        "count = min(count, samples.count - 1)",
+        "pass",
         ("accuracy",),
     ),
     # Smooth L1.

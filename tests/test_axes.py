@@ -119,6 +119,7 @@ def compare(
         assert largest_error(xp.numpy(gradient), its_own) <= bound
 
 
+@pytest.mark.long_on("ndonnx")
 @pytest.mark.parametrize(("shape", "features", "samples"), EVERY_CASE)
 def test_vicreg(xp: Backend, shape: tuple[int, ...], features: Axis, samples: Axis) -> None:
     axes = {"feature_axis": features, "sample_axis": samples}
@@ -134,6 +135,7 @@ def test_vicreg(xp: Backend, shape: tuple[int, ...], features: Axis, samples: Ax
         np.testing.assert_array_equal(xp.numpy(array), view.astype(xp.dtypes[0]))
 
 
+@pytest.mark.long_on("ndonnx")
 @pytest.mark.parametrize("delta", [None, 0.3], ids=["square", "smooth L1"])
 @pytest.mark.parametrize(("shape", "features", "samples"), EVERY_CASE)
 def test_vcreg(
@@ -150,6 +152,7 @@ def test_vcreg(
     assert largest_error(xp.numpy(vcreg_loss(array, **settings)), wanted) <= bound
 
 
+@pytest.mark.long_on("ndonnx")
 @pytest.mark.parametrize(("shape", "features", "samples"), EVERY_CASE)
 def test_terms(xp: Backend, shape: tuple[int, ...], features: Axis, samples: Axis) -> None:
     axes = {"feature_axis": features, "sample_axis": samples}

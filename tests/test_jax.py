@@ -230,7 +230,7 @@ def vcreg_definition(z, delta=None):
         # By the same code as VICReg's, whose every transformation is above.
         pytest.param({}, (6, 5, 2), id="square, covariance", marks=pytest.mark.long),
         pytest.param(SMOOTH_L1, (2, 11, 2), id="smooth L1, in blocks"),
-        pytest.param(SMOOTH_L1, (6, 5, 2), id="smooth L1, whole"),
+        pytest.param(SMOOTH_L1, (6, 5, 2), id="smooth L1, whole", marks=pytest.mark.long),
     ],
 )
 def test_every_transformation_of_vcreg(

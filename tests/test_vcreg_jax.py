@@ -68,7 +68,7 @@ def test_under_vmap_each_element_is_a_batch() -> None:
     close(got, jnp.stack([truth(jax.grad(whole), z) for z in x]))
 
 
-@pytest.mark.parametrize("shape", [(9, 5), (5, 9)], ids=str)
+@pytest.mark.parametrize("shape", [pytest.param((9, 5), marks=pytest.mark.long), (5, 9)], ids=str)
 def test_a_gradient_differentiates_as_that_of_the_loss_does(shape) -> None:
     """Once more in each mode; and beside the value, as in a gradient penalty."""
     x = batch(*shape)

@@ -70,10 +70,9 @@ def vicreg_loss(
     method : {"auto", "gram", "covariance"}, optional
         Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
         the plain definition: the same number except for rounding. "auto" takes the smaller. In
-        NumPy, and in PyTorch on a CPU, either is right for any features; where a library cannot be
-        asked for a value at once, the Gram route's error is about the unit roundoff times the sum
-        of the squared variances of all but the eight largest features: choose "covariance" there
-        if many uncorrelated features are far larger than the rest.
+        NumPy, JAX and Dask, and in PyTorch on a CPU where nothing is compiled or mapped, either is
+        right for any features. Elsewhere up to 32 features may be far larger than the rest and
+        uncorrelated: choose "covariance" for more.
     feature_axis, sample_axis : int or sequence of int, optional
         The axes of the features and of the samples; several are taken together, in the order
         given. An axis that is neither holds positions: each has statistics of its own, which are
