@@ -16,8 +16,8 @@ threshold of a size    public function, as it comes
 
 A library that compiles (JAX) compiles all questions for inputs of one shape at once, which takes
 most of its time. So it has only some of the lower rows, with each path among them. It compiles
-with all optimisations for full precision on each path and for large inputs, and otherwise without
-those of its compiler's back end.
+with all optimisations for each path by each route in one full dtype and for large inputs, and
+otherwise without those of its compiler's back end.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ def _routes(
     for row, dtype in enumerate(dtypes):
         for place, path in enumerate(paths):
             for route, cases in enumerate((_WIDE, _TALL)):
+                optimised = _turn(_full(dtypes) or dtypes, place + route)
                 convention = _turn(conventions, 2 * place + route + row)
                 compiled = PARTS[row % 2] if dtype in FULL else BASIC
                 if row == place % 2 and dtype in FULL:
@@ -185,7 +186,7 @@ def _routes(
                 drawn, *hard = cases
                 chosen = (drawn, *hard[(row + place) % 2 :: 2])
                 way = _way(path, place, convention)
-                yield Setup(way, dtype, chosen, EVERY, compiled, optimised=dtype in FULL)
+                yield Setup(way, dtype, chosen, EVERY, compiled, dtype == optimised)
 
 
 def _against_the_shape(
