@@ -42,8 +42,8 @@ def checked_objective(
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these arguments describe, and the weights of its terms.
 
-    None is the convention's own. `axes` are `feature_axis` and `sample_axis`, of which None is
-    every axis without features where `pooled`, and the first otherwise.
+    A weight or `eps` of None is the convention's own. `axes` are `feature_axis` and `sample_axis`;
+    a `sample_axis` of None is every axis without features if `pooled`, and otherwise the first.
     """
     convention = convention_named(convention)
     if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):

@@ -25,9 +25,9 @@ class Axes:
     features : tuple of int
         One or more, in the order in which they become one.
     samples : tuple of int, or None
-        So too. None is the first axis that holds no features.
+        Likewise. None is the first axis that holds no features.
     pooled : bool
-        Whether None is every axis that holds no features instead.
+        Whether None means every axis that holds no features instead.
     """
 
     features: Places

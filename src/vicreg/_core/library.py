@@ -69,29 +69,30 @@ class Library:
         return False
 
     def can_choose(self, array: Array) -> bool:
-        """Whether `sum_of_blocks` may be called, by what `array` is."""
+        """Whether `sum_of_blocks` can choose by values of `array`, at once or on its device."""
         return self.can_ask(array)
 
     def sum_of_blocks(
         self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
     ) -> Array:
-        """Return a sum over blocks of columns where it is `wanted`, and `otherwise` where not.
+        """Return a sum over blocks of columns if it is `wanted`, and `otherwise` if not.
 
-        Its derivative is that of `otherwise`. The default asks which it is.
+        The derivative is that of `otherwise` in both cases. The default asks for the value of
+        `wanted`.
 
         Parameters
         ----------
         wanted : boolean array, shape ()
-            Which of them is returned.
+            Whether the sum is returned.
         otherwise : array, shape ()
             What is returned if the sum is not wanted.
         array : array, shape (..., n, d)
-            Whose columns are meant.
+            Its columns are taken a block at a time.
         part : callable
-            ``part(xp, array, block, start)``, of shape (): that of a block, whose first column is
-            column `start` of `array`.
+            ``part(xp, array, block, start)``, of shape (): what a block, whose first column is
+            column `start` of `array`, adds to the sum.
         length : int
-            How many columns a block has at most.
+            The number of columns in a block, except the last.
         """
         if not wanted:
             return otherwise

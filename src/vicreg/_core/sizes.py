@@ -23,10 +23,10 @@ class Sizes:
         many rows one has at least. Four strips leave 10 of 16 blocks to compute; narrower ones
         make the products slower than they save.
     kept_apart, kept_apart_unseen : int
-        How many of the largest features the Gram route keeps apart: where the library can choose
-        by values what it computes, and where it cannot.
+        How many of the largest features the Gram route keeps apart: if the library can choose by
+        values what it computes, and if it cannot.
     sees_values : bool
-        Whether it is let choose.
+        Whether the library chooses by values if it can.
     cancels : float
         Which part of what the Gram route subtracts is left where its difference is no longer
         right to a few roundings.
@@ -34,8 +34,8 @@ class Sizes:
         Whether fewer are kept apart where there are few samples. False is for a number of samples
         that stands for any.
     defined : int
-        Up to so many multiplications, n d², the Gram route's value is summed by the definition
-        wherever the plain difference is not enough: to choose costs more.
+        Where n d² is at most this, the Gram route sums its value by the definition, unless the
+        plain difference is known to be right: a choice would cost more.
     sorted : int
         The largest features are looked for in runs of so many; not fewer than are kept apart.
     summed : int
