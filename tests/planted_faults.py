@@ -308,6 +308,7 @@ FAULTS = [
         "_core/layout.py",
         "features = tuple(axis % ndim for axis in self.features)",
         "features = tuple(axis % ndim for axis in self.features[:1])",
+        ("axes",),
     ),
     Fault(
         "gradients turned back by the same permutation",
