@@ -186,11 +186,6 @@ def covariance(*views, method: str = "gram"):
     return vicreg_value_and_grad(*views, method=method, **COVARIANCE)
 
 
-def of_numpy(low: np.ndarray, method: str):
-    value, (gradient, _) = covariance(low, low, method=method)
-    return value, gradient
-
-
 def of_pytorch(low: np.ndarray, method: str):
     torch = pytest.importorskip("torch")
     view = torch.tensor(low, requires_grad=True)
@@ -220,10 +215,15 @@ def of_mapped_pytorch(low: np.ndarray, method: str):
     return values[1], gradients[1]
 
 
-def of_jax(low: np.ndarray, method: str):
-    view = pytest.importorskip("jax.numpy").asarray(low)
-    value, (gradient, _) = covariance(view, view, method=method)
-    return value, gradient
+def in_closed_form(module: str, asarray: str = "asarray"):
+    """Return the value and gradient as the library in `module` computes them, called directly."""
+
+    def of_library(low: np.ndarray, method: str):
+        view = getattr(pytest.importorskip(module), asarray)(low)
+        value, (gradient, _) = covariance(view, view, method=method)
+        return value, gradient
+
+    return of_library
 
 
 @functools.cache
@@ -245,22 +245,10 @@ def of_mapped_jax(low: np.ndarray, method: str):
     return values[1], gradients[1]
 
 
-def of_mlx(low: np.ndarray, method: str):
-    view = pytest.importorskip("mlx.core").array(low)
-    value, (gradient, _) = covariance(view, view, method=method)
-    return value, gradient
-
-
 def of_compiled_mlx(low: np.ndarray, method: str):
     mx = pytest.importorskip("mlx.core")
     view = mx.array(low)
     value, (gradient, _) = mx.compile(functools.partial(covariance, method=method))(view, view)
-    return value, gradient
-
-
-def of_strict(low: np.ndarray, method: str):
-    view = pytest.importorskip("array_api_strict").asarray(low)
-    value, (gradient, _) = covariance(view, view, method=method)
     return value, gradient
 
 
@@ -279,18 +267,18 @@ def of_ndonnx(low: np.ndarray, method: str):
 
 #: Where any number of features may be far larger than the rest, and where 32 may.
 ANY_NUMBER = {
-    "numpy": of_numpy,
+    "numpy": in_closed_form("numpy"),
     "pytorch": of_pytorch,
-    "jax": of_jax,
+    "jax": in_closed_form("jax.numpy"),
     "jax, differentiated": of_differentiated_jax,
     "jax, mapped": of_mapped_jax,
-    "array_api_strict": of_strict,
+    "array_api_strict": in_closed_form("array_api_strict"),
     "dask": of_dask,
 }
 UP_TO_32 = {
     "pytorch, compiled": of_compiled_pytorch,
     "pytorch, mapped": of_mapped_pytorch,
-    "mlx": of_mlx,
+    "mlx": in_closed_form("mlx.core", "array"),
     "mlx, compiled": of_compiled_mlx,
     "ndonnx": of_ndonnx,
 }
