@@ -1,0 +1,102 @@
+"""The batches: different data on each rank, with means of its own, and uneven rows or even ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vicreg.tools.backends import Floats
+
+__all__ = ["UNEVEN", "Batch", "batches_for"]
+
+UNEVEN = "uneven"
+#: The rows of the ranks, repeated for more ranks.
+_UNEVEN_ROWS, _EVEN_ROWS = (5, 2, 9, 3), (6,)
+#: How many batches have more features than samples, and as many have fewer. All together have
+#: more values than the terms have factors.
+_OF_A_SHAPE = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Two views of all ranks' rows.
+
+    They are a linear map of inputs. The map has the parameters that all ranks share.
+
+    Parameters
+    ----------
+    rows : tuple of int
+        How many each rank has.
+    d : int
+        The number of features.
+    seed : int
+        The seed of the numbers.
+    """
+
+    rows: tuple[int, ...]
+    d: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"rows {', '.join(map(str, self.rows))}; {self.n} × {self.d}"
+
+    @property
+    def n(self) -> int:
+        """The number of samples over all ranks."""
+        return sum(self.rows)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether each rank has as many rows."""
+        return len(set(self.rows)) == 1
+
+    def part(self, rank: int) -> slice:
+        """Return which rows a rank has."""
+        start = sum(self.rows[:rank])
+        return slice(start, start + self.rows[rank])
+
+    @cached_property
+    def inputs(self) -> Floats:
+        """What the map is applied to, shape (2, n, d)."""
+        rng = self._rng("inputs")
+        means = rng.standard_normal((len(self.rows), self.d))
+        x = rng.standard_normal((self.n, self.d)) + np.repeat(means, self.rows, axis=0)
+        return np.stack([x, x + 0.5 * rng.standard_normal((self.n, self.d))])
+
+    @cached_property
+    def weight(self) -> Floats:
+        """The weight of the map, shape (d, d): features of std 0.1 to 1.5, correlated a little."""
+        rng = self._rng("map")
+        mixed = np.eye(self.d) + rng.standard_normal((self.d, self.d)) / (4 * self.d**0.5)
+        return np.linspace(0.1, 1.0, self.d)[:, None] * mixed
+
+    @cached_property
+    def bias(self) -> Floats:
+        """The bias of the map, shape (d,)."""
+        return self._rng("bias").standard_normal(self.d)
+
+    @property
+    def views(self) -> Floats:
+        """The embeddings, shape (2, n, d)."""
+        views: Floats = self.inputs @ self.weight.T + self.bias
+        return views
+
+    @property
+    def direction(self) -> Floats:
+        """A direction to move the embeddings in, shape (2, n, d)."""
+        return self._rng("direction").standard_normal((2, self.n, self.d))
+
+    def _rng(self, what: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.n, self.d, *what.encode()])
+
+
+def batches_for(size: int, seed: int = 0) -> list[Batch]:
+    """Return the batches for a number of ranks: uneven rows first, then even ones."""
+    batches = []
+    for pattern in (_UNEVEN_ROWS, _EVEN_ROWS):
+        rows = tuple(pattern[rank % len(pattern)] for rank in range(size))
+        for d in (2 * sum(rows) + 1, max(sum(rows) // 2, 3)):
+            batches += [Batch(rows, d, _OF_A_SHAPE * seed + more) for more in range(_OF_A_SHAPE)]
+    return batches

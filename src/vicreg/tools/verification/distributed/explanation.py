@@ -1,0 +1,310 @@
+"""Why a loss over several ranks differs from one process, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vicreg.tools.backends import Floats
+from vicreg.tools.identification.fitting import fit
+from vicreg.tools.verification.definition import DEFINITIONS, TERMS, Definition, Three
+from vicreg.tools.verification.distributed.comparison import (
+    Compared,
+    Whole,
+    relative_error,
+    whole_by_definition,
+)
+
+__all__ = ["Known", "explained", "known_convention", "per_cent"]
+
+#: Factors differ from 1 if they do by more than this, and finite differences are as good.
+_SEEN = 1e-4
+_UNITS: tuple[Three, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Known:
+    """The formula that a function computes in one process, with its weights."""
+
+    definition: Definition
+    weights: Three
+
+
+def known_convention(results: Sequence[Compared]) -> Known | None:
+    """Return the convention whose terms add up to the gradient in one process, if there is one."""
+    limit = max(one.limit for one in results)
+    truth = np.concatenate([one.whole.rows.ravel() for one in results])
+    for definition in DEFINITIONS.values():
+        terms = [_terms(one, definition) for one in results]
+        columns = np.stack(
+            [np.concatenate([of_batch[k].rows.ravel() for of_batch in terms]) for k in range(3)],
+            axis=1,
+        )
+        factors = np.nan_to_num(fit(columns, truth).factors)
+        if relative_error(columns @ factors, truth) <= limit:
+            first, second, third = (float(factor) for factor in factors)
+            return Known(definition, (first, second, third))
+    return None
+
+
+def explained(results: Sequence[Compared], known: Known | None) -> list[str]:
+    """Return what is wrong with the value and with the gradient; nothing if both are right.
+
+    Parameters
+    ----------
+    results : sequence of Compared
+        Results of one function on batches whose rows are all even or all uneven.
+    known : Known or None
+        What the function computes in one process.
+
+    Returns
+    -------
+    list of str
+        One sentence or several for each quantity that is wrong.
+    """
+    lines = []
+    if not all(one.value_passed for one in results):
+        lines += _of_value(results, known)
+    if not all(one.gradient_passed for one in results):
+        lines += _of_gradient(results, known)
+    return lines
+
+
+def per_cent(error: float) -> str:
+    """Return a relative error in per cent: "33 %", "0.012 %"."""
+    return f"{100 * error:.2g} %" if error < 1 else f"{100 * error:.0f} %"
+
+
+# --- the value ----------------------------------------------------------------------------
+
+
+def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
+    size = results[0].size
+    truth = np.repeat([[one.whole.value] for one in results], size, axis=1)
+    values = np.stack([one.values for one in results])
+    off = f"up to {per_cent(max(one.value_error for one in results))} off"
+    if not np.all(np.isfinite(values)):
+        return ["The value is no finite number."]
+    limit = 10 * max(one.limit for one in results)
+
+    def like(model: Floats) -> bool:
+        return relative_error(values, model) <= limit
+
+    is_same = like(np.repeat(values[:, :1], size, axis=1))
+    mean_is_right = relative_error(values.mean(axis=1), truth[:, 0]) <= limit
+    mean = "; its mean over the ranks is right" if mean_is_right else ""
+    for words, model in _of_ranks_alone(results).items():
+        if like(model):
+            return [f"The value is {words}: {off}{mean}."]
+    factors = (values * truth).sum(axis=0) / (truth**2).sum(axis=0)
+    if like(factors * truth):
+        if is_same:
+            return [f"The value is {_times(factors[0], size)} that of the whole batch."]
+        each = ", ".join(f"{factor:.4g}" for factor in factors)
+        return [f"The value is {each} times that of the whole batch, by rank{mean}."]
+    by_term = _value_by_term(results, known, values, is_same)
+    if by_term:
+        return [f"In the value ({off}{mean}) {line}." for line in by_term]
+    if is_same:
+        return [f"The value is the same on every rank, and {off}."]
+    return [f"The value differs from rank to rank: {off}{mean}."]
+
+
+def _of_ranks_alone(results: Sequence[Compared]) -> dict[str, Floats]:
+    """Return what the values are if no rank knows of the others' rows, in words."""
+    if any(one.whole.alone is None for one in results):
+        return {}
+    alone = np.stack([one.whole.alone for one in results])
+    rows = np.array([one.batch.rows for one in results])
+    by_rows = (alone * rows).sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)
+    mean = alone.mean(axis=1, keepdims=True)
+    return {
+        "that of each rank's own rows alone": alone,
+        "the mean over the ranks of the losses of their own rows": mean + 0 * alone,
+        "the mean over the ranks, weighted by rows, of the losses of their own rows": by_rows
+        + 0 * alone,
+        "the sum over the ranks of the losses of their own rows": alone.shape[1] * mean
+        + 0 * alone,
+    }
+
+
+def _value_by_term(
+    results: Sequence[Compared], known: Known | None, values: Floats, is_same: bool
+) -> list[str]:
+    if known is None:
+        return []
+    whole, alone = [], []
+    for one in results:
+        of_batch = _terms(one, known.definition)
+        whole.append([np.repeat(term.value, one.size) for term in of_batch])
+        alone.append([_alone(term, is_same) for term in of_batch])
+    size = results[0].size
+    which = "the mean over the ranks of that" if is_same else "that"
+    # The mean over ranks of as many rows each is that of the batch.
+    skip_first = is_same and all(one.batch.is_even for one in results)
+    return _by_term(
+        known,
+        [np.concatenate([of_batch[k] for of_batch in whole]) for k in range(3)],
+        [np.concatenate([of_batch[k] for of_batch in alone]) for k in range(3)],
+        values.ravel(),
+        skip_first,
+        10 * max(one.limit for one in results),
+        lambda term: f"the {term} term is {which} of each rank's own rows",
+        size,
+    )
+
+
+def _alone(term: Whole, is_same: bool) -> Floats:
+    assert term.alone is not None
+    return np.full_like(term.alone, term.alone.mean()) if is_same else term.alone
+
+
+# --- the gradient -------------------------------------------------------------------------
+
+
+def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
+    size = results[0].size
+    off = f"up to {per_cent(max(one.gradient_error for one in results))} off"
+    rows = np.concatenate([one.rows.ravel() for one in results])
+    # The averaging divides by the number of ranks.
+    right = size * np.concatenate([one.whole.rows.ravel() for one in results])
+    if not np.all(np.isfinite(rows)):
+        return ["The gradient is no finite number."]
+    limit = 10 * max(one.limit for one in results)
+    lines = []
+    factor = float(rows @ right / (right @ right))
+    if relative_error(rows, factor * right) <= limit:
+        lines = [f"The gradient is {_times(factor, size)} that of the whole batch: {off}."]
+    elif all(one.whole.rows_alone is not None for one in results):
+        alone = np.concatenate([one.whole.rows_alone.ravel() for one in results])  # type: ignore[union-attr]
+        factor = float(rows @ alone / (alone @ alone))
+        if relative_error(rows, factor * alone) <= limit:
+            times = "" if abs(factor - 1) <= _SEEN else f"{_times(factor, size)} "
+            lines = [f"The gradient is {times}that of each rank's own rows alone: {off}."]
+        else:
+            by_term = _gradient_by_term(results, known, rows)
+            lines = [f"In the gradient ({off}) {line}." for line in by_term]
+    return (lines or [f"The gradient is {off}."]) + _of_backward(results)
+
+
+def _gradient_by_term(
+    results: Sequence[Compared], known: Known | None, rows: Floats
+) -> list[str]:
+    if known is None:
+        return []
+    size = results[0].size
+    terms = [_terms(one, known.definition) for one in results]
+    return _by_term(
+        known,
+        [size * np.concatenate([of_batch[k].rows.ravel() for of_batch in terms]) for k in range(3)],
+        [np.concatenate([_rows_alone(of_batch[k]) for of_batch in terms]) for k in range(3)],
+        rows,
+        all(one.batch.is_even for one in results),
+        10 * max(one.limit for one in results),
+        _gradient_of_own_rows,
+        size,
+    )
+
+
+def _rows_alone(term: Whole) -> Floats:
+    assert term.rows_alone is not None
+    return term.rows_alone.ravel()
+
+
+def _gradient_of_own_rows(term: str) -> str:
+    if term == "invariance":
+        return "the invariance term is averaged over each rank's own rows"
+    return f"the {term} term is that of each rank's own rows"
+
+
+def _of_backward(results: Sequence[Compared]) -> list[str]:
+    """Return how the gradient differs from the derivative of the ranks' values."""
+    own, every, given = [], [], []
+    for one in results:
+        if one.moves is None:
+            continue
+        products = one.rows * one.batch.direction
+        given += [products[:, one.batch.part(rank)].sum() for rank in range(one.size)]
+        own += list(np.diag(one.moves))
+        every += list(one.moves.sum(axis=0))
+    if not given or _near(own, every):
+        return []
+    if _near(given, every):
+        return ["The backward pass fits the values: what they lack, it lacks."]
+    if _near(given, own):
+        return [
+            "The backward pass of each rank has the derivative of its own value only: it loses "
+            "the part of the other ranks' values."
+        ]
+    factor = float(np.dot(given, every) / np.dot(every, every))
+    if _near(given, factor * np.array(every)):
+        times = _times(factor, results[0].size)
+        return [f"The backward pass gives {times} the derivative of the ranks' values."]
+    return ["The backward pass is not the derivative of the values."]
+
+
+def _near(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> bool:
+    return relative_error(np.asarray(a), np.asarray(b)) <= _SEEN
+
+
+# --- the terms ----------------------------------------------------------------------------
+
+
+def _terms(one: Compared, definition: Definition) -> list[Whole]:
+    return [whole_by_definition(one.batch, definition, unit) for unit in _UNITS]
+
+
+def _by_term(
+    known: Known,
+    whole: Sequence[Floats],
+    alone: Sequence[Floats],
+    values: Floats,
+    skip_first_alone: bool,
+    limit: float,
+    of_own_rows: Callable[[str], str],
+    size: int,
+) -> list[str]:
+    """Return which terms are wrong, if whole terms and terms of own rows add up to the values."""
+    places = [k for k in range(3) if abs(known.weights[k]) > limit]
+    columns = [known.weights[k] * whole[k] for k in places]
+    with_alone = [k for k in places if not (k == 0 and skip_first_alone)]
+    columns += [known.weights[k] * alone[k] for k in with_alone]
+    largest = float(np.max(np.abs(columns)))
+    best = fit(np.stack(columns, axis=1), values, largest)
+    if not best.unique or relative_error(best.values, values) > limit:
+        return []
+    factors = np.where(np.abs(best.factors) <= _SEEN, 0.0, best.factors)
+    of_alone = dict(zip(with_alone, factors[len(places) :], strict=True))
+    lines = []
+    for place, factor in zip(places, factors[: len(places)], strict=True):
+        line = _of_term(TERMS[place], factor, of_alone.get(place, 0.0), of_own_rows, size)
+        lines += [line] if line else []
+    return lines
+
+
+def _of_term(
+    term: str, whole: float, alone: float, of_own_rows: Callable[[str], str], size: int
+) -> str:
+    if not alone:
+        if not whole:
+            return f"the {term} term is missing"
+        return "" if abs(whole - 1) <= _SEEN else f"the {term} term is {_times(whole, size)} right"
+    if whole:
+        return (
+            f"the {term} term is {whole:.4g} times right, and {alone:.4g} times that of each "
+            "rank's own rows is added"
+        )
+    scale = "" if abs(alone - 1) <= _SEEN else f", {_times(alone, size)}"
+    return of_own_rows(term) + scale
+
+
+def _times(factor: float, size: int) -> str:
+    """Return a factor in words, by the number W of ranks."""
+    powers = {size: f"W = {size} times", size**2: f"W² = {size**2} times"}
+    powers |= {1 / size: f"1/W = 1/{size} of", 1 / size**2: f"1/W² = 1/{size**2} of"}
+    for power, words in powers.items():
+        if abs(factor / power - 1) <= _SEEN:
+            return words
+    return f"{factor:.4g} times"

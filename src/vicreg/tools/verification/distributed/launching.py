@@ -1,0 +1,166 @@
+"""Start the ranks, and collect what they answer, or how they ended without."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vicreg.tools.backends import Floats
+from vicreg.tools.processes import End, Limits, run_together
+from vicreg.tools.verification.distributed.job import Job, read_answers, write_job
+
+__all__ = ["Ran", "run_ranks"]
+
+_WORKER = "vicreg.tools.verification.distributed.worker"
+#: One thread each: there are as many processes as ranks.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What some ranks did.
+
+    Parameters
+    ----------
+    answers : list
+        For each question that all ranks have answered, the answer of each rank.
+    failure : str
+        Why there are no more, as one line; empty if there are as many as questions.
+    """
+
+    answers: list[list[dict[str, Floats]]]
+    failure: str
+
+
+def run_ranks(
+    job: Job, size: int, limits: Limits, on_done: Callable[[int], None] = lambda _: None
+) -> Ran:
+    """Run a job on a number of ranks.
+
+    Parameters
+    ----------
+    job : Job
+        The questions.
+    size : int
+        The number of ranks.
+    limits : Limits
+        The time that they have.
+    on_done : callable
+        Called with the number of questions that all ranks have answered.
+
+    Returns
+    -------
+    Ran
+        No process is left.
+    """
+    with tempfile.TemporaryDirectory(prefix="vicreg-") as name:
+        file = Path(name) / "job.json"
+        write_job(job, file)
+        folders = [Path(name) / str(rank) for rank in range(size)]
+        for folder in folders:
+            folder.mkdir()
+        ends = run_together(
+            [[sys.executable, "-m", _WORKER, str(file), str(folder)] for folder in folders],
+            folders,
+            [_environment(rank, size) for rank in range(size)],
+            limits,
+            lambda count: on_done(count - 1),
+        )
+        count = len(job.questions)
+        of_ranks = [read_answers(folder, count) for folder in folders]
+        answers = [list(each) for each in zip(*of_ranks, strict=False)]
+        failure = "" if len(answers) == count else _failure(ends, folders, of_ranks, limits)
+    return Ran(answers, failure)
+
+
+def _environment(rank: int, size: int) -> dict[str, str]:
+    """Return the variables that ``torchrun`` sets, and those of gloo for a single machine."""
+    on_loopback = {} if sys.platform == "win32" else {"GLOO_SOCKET_IFNAME": _loopback()}
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return _ENVIRONMENT | on_loopback | {name: str(number) for name, number in ranks.items()}
+
+
+def _loopback() -> str:
+    return "lo0" if sys.platform == "darwin" else "lo"
+
+
+def _failure(
+    ends: list[End], folders: list[Path], of_ranks: list[list[Any]], limits: Limits
+) -> str:
+    """Return what happened first: a process that died, an error, or ranks that hang."""
+    errors = [_error(folder) for folder in folders]
+    raised = sorted((e["time"], rank) for rank, e in enumerate(errors) if e is not None)
+    died = [rank for rank, end in enumerate(ends) if end.status and errors[rank] is None]
+    if died:
+        return f"{_ranks(died, len(ends))} died ({_reason(ends[died[0]])})"
+    if raised:
+        line = errors[raised[0][1]]["line"]
+        same = sorted(rank for _, rank in raised if errors[rank]["line"] == line)
+        others = "" if len(same) == len(ends) else "; the others waited in vain"
+        return f"{line}, on {_ranks(same, len(ends))}{others}"
+    late = min(map(len, of_ranks))
+    here = [rank for rank, answers in enumerate(of_ranks) if len(answers) == late]
+    places = {rank: _place(folders[rank]) for rank in here}
+    # Those that wait for another rank hang because of it.
+    causes = [rank for rank in here if not places[rank].is_waiting] or here
+    where = "; ".join(f"rank {rank} in {places[rank]}" for rank in causes if places[rank].line)
+    what = "hang" if len(causes) > 1 else "hangs"
+    what = "wait for each other" if causes == here and len(here) > 1 else what
+    return f"{_ranks(causes, len(ends))} {what}: stopped after {limits.step:g} s" + (
+        f" ({where})" if where else ""
+    )
+
+
+def _ranks(ranks: list[int], size: int) -> str:
+    if len(ranks) == size:
+        return "all ranks" if size > 1 else "it"
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+
+
+def _error(folder: Path) -> Any:
+    file = folder / "error.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _reason(end: End) -> str:
+    status = end.status or 0
+    try:
+        how = f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        how = f"exit status {status}"
+    return ": ".join([how, *(line.strip() for line in end.output.splitlines()[-1:])])
+
+
+class _Place(NamedTuple):
+    """Where a rank is: a line of the user's code, and whether it waits for other ranks."""
+
+    line: str
+    is_waiting: bool
+
+    def __str__(self) -> str:
+        return self.line
+
+
+_FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
+_LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
+
+
+def _place(folder: Path) -> _Place:
+    """Return where a rank was when it had been late for some time."""
+    threads = (folder / "where").read_text(errors="replace").split("\n\n")
+    frames = [*_FRAME.finditer(next((one for one in threads if "worker.py" in one), ""))]
+    is_waiting = any("distributed_c10d" in frame["file"] for frame in frames)
+    package = str(Path(__file__).parents[3])
+    for frame in frames:
+        file = frame["file"]
+        if not any(library in file for library in (package, "<", *_LIBRARIES)):
+            return _Place(f"{frame['name']}, {Path(file).name}:{frame['line']}", is_waiting)
+    return _Place("", is_waiting)
