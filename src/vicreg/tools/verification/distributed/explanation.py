@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,8 @@ class Known:
 
 def known_convention(results: Sequence[Compared]) -> Known | None:
     """Return the convention whose terms add up to the gradient in one process, if there is one."""
+    if not results:
+        return None
     limit = max(one.limit for one in results)
     truth = np.concatenate([one.whole.rows.ravel() for one in results])
     for definition in DEFINITIONS.values():
@@ -74,7 +76,8 @@ def explained(results: Sequence[Compared], known: Known | None) -> list[str]:
 
 def per_cent(error: float) -> str:
     """Return a relative error in per cent: "33 %", "0.012 %"."""
-    return f"{100 * error:.2g} %" if error < 1 else f"{100 * error:.0f} %"
+    share = 100 * error
+    return f"{share:.0f} %" if share >= 99.5 else f"{share:.2g} %"
 
 
 # --- the value ----------------------------------------------------------------------------
@@ -104,12 +107,10 @@ def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
             return [f"The value is {_times(factors[0], size)} that of the whole batch."]
         each = ", ".join(f"{factor:.4g}" for factor in factors)
         return [f"The value is {each} times that of the whole batch, by rank{mean}."]
-    by_term = _value_by_term(results, known, values, is_same)
-    if by_term:
-        return [f"In the value ({off}{mean}) {line}." for line in by_term]
-    if is_same:
-        return [f"The value is the same on every rank, and {off}."]
-    return [f"The value differs from rank to rank: {off}{mean}."]
+    how = "The value is the same on every rank, and" if is_same else "The value is"
+    differs = "" if is_same else "; it differs from rank to rank"
+    terms = _value_by_term(results, known, values, is_same)
+    return [f"{how} {off}{mean or differs}.{terms}"]
 
 
 def _of_ranks_alone(results: Sequence[Compared]) -> dict[str, Floats]:
@@ -132,16 +133,16 @@ def _of_ranks_alone(results: Sequence[Compared]) -> dict[str, Floats]:
 
 def _value_by_term(
     results: Sequence[Compared], known: Known | None, values: Floats, is_same: bool
-) -> list[str]:
+) -> str:
     if known is None:
-        return []
+        return ""
     whole, alone = [], []
     for one in results:
         of_batch = _terms(one, known.definition)
         whole.append([np.repeat(term.value, one.size) for term in of_batch])
         alone.append([_alone(term, is_same) for term in of_batch])
     size = results[0].size
-    which = "the mean over the ranks of that" if is_same else "that"
+    averaged = ", and averaged over the ranks" if is_same else ""
     # The mean over ranks of as many rows each is that of the batch.
     skip_first = is_same and all(one.batch.is_even for one in results)
     return _by_term(
@@ -151,7 +152,7 @@ def _value_by_term(
         values.ravel(),
         skip_first,
         10 * max(one.limit for one in results),
-        lambda term: f"the {term} term is {which} of each rank's own rows",
+        f"computed from each rank's own rows{averaged}",
         size,
     )
 
@@ -176,7 +177,7 @@ def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
     lines = []
     factor = float(rows @ right / (right @ right))
     if relative_error(rows, factor * right) <= limit:
-        lines = [f"The gradient is {_times(factor, size)} that of the whole batch: {off}."]
+        lines = [f"The gradient is {_times(factor, size)} the whole batch's: {off}."]
     elif all(one.whole.rows_alone is not None for one in results):
         alone = np.concatenate([one.whole.rows_alone.ravel() for one in results])  # type: ignore[union-attr]
         factor = float(rows @ alone / (alone @ alone))
@@ -184,16 +185,15 @@ def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
             times = "" if abs(factor - 1) <= _SEEN else f"{_times(factor, size)} "
             lines = [f"The gradient is {times}that of each rank's own rows alone: {off}."]
         else:
-            by_term = _gradient_by_term(results, known, rows)
-            lines = [f"In the gradient ({off}) {line}." for line in by_term]
+            lines = [f"The gradient is {off}.{_gradient_by_term(results, known, rows)}"]
     return (lines or [f"The gradient is {off}."]) + _of_backward(results)
 
 
 def _gradient_by_term(
     results: Sequence[Compared], known: Known | None, rows: Floats
-) -> list[str]:
+) -> str:
     if known is None:
-        return []
+        return ""
     size = results[0].size
     terms = [_terms(one, known.definition) for one in results]
     return _by_term(
@@ -203,7 +203,7 @@ def _gradient_by_term(
         rows,
         all(one.batch.is_even for one in results),
         10 * max(one.limit for one in results),
-        _gradient_of_own_rows,
+        "computed from each rank's own rows",
         size,
     )
 
@@ -211,12 +211,6 @@ def _gradient_by_term(
 def _rows_alone(term: Whole) -> Floats:
     assert term.rows_alone is not None
     return term.rows_alone.ravel()
-
-
-def _gradient_of_own_rows(term: str) -> str:
-    if term == "invariance":
-        return "the invariance term is averaged over each rank's own rows"
-    return f"the {term} term is that of each rank's own rows"
 
 
 def _of_backward(results: Sequence[Compared]) -> list[str]:
@@ -232,11 +226,12 @@ def _of_backward(results: Sequence[Compared]) -> list[str]:
     if not given or _near(own, every):
         return []
     if _near(given, every):
-        return ["The backward pass fits the values: what they lack, it lacks."]
+        return ["The backward pass is the derivative of the values: the fault is in the values."]
     if _near(given, own):
         return [
-            "The backward pass of each rank has the derivative of its own value only: it loses "
-            "the part of the other ranks' values."
+            "The backward pass gives a rank the derivative of its own value only, and loses the "
+            "other ranks' part: a gather whose backward pass does not add up the gradients of "
+            "all ranks, or divides their sum by W."
         ]
     factor = float(np.dot(given, every) / np.dot(every, every))
     if _near(given, factor * np.array(every)):
@@ -263,41 +258,44 @@ def _by_term(
     values: Floats,
     skip_first_alone: bool,
     limit: float,
-    of_own_rows: Callable[[str], str],
+    of_own_rows: str,
     size: int,
-) -> list[str]:
+) -> str:
     """Return which terms are wrong, if whole terms and terms of own rows add up to the values."""
     places = [k for k in range(3) if abs(known.weights[k]) > limit]
-    columns = [known.weights[k] * whole[k] for k in places]
     with_alone = [k for k in places if not (k == 0 and skip_first_alone)]
+    columns = [known.weights[k] * whole[k] for k in places]
     columns += [known.weights[k] * alone[k] for k in with_alone]
-    largest = float(np.max(np.abs(columns)))
-    best = fit(np.stack(columns, axis=1), values, largest)
+    best = fit(np.stack(columns, axis=1), values, float(np.max(np.abs(columns))))
     if not best.unique or relative_error(best.values, values) > limit:
-        return []
+        return ""
     factors = np.where(np.abs(best.factors) <= _SEEN, 0.0, best.factors)
     of_alone = dict(zip(with_alone, factors[len(places) :], strict=True))
-    lines = []
+    faults: dict[str, list[str]] = {}
     for place, factor in zip(places, factors[: len(places)], strict=True):
-        line = _of_term(TERMS[place], factor, of_alone.get(place, 0.0), of_own_rows, size)
-        lines += [line] if line else []
-    return lines
+        fault = _fault(factor, of_alone.get(place, 0.0), of_own_rows, size)
+        if fault:
+            faults.setdefault(fault, []).append(TERMS[place])
+    parts = [f"its {_all_terms(terms)} {fault}" for fault, terms in faults.items()]
+    return "".join(f" {one[0].upper()}{one[1:]}." for one in ["; ".join(parts)] if one)
 
 
-def _of_term(
-    term: str, whole: float, alone: float, of_own_rows: Callable[[str], str], size: int
-) -> str:
+def _fault(whole: float, alone: float, of_own_rows: str, size: int) -> str:
+    """Return what a term is instead of the whole batch's; "" if it is that."""
     if not alone:
         if not whole:
-            return f"the {term} term is missing"
-        return "" if abs(whole - 1) <= _SEEN else f"the {term} term is {_times(whole, size)} right"
+            return "missing"
+        return "" if abs(whole - 1) <= _SEEN else f"{_times(whole, size)} the whole batch's"
+    times = "" if abs(alone - 1) <= _SEEN else f", {_times(alone, size)} that"
     if whole:
-        return (
-            f"the {term} term is {whole:.4g} times right, and {alone:.4g} times that of each "
-            "rank's own rows is added"
-        )
-    scale = "" if abs(alone - 1) <= _SEEN else f", {_times(alone, size)}"
-    return of_own_rows(term) + scale
+        return f"{whole:.4g} times the whole batch's, with a part {of_own_rows} added"
+    return of_own_rows + times
+
+
+def _all_terms(terms: Sequence[str]) -> str:
+    if len(terms) == 1:
+        return f"{terms[0]} term is"
+    return f"{', '.join(terms[:-1])} and {terms[-1]} terms are"
 
 
 def _times(factor: float, size: int) -> str:

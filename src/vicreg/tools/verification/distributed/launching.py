@@ -136,7 +136,13 @@ def _reason(end: End) -> str:
         how = f"signal {signal.Signals(-status).name}"
     except ValueError:
         how = f"exit status {status}"
-    return ": ".join([how, *(line.strip() for line in end.output.splitlines()[-1:])])
+    last = end.output.splitlines()[-1:]
+    return ": ".join([how, *(_readable(line) for line in last)])
+
+
+def _readable(line: str) -> str:
+    """Return the line without what the runtime of C++ puts before a message."""
+    return re.sub(r"^\s*what\(\):|\[enforce fail at [^]]*\]", "", line).strip()[:160]
 
 
 class _Place(NamedTuple):

@@ -108,7 +108,7 @@ def run_target(
         for batch, dtype in batches
     ]
     groups = _run_groups(questions, wholes, path, size, device, limits, on_step)
-    known = known_convention([one for group in groups for one in group.compared] or [])
+    known = known_convention([one for group in groups for one in group.compared])
     for group in groups:
         if group.compared:
             group.findings = explained(group.compared, known)
