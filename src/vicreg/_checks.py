@@ -11,7 +11,13 @@ from numbers import Real
 from typing import Any
 
 from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
-from vicreg._conventions import Convention, checked_number, convention_named
+from vicreg._conventions import (
+    Convention,
+    checked_number,
+    convention_named,
+    samples_needed,
+)
+from vicreg._core.communicator import Communicator
 from vicreg._core.layout import HALF_PRECISION, Axes, dtype_name
 from vicreg._core.objective import ALL, Flags, Objective, Penalty
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
@@ -33,6 +39,7 @@ def checked_objective(
     eps: float | None,
     method: str,
     axes: tuple[Any, Any],
+    comm: Communicator | None = None,
     *,
     each_term: bool = False,
     pooled: bool = False,
@@ -60,8 +67,21 @@ def checked_objective(
         penalty=_checked_penalty(penalty, method),
         delta=_checked_delta(delta, penalty),
         sizes=sizes,
+        comm=_checked_communicator(comm),
     )
     return objective, checked
+
+
+def _checked_communicator(comm: Any) -> Communicator | None:
+    if comm is None or isinstance(comm, Communicator):
+        return comm
+    hint = ""
+    if isinstance(comm, type) and issubclass(comm, Communicator):
+        hint = f": call it, {comm.__name__}()"
+    raise TypeError(
+        "comm must be None or a Communicator of vicreg.distributed, as TorchCommunicator(); got "
+        f"{comm!r}{hint}"
+    )
 
 
 def _in_loss(weights: CheckedWeights) -> Flags:
@@ -229,6 +249,11 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     if dtype_name(view) not in _REAL_DTYPES:
         raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
     _check_shape(tuple(view.shape), name, objective)
+    if objective.comm is not None and library not in objective.comm.libraries:
+        raise TypeError(
+            f"comm must send arrays of {library}, the library of {name}; got {objective.comm!r}, "
+            f"which sends those of {' and '.join(objective.comm.libraries)}"
+        )
     return library
 
 
@@ -261,12 +286,13 @@ def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> Non
     _check_axes(len(shape), name, objective.axes)
     if any(length is None or length != length for length in shape):
         raise ValueError(f"{name} must have a shape that is known; got {shape}")
-    if 0 in shape:
-        raise ValueError(f"{name} must not be empty; got shape {shape}")
     convention, axes = objective.convention, objective.axes
-    *_, n, d = axes.core_shape(shape)
-    needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)
-    if n < needed:
+    *positions, n, d = axes.core_shape(shape)
+    # Of several ranks one may have no rows.
+    if 0 in (*positions, d) or (n == 0 and objective.comm is None):
+        raise ValueError(f"{name} must not be empty; got shape {shape}")
+    needed = samples_needed(convention)
+    if n < needed and objective.comm is None:
         counted = _along(axes.split(len(shape))[1])
         raise ValueError(
             f"{name} must have at least {needed} samples{counted}; got {n} in shape {shape}"

@@ -287,6 +287,11 @@ def term_scales(convention: Convention, d: int, views: int) -> Weights:
     )
 
 
+def samples_needed(convention: Convention) -> int:
+    """Return the least number of samples that have the statistics of `convention`."""
+    return 1 + max(1, convention.variance_correction, convention.covariance_correction)
+
+
 def _over_views(combination: OverViews, views: int) -> float:
     # "sum" is the published sum of two views; for k views it stays twice the mean.
     return 2.0 / views if combination == "sum" and views > 1 else 1.0 / views

@@ -15,6 +15,7 @@ from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import layer
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import VCREG_EPS, Convention, checked_number
+from vicreg._core.communicator import Communicator
 from vicreg._losses.vcreg import (
     checked_covariance_gradient,
     checked_settings,
@@ -40,8 +41,9 @@ class VICRegLoss(torch.nn.Module):
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
         ``variance_mu`` and ``covariance_v``.
-    gamma, eps, method, feature_axis, sample_axis : optional
-        As in `vicreg.vicreg_loss`.
+    gamma, eps, method, feature_axis, sample_axis, comm : optional
+        As in `vicreg.vicreg_loss`. For the whole batch of a model under DistributedDataParallel
+        or FSDP, `comm` must be a `vicreg.distributed.TorchCommunicator`.
 
     Raises
     ------
@@ -76,17 +78,19 @@ class VICRegLoss(torch.nn.Module):
         method: str = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
+        comm: Communicator | None = None,
     ) -> None:
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes = (feature_axis, sample_axis)
-        objective, weights = checked_objective(convention, weights, gamma, eps, method, axes)
+        objective, weights = checked_objective(convention, weights, gamma, eps, method, axes, comm)
         self.convention = convention
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
         self.eps = objective.eps
         self.method = objective.method
         self.feature_axis, self.sample_axis = axes
+        self.comm = comm
 
     def forward(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> torch.Tensor:
         """Return the loss of two or more views ``(n, d)`` or ``(n, ..., d)``, a 0-d tensor.
@@ -118,6 +122,7 @@ class VICRegLoss(torch.nn.Module):
             "method": self.method,
             "feature_axis": self.feature_axis,
             "sample_axis": self.sample_axis,
+            "comm": self.comm,
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
-from vicreg._core import collapse, engine
+from vicreg._core import collapse, engine, ranks
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -21,6 +21,7 @@ def evaluate(
 ) -> tuple[Array, ...]:
     """Return the loss, and after it each term where it is wanted."""
     xp = library(views[0])
+    objective = ranks.joined(xp, views, objective, weights)
     values, _ = engine.forward(xp, views, objective, differentiated=False)
     outputs = engine.outputs(xp, weights, values, objective)
     # NumPy's sums are scalars of its own, which are not arrays.
@@ -32,6 +33,7 @@ def value_and_grad(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view."""
     xp = library(views[0])
+    objective = ranks.joined(xp, views, objective, weights)
     loss, gradients = engine.value_and_grad(xp, views, weights, objective)
     return xp.asarray(loss), gradients
 

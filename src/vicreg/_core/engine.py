@@ -118,7 +118,9 @@ def pushforward(
     """
     moving = [tangent is not None for tangent in tangents]
     directions = [
-        None if tangent is None else _samples_per_view(xp, [tangent], objective)[0]
+        None
+        if tangent is None
+        else Samples(xp, objective.axes.laid_out(xp, tangent), objective.sizes)
         for tangent in tangents
     ]
 
@@ -245,12 +247,25 @@ class _Values:
 
 
 def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
-    return [Samples(xp, objective.axes.laid_out(xp, view), objective.sizes) for view in views]
+    arrays = [objective.axes.laid_out(xp, view) for view in views]
+    return [_samples(xp, z, objective, place) for place, z in enumerate(arrays)]
+
+
+def _samples(
+    xp: Library, z: Array, objective: Objective, place: Any = ..., mean: Array | None = None
+) -> Samples:
+    """Return the samples `z` of all views, stacked, or of the one at `place`."""
+    if objective.batch is not None:
+        of_ranks: Samples = objective.batch.samples(xp, z, objective.sizes, place)
+        return of_ranks
+    return Samples(xp, z, objective.sizes, mean)
 
 
 def _stacks(shape: Sequence[int], objective: Objective) -> bool:
     """Whether views laid out as `shape`, ``(k, ..., n, d)``, are worked on as one array."""
     limit = objective.sizes.stacked
+    if objective.batch is not None:
+        return shape[0] > 1  # so that the ranks reach each other once for all views
     # Of a size that stands for any, as an exporter has, nothing is asked: its limit is 0.
     return limit > 0 and shape[0] > 1 and math.prod(shape[1:]) <= limit
 
@@ -269,10 +284,10 @@ def _groups(
     xp = per_view[0].xp
     if _is_stacked(per_view, objective):
         stack = xp.stack([samples.z for samples in per_view])
-        yield range(len(per_view)), Samples(xp, stack, objective.sizes, next(iter(means)))
+        yield range(len(per_view)), _samples(xp, stack, objective, mean=next(iter(means)))
         return
     for place, (samples, mean) in enumerate(zip(per_view, means, strict=False)):
-        yield range(place, place + 1), Samples(xp, samples.z, objective.sizes, mean)
+        yield range(place, place + 1), _samples(xp, samples.z, objective, place, mean)
 
 
 def _wanted_of(
@@ -291,8 +306,8 @@ def _wanted_of(
         index = place - places[0]
         mean = None if saved.mean is None else saved.mean[index, ...]
         factors = tuple(tuple(array[index, ...] for array in of) for of in saved.factors)
-        samples = Samples(group.xp, per_view[place].z, group.sizes, mean)
-        yield range(place, place + 1), samples, Saved(mean, factors)
+        per_view[place].assume_mean(mean)
+        yield range(place, place + 1), per_view[place], Saved(mean, factors)
 
 
 def _place(gradient: Array | None, places: range, gradients: Gradients) -> None:

@@ -64,10 +64,12 @@ class Axes:
 
     def laid_out(self, xp: Namespace, view: Array) -> Array:
         """Return `view` as ``(..., n, d)`` in the dtype of the computation."""
+        return as_computed(xp, self.in_order(xp, view))
+
+    def in_order(self, xp: Namespace, view: Array) -> Array:
+        """Return `view` as ``(..., n, d)``."""
         array = transposed(xp, view, self.order(view.ndim))
-        if view.ndim > 2:
-            array = xp.reshape(array, self.core_shape(view.shape))
-        return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
+        return array if view.ndim == 2 else xp.reshape(array, self.core_shape(view.shape))
 
     def like_view(self, xp: Namespace, gradient: Array, view: Array) -> Array:
         """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
@@ -82,6 +84,11 @@ class Axes:
 def transposed(xp: Namespace, array: Array, order: Places) -> Array:
     """Return `array` with its axes in `order`, itself where they are."""
     return array if order == tuple(range(array.ndim)) else xp.permute_dims(array, order)
+
+
+def as_computed(xp: Namespace, array: Array) -> Array:
+    """Return `array` in the dtype in which the core computes with it."""
+    return xp.astype(array, xp.float32) if dtype_name(array) in HALF_PRECISION else array
 
 
 def computing_dtype(xp: Namespace, array: Array) -> Any:

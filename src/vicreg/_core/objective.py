@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vicreg._conventions import Convention, term_scales
+from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
@@ -46,6 +47,10 @@ class Objective:
         Where "smooth_l1" becomes linear.
     sizes : Sizes
         From which size on the core works in parts.
+    comm : Communicator or None
+        How the ranks of the batch reach each other. None is the batch of this process.
+    batch : Batch or None
+        What is known of the batch of all ranks, once they have reached each other.
     """
 
     convention: Convention
@@ -58,6 +63,8 @@ class Objective:
     penalty: Penalty = "square"
     delta: float = 1.0
     sizes: Sizes = DEFAULT_SIZES
+    comm: Communicator | None = None
+    batch: Any = field(default=None, compare=False, repr=False)
 
     @property
     def computed(self) -> Flags:
@@ -75,10 +82,12 @@ class Objective:
         convention does not have.
         """
         views, *positions, n, d = shape
+        if self.batch is not None:
+            n = self.batch.count
         count = 1
         for length in positions:
             count *= length
-        convention, of_view = self.convention, shape[1:]
+        convention = self.convention
         invariance, variance, covariance = term_scales(convention, d, views)
         m = n - convention.covariance_correction
         # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖².
@@ -97,11 +106,11 @@ class Objective:
             )
             if wanted[1]
             else None,
-            self._covariance(covariance / count, m, of_view) if wanted[2] else None,
+            self._covariance(covariance / count, m, n, d) if wanted[2] else None,
         )
 
-    def _covariance(self, coefficient: float, divisor: int, shape: tuple[int, ...]) -> Term:
+    def _covariance(self, coefficient: float, divisor: int, n: int, d: int) -> Term:
         if self.penalty == "square":
-            return covariance_term(coefficient, divisor, self.method, shape, self.sizes)
+            return covariance_term(coefficient, divisor, self.method, n, d, self.sizes)
         root = math.sqrt(coefficient)
         return SmoothL1(root / divisor, self.delta * root, self.sizes)

@@ -1,14 +1,14 @@
 """The samples of views: how many there are, their mean, and every sum and product over them.
 
-Nothing else in the core sums over samples. What it means to sum over them, one day with weights
-or over several devices, is decided here and known to no term.
+Nothing else in the core sums over samples. What it means to sum over them is decided here, and in
+`ranks` where they are spread over several processes, and known to no term.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vicreg._core import memory, sums
@@ -53,6 +53,10 @@ class Samples:
             self._centred = self._centre()
         return self._mean
 
+    def assume_mean(self, mean: Array | None) -> None:
+        """Take `mean`, computed before, for ``mean``; None is nothing to take."""
+        self._mean = mean
+
     @property
     def centred(self) -> Array:
         """The samples less their mean, ``(..., n, d)``."""
@@ -80,6 +84,11 @@ class Samples:
         self._centred = None
 
     @property
+    def everyone(self) -> Samples:
+        """The samples of all ranks: these, where there is one rank."""
+        return self
+
+    @property
     def energies(self) -> Array:
         """The sum of the squares of each centred feature, ``(..., d)``."""
         if self._energies is None:
@@ -96,18 +105,20 @@ class Samples:
         blocks = self._blocks(array)
         return sums.total(self.xp.sum_squares_over_samples(rows, run) for rows in blocks)
 
-    def total_of_squares(self, array: Array) -> Array:
-        """Return `total` of the squares of `array`."""
-        return sums.total(self.total(rows * rows) for rows in self._blocks(array))
+    def total_of_squares(self, arrays: Sequence[Array]) -> Array:
+        """Return `total` of the squares of `arrays`."""
+        blocks = itertools.chain.from_iterable(map(self._blocks, arrays))
+        return sums.total(self.total(rows * rows) for rows in blocks)
 
     def _blocks(self, array: Array) -> Iterator[Array]:
         """Yield `array` in blocks of samples, of which the squares stay in a processor's cache."""
-        size = max(self.sizes.squared * self.count // math.prod(array.shape), 1)
-        if not self.xp.squares_in_blocks or self.count <= size:
+        rows = array.shape[-2]
+        size = max(self.sizes.squared * rows // max(math.prod(array.shape), 1), 1)
+        if not self.xp.squares_in_blocks or rows <= size:
             yield array
             return
-        for start in range(0, self.count, size):
-            yield array[..., start : min(start + size, self.count), :]
+        for start in range(0, rows, size):
+            yield array[..., start : min(start + size, rows), :]
 
     def total_of_each_set(self, array: Array) -> Array:
         """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
@@ -121,9 +132,21 @@ class Samples:
         """Return ``arrayᵀ array``, ``(..., d, d)``: a sum over the samples, a new array."""
         return _times_own_transpose(self.xp, array, self.sizes, features=True)
 
-    def sample_products(self, array: Array) -> Array:
-        """Return ``array arrayᵀ``, ``(..., n, n)``, a new array."""
+    def products_with(self, array: Array) -> Array:
+        """Return ``centredᵀ array``, ``(..., d, a)``: a sum over the samples."""
+        return self.xp.matmul(self.xp.matrix_transpose(self.centred), array)
+
+    def sample_products(self, kept: Array | None = None) -> Array:
+        """Return the products of these samples with all samples, ``(..., n, n)``, a new array.
+
+        They are of the features with a 1 in `kept`, ``(..., d)``, or of all of them.
+        """
+        array = self.centred if kept is None else self.centred * kept[..., None, :]
         return _times_own_transpose(self.xp, array, self.sizes, features=False)
+
+    def own_columns(self, columns: Array, one_hot: Array) -> Array:
+        """Return what is of these samples in `columns`, as `Library.largest_features` has them."""
+        return columns
 
 
 def _times_own_transpose(xp: Library, array: Array, sizes: Sizes, features: bool) -> Array:

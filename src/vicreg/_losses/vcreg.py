@@ -8,6 +8,7 @@ from typing import Any
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
 from vicreg._conventions import VCREG_EPS
+from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
 
 __all__ = ["vcreg_loss", "vcreg_value_and_grad"]
@@ -27,6 +28,7 @@ def vcreg_loss(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     method: str = "auto",
+    comm: Communicator | None = None,
 ) -> Array:
     """Return the variance-covariance regularization of one representation.
 
@@ -60,6 +62,8 @@ def vcreg_loss(
     method : {"auto", "gram", "covariance"}, optional
         As in `vicreg_loss`. "smooth_l1" needs each entry of the covariance, in blocks of columns
         where all of them are more than the representation: for it there is no "gram".
+    comm : Communicator, optional
+        As in `vicreg_loss`.
 
     Returns
     -------
@@ -109,7 +113,9 @@ def vcreg_loss(
     0.277
     """
     given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-    library, objective, weights = _checked(z, given, gamma, eps, penalty, delta, axes, method)
+    library, objective, weights = _checked(
+        z, given, gamma, eps, penalty, delta, axes, method, comm
+    )
     (loss,) = adapter_for(library).evaluate((z,), objective, weights)
     return loss
 
@@ -126,13 +132,14 @@ def vcreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     method: str = "auto",
+    comm: Communicator | None = None,
 ) -> tuple[Array, Array]:
     """Return the loss and its exact gradient, in closed form, on every library.
 
     Parameters
     ----------
     z, variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, \
-sample_axis, method
+sample_axis, method, comm
         As in `vcreg_loss`.
 
     Returns
@@ -165,7 +172,9 @@ sample_axis, method
     True
     """
     given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-    library, objective, weights = _checked(z, given, gamma, eps, penalty, delta, axes, method)
+    library, objective, weights = _checked(
+        z, given, gamma, eps, penalty, delta, axes, method, comm
+    )
     loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
     return loss, gradient
 
@@ -183,6 +192,7 @@ def checked_settings(
     delta: float,
     axes: tuple[Any, Any],
     method: str = "auto",
+    comm: Communicator | None = None,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these settings of VCReg describe, and the terms' weights."""
     return checked_objective(
@@ -192,6 +202,7 @@ def checked_settings(
         eps,
         method,
         axes,
+        comm,
         pooled=True,
         penalty=penalty,
         delta=delta,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import CheckedWeights, checked_library, checked_objective
 from vicreg._conventions import Convention
+from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
 
 __all__ = [
@@ -43,6 +44,7 @@ def vicreg_loss(
     method: str = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> Array:
     """Return the variance-invariance-covariance loss of two or more views.
 
@@ -77,6 +79,10 @@ def vicreg_loss(
         The axes of the features and of the samples; several are taken together, in the order
         given. An axis that is neither holds positions: each has statistics of its own, which are
         averaged. A `sample_axis` of None is the first axis that holds no features.
+    comm : Communicator, optional
+        The processes that the batch is spread over, each of which gives its own rows: one of
+        `vicreg.distributed`. The loss is that of the whole batch, on each of them. None is the
+        batch of this process.
 
     Returns
     -------
@@ -122,7 +128,7 @@ def vicreg_loss(
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes
+        views, convention, given, gamma, eps, method, axes, comm
     )
     (loss,) = adapter_for(library).evaluate(views, objective, weights)
     return loss
@@ -139,13 +145,14 @@ def vicreg_terms(
     method: str = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> VICRegTerms:
     """Return the loss and its three terms, unweighted; each is differentiable.
 
     Parameters
     ----------
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis, sample_axis
+method, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
 
     Returns
@@ -177,7 +184,7 @@ method, feature_axis, sample_axis
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, each_term=True
+        views, convention, given, gamma, eps, method, axes, comm, each_term=True
     )
     return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
 
@@ -193,13 +200,14 @@ def vicreg_value_and_grad(
     method: str = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and its exact gradient by each view, in closed form, on every library.
 
     Parameters
     ----------
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis, sample_axis
+method, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
 
     Returns
@@ -235,7 +243,7 @@ method, feature_axis, sample_axis
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes
+        views, convention, given, gamma, eps, method, axes, comm
     )
     loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
     return loss, gradients
@@ -248,6 +256,7 @@ def invariance_loss(
     convention: str | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> Array:
     """Return the invariance term of two views, unweighted.
 
@@ -255,7 +264,7 @@ def invariance_loss(
     ----------
     z1, z2 : array, shape (n, d) or (n, ..., d)
         The embeddings of two views of the same samples.
-    convention, feature_axis, sample_axis
+    convention, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
 
     Returns
@@ -280,7 +289,7 @@ def invariance_loss(
     4.0 12.0
     """
     axes, weights = (feature_axis, sample_axis), (1.0, 0.0, 0.0)
-    return _single_term({"z1": z1, "z2": z2}, weights, convention, axes)
+    return _single_term({"z1": z1, "z2": z2}, weights, convention, axes, comm)
 
 
 def variance_loss(
@@ -291,6 +300,7 @@ def variance_loss(
     eps: float | None = None,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> Array:
     """Return the variance term of one view, unweighted.
 
@@ -298,7 +308,7 @@ def variance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, gamma, eps, feature_axis, sample_axis
+    convention, gamma, eps, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
 
     Returns
@@ -325,7 +335,7 @@ def variance_loss(
     0.99
     """
     axes, weights = (feature_axis, sample_axis), (0.0, 1.0, 0.0)
-    return _single_term({"z": z}, weights, convention, axes, gamma=gamma, eps=eps)
+    return _single_term({"z": z}, weights, convention, axes, comm, gamma=gamma, eps=eps)
 
 
 def covariance_loss(
@@ -335,6 +345,7 @@ def covariance_loss(
     method: str = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
 ) -> Array:
     """Return the covariance term of one view, unweighted.
 
@@ -342,7 +353,7 @@ def covariance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, method, feature_axis, sample_axis
+    convention, method, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
 
     Returns
@@ -371,7 +382,7 @@ def covariance_loss(
     1.000000
     """
     axes, weights = (feature_axis, sample_axis), (0.0, 0.0, 1.0)
-    return _single_term({"z": z}, weights, convention, axes, method=method)
+    return _single_term({"z": z}, weights, convention, axes, comm, method=method)
 
 
 def _checked_views(
@@ -389,11 +400,12 @@ def _single_term(
     weights: CheckedWeights,
     convention: str | Convention,
     axes: tuple[Any, Any],
+    comm: Communicator | None,
     gamma: float = 1.0,
     eps: float | None = None,
     method: str = "auto",
 ) -> Array:
-    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes)
+    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, comm)
     arrays = tuple(views.values())
     library = checked_library(arrays, tuple(views), objective)
     (value,) = adapter_for(library).evaluate(arrays, objective, checked)

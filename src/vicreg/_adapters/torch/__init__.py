@@ -1,5 +1,6 @@
 """PyTorch."""
 
+from vicreg._adapters.torch import communicator
 from vicreg._adapters.torch.autograd import evaluate, value_and_grad
 from vicreg._adapters.torch.library import (
     is_distributed,
@@ -11,6 +12,7 @@ from vicreg._adapters.torch.library import (
 )
 
 __all__ = [
+    "communicator",
     "evaluate",
     "is_distributed",
     "local",

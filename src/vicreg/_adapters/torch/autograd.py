@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from vicreg._adapters.torch import communicator
 from vicreg._adapters.torch.library import (
     are_batched,
     is_distributed,
@@ -27,7 +28,7 @@ from vicreg._adapters.torch.library import (
     recorded,
     replicated,
 )
-from vicreg._core import engine, memory
+from vicreg._core import engine, memory, ranks
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
 
@@ -41,6 +42,12 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
     if is_distributed(views[0]):
         own = evaluate(tuple(map(local, views)), objective, tuple(map(local, weights)))
         return tuple(replicated(output, views[0]) for output in own if output is not None)
+    if objective.comm is None:
+        communicator.warn_once()
+    elif torch.compiler.is_compiling():
+        return _evaluate_uncompiled(views, objective, weights)
+    else:
+        objective = _joined(views, objective, weights)
     if torch.compiler.is_exporting():
         objective = _exportable(views, objective)
     with no_autocast(views[0]):
@@ -49,6 +56,22 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
             return (in_one_pass(objective, weights, *views),)
         terms = _terms(views, objective)
         return engine.outputs(recorded, _for_forward_mode(weights, terms), terms, objective)
+
+
+# How much the ranks send depends on what they have just received, which cuts a compiled program in
+# two. Here it is cut once.
+_evaluate_uncompiled = torch._compile._disable_dynamo(evaluate)
+
+
+def _joined(views: tuple[Tensor, ...], objective: Objective, weights: Weights) -> Objective:
+    """Return `objective` for the batch of all ranks."""
+    if _is_forward():
+        raise NotImplementedError(
+            "comm must be None under torch.func and in forward mode: no derivative goes through "
+            "what the ranks send to each other"
+        )
+    with torch.no_grad():
+        return ranks.joined(library(), views, objective, weights)
 
 
 def _for_forward_mode(weights: Weights, terms: Tensors) -> Weights:
@@ -79,10 +102,19 @@ def value_and_grad(
         first, own = views[0], tuple(map(local, views))
         loss, gradients = value_and_grad(own, objective, tuple(map(local, weights)))
         return replicated(loss, first), tuple(replicated(array, first) for array in gradients)
+    if objective.comm is None:
+        communicator.warn_once()
+    elif torch.compiler.is_compiling():
+        return _value_and_grad_uncompiled(views, objective, weights)
+    else:
+        objective = _joined(views, objective, weights)
     if torch.compiler.is_exporting():
         objective = _exportable(views, objective)
     with torch.no_grad(), no_autocast(views[0]):
         return engine.value_and_grad(library(), views, weights, objective)
+
+
+_value_and_grad_uncompiled = torch._compile._disable_dynamo(value_and_grad)
 
 
 def _in_one_pass(views: tuple[Tensor, ...], objective: Objective, weights: Weights) -> bool:
@@ -208,6 +240,22 @@ class _Differentiable(torch.autograd.Function):
         return tuple(next(gradients) if wanted else None for wanted in request.wanted)
 
 
+def _over_ranks(cotangent: Any, objective: Objective) -> Any:
+    """Return `cotangent` for the sum of the losses of all ranks, each of which has the same one.
+
+    So that the mean of the ranks' gradients, which DistributedDataParallel takes, is the gradient
+    of the loss.
+    """
+    if objective.batch is None or cotangent is None:
+        return cotangent
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "a loss with comm has no second derivative in PyTorch, where none goes through what "
+            "the ranks send to each other: leave create_graph at False, or gather the embeddings"
+        )
+    return len(objective.batch.counts) * cotangent
+
+
 class _Loss(_Differentiable):
     """The loss, with its gradient formed beside it: a backward pass only scales it.
 
@@ -225,6 +273,7 @@ class _Loss(_Differentiable):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensors:
+        cotangent = _over_ranks(cotangent, ctx.objective)
         if torch.is_grad_enabled():
             of_terms = engine.as_cotangents(recorded, ctx.weights, (cotangent,), ctx.objective)
             scaled = tuple(None if w is None else w * cotangent for w in of_terms)
@@ -282,6 +331,7 @@ class _Terms(_Differentiable):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Tensors:
+        cotangents = tuple(_over_ranks(cotangent, ctx.objective) for cotangent in cotangents)
         if not torch.is_grad_enabled():
             return (None, *_gradients(ctx, cotangents))
         return (None, *_Differentiable.gradients(ctx, cotangents[: ctx.terms]))

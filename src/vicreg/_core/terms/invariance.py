@@ -41,7 +41,7 @@ class Invariance(Term):
 
     def between_views(self, views: Sequence[Samples], differences: list[Array]) -> Array:
         """Return the term."""
-        return self.coefficient * sums.total(map(views[0].total_of_squares, differences))
+        return self.coefficient * views[0].total_of_squares(differences)
 
     def add_gradients(
         self,

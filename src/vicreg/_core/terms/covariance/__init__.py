@@ -26,7 +26,7 @@ def uses_gram(method: str, n: int, d: int) -> bool:
 
 
 def covariance_term(
-    coefficient: float, divisor: int | float, method: str, shape: tuple[int, ...], sizes: Sizes
+    coefficient: float, divisor: int | float, method: str, n: int, d: int, sizes: Sizes
 ) -> Term:
     """Return `coefficient` times the squared covariances, by the route that costs less.
 
@@ -38,11 +38,10 @@ def covariance_term(
         Of the covariance.
     method : {"auto", "gram", "covariance"}
         The route; "auto" is the Gram route where there are no more samples than features.
-    shape : tuple of int
-        ``(..., n, d)``, of a view.
+    n, d : int
+        The number of samples and of features.
     sizes : Sizes
         From which size on it works in parts.
     """
     scale = coefficient**0.5 / divisor
-    n, d = shape[-2:]
     return Gram(scale, sizes) if uses_gram(method, n, d) else Definition(scale)

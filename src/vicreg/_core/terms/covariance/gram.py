@@ -47,7 +47,7 @@ class Gram(Term):
 
     def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
-        xp, zc, sizes = samples.xp, samples.centred, self.sizes
+        xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes
         part = functools.partial(of_columns, scale=self.scale, summed=sizes.summed)
         chooses = sizes.sees_values and xp.can_choose(zc)
         if chooses and xp.can_ask(zc):
@@ -66,7 +66,7 @@ class Gram(Term):
 
     def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
         xp, zc = samples.xp, samples.centred
-        k = memory.multiply(xp, samples.sample_products(zc), self.scale)
+        k = memory.multiply(xp, samples.sample_products(), self.scale)
         diagonal = self.scale * samples.energies
         return _Parts(
             samples.total_of_each_set(k * k),
@@ -81,13 +81,13 @@ class Gram(Term):
             # n centred samples span n − 1 dimensions: among more large features than that some
             # are correlated, and E is as large as what the difference is of.
             count = min(count, samples.count - 1)
-        xp, zc, scale, run = samples.xp, samples.centred, self.scale, self.sizes.summed
+        xp, zc, scale, run = samples.xp, samples.everyone.centred, self.scale, self.sizes.summed
         a, is_apart = xp.largest_features(zc, samples.energies, count, self.sizes.sorted)
         apart = xp.any(is_apart, axis=-2)
         rest = xp.astype(xp.logical_not(apart), zc.dtype)
         m = memory.multiply(xp, xp.matmul(xp.matrix_transpose(a), zc), scale)
         m = xp.where(is_apart, xp.zeros_like(m), m)
-        k = memory.multiply(xp, samples.sample_products(zc * rest[..., None, :]), scale)
+        k = memory.multiply(xp, samples.sample_products(rest), scale)
         # Set to zero, not multiplied by it: the energy of such a feature may be infinite.
         diagonal = xp.where(apart, xp.zeros_like(rest), scale * samples.energies)
         # A pair stands in M once for each of its features in A, and counts twice.
@@ -95,14 +95,14 @@ class Gram(Term):
         return _Parts(
             samples.total_of_each_set(k * k) + pairs,
             sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], run),
-            (k, diagonal, a, m),
+            (k, diagonal, samples.own_columns(a, is_apart), m),
         )
 
     def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
         """Return the gradient: one product as large as the value's own, and a thin one."""
         xp, (k, diagonal, a, m) = samples.xp, factors
         factor = 4.0 * self.scale * cotangent
-        product = xp.matmul(factor * k, samples.centred)
+        product = xp.matmul(factor * k, samples.everyone.centred)
         if a.shape[-1]:
             product = memory.add(xp, product, xp.matmul(a, factor * m))
         return Linear(row=-factor * diagonal, added=product)

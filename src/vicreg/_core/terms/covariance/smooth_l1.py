@@ -56,13 +56,12 @@ class SmoothL1(Term):
 
     def _in_blocks(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         xp, zc = samples.xp, samples.centred
-        transpose = xp.matrix_transpose(zc)
         total = before = xp.zeros_like(xp.sum(zc[..., :1, :1]))
         products = []
         for start in range(0, samples.features, self.sizes.columns):
             columns = slice(start, min(start + self.sizes.columns, samples.features))
             scaled = _after(xp, zc[..., columns] * self.scale, before)
-            o = offdiagonal(xp, xp.matmul(transpose, scaled), start)
+            o = offdiagonal(xp, samples.products_with(scaled), start)
             t = self._clipped(xp, o)
             before = total = total + self._value(xp, o, t)
             if differentiated:

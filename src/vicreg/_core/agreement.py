@@ -1,0 +1,144 @@
+"""How ranks find out that they compute the same loss, and how many rows each of them has.
+
+A short header goes in front of what each rank sends anyway. So ranks that differ are told before
+anything is computed, and a rank may have another number of rows in each call. What is sent must
+have one length on all ranks before they know of each other. So its length is that of the call
+that is expected: the one that came after the last one before. Where another one comes, all ranks
+see that in the headers, and send again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+
+_BASE = 128  # digits of the headers: exact in each floating-point dtype
+_DIGITS = 5
+_LONGEST = 4096  # of a description
+_MOST = 1024  # successors that are remembered
+
+
+@dataclass(frozen=True)
+class Call:
+    """What decides how much the ranks send: the same on each of them."""
+
+    form: int  # a checksum of what each view is, except for its rows
+    counts: tuple[int, ...]  # the rows of each rank
+
+
+@dataclass(frozen=True)
+class Own:
+    """What one rank brings to a call."""
+
+    form: int  # as in `Call`
+    settings: dict[str, str]  # what must be the same on every rank, by the name it has in errors
+    settings_sum: int  # a checksum of them
+    count: int
+
+
+class Agreement:
+    """What the ranks of a group know of each other. On each rank it is the same at any time."""
+
+    def __init__(self) -> None:
+        self._last: Call | None = None
+        self._next: dict[Call | None, tuple[Call, Any, int]] = {}
+
+    def exchange(
+        self,
+        xp: Any,
+        comm: Any,
+        own: Own,
+        payload: Callable[[tuple[int, ...]], Array],
+        device: Any,
+    ) -> tuple[tuple[int, ...], Array]:
+        """Return the number of rows of each rank, and what each of them sends.
+
+        Parameters
+        ----------
+        xp, comm : Library, Communicator
+            Of the arrays and of the ranks.
+        own : Own
+            What this rank brings.
+        payload : callable
+            What it sends, from the number of rows of each rank: an array of any shape.
+        device : device
+            Of what is sent.
+
+        Returns
+        -------
+        counts : tuple of int
+        received : array, shape (size, *payload.shape)
+
+        Raises
+        ------
+        ValueError
+            The ranks differ in their settings. It is raised on each of them.
+        """
+        numbers = (own.form, own.settings_sum, own.count)
+        while True:
+            call, dtype, length = self._next.get(self._last, (None, xp.float32, 0))
+            if call is not None and (call.form, call.counts[comm.rank]) == (own.form, own.count):
+                sent = payload(call.counts)
+            else:
+                sent = xp.zeros((length,), dtype=dtype, device=device)
+            header = xp.asarray(_digits(numbers), dtype=dtype, device=device)
+            received = comm.all_gather(xp.concat([header, xp.reshape(sent, (-1,))]))
+            found = [_numbers(row) for row in received[:, : header.shape[0]].tolist()]
+            forms, sums, counts = zip(*found, strict=True)
+            if len({*zip(forms, sums, strict=True)}) > 1:
+                self._last, self._next = None, {}
+                raise ValueError(_difference(xp, comm, own.settings, device))
+            if call == Call(own.form, counts):
+                self._last = call
+                return counts, xp.reshape(received[:, header.shape[0] :], (-1, *sent.shape))
+            if len(self._next) > _MOST:
+                self._next.clear()
+            like = payload(counts)
+            self._next[self._last] = Call(own.form, counts), like.dtype, math.prod(like.shape)
+
+
+def checksum(of: Any) -> int:
+    """Return a number that differs, in all likelihood, where the ``repr`` of `of` does."""
+    return zlib.crc32(repr(of).encode())
+
+
+def _digits(numbers: Sequence[int]) -> list[float]:
+    return [
+        float(number // _BASE**place % _BASE) for number in numbers for place in range(_DIGITS)
+    ]
+
+
+def _numbers(digits: Sequence[float]) -> tuple[int, ...]:
+    return tuple(
+        sum(int(digit) * _BASE**place for place, digit in enumerate(digits[i : i + _DIGITS]))
+        for i in range(0, len(digits), _DIGITS)
+    )
+
+
+def _difference(xp: Any, comm: Any, settings: dict[str, str], device: Any) -> str:
+    """Return what differs, and on which ranks; they send each other their settings once."""
+    text = json.dumps(settings).encode()[:_LONGEST].ljust(_LONGEST)
+    codes = xp.asarray([float(code) for code in text], dtype=xp.float32, device=device)
+    received = comm.all_gather(codes).tolist()
+    of_ranks = [json.loads(bytes(map(int, codes)).decode()) for codes in received]
+    for name in settings:
+        values = [of_rank[name] for of_rank in of_ranks]
+        if len(set(values)) > 1:
+            listed = "; ".join(f"{value} on {_ranks(value, values)}" for value in _unique(values))
+            return f"{name} must be the same on every rank of comm; got {listed}"
+    raise AssertionError("ranks differ in their form and not in their settings")
+
+
+def _unique(values: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _ranks(value: str, values: Sequence[str]) -> str:
+    places = [str(rank) for rank, other in enumerate(values) if other == value]
+    return f"rank{'s' if len(places) > 1 else ''} {', '.join(places)}"

@@ -1,0 +1,251 @@
+"""A batch that is spread over ranks: what each of them needs of the others' rows.
+
+Each rank has the terms of the whole batch, and their gradients by its own rows. What it needs of
+the other ranks is had in one of two ways:
+
+gathered
+    Every rank has all rows, once. For the Gram route, where each sample is multiplied with each
+    other: a rank forms its own rows of K, and of the gradient, from them.
+summed
+    Every rank has the mean of all rows, from the mean of each rank's. Any other sum over the
+    samples is a sum of the ranks' sums.
+
+The gradient needs nothing more from the others than the value does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from vicreg._conventions import samples_needed
+from vicreg._core import memory, plan, sums
+from vicreg._core.agreement import Own, checksum
+from vicreg._core.communicator import Communicator
+from vicreg._core.layout import as_computed
+from vicreg._core.library import Library
+from vicreg._core.objective import Objective
+from vicreg._core.samples import Samples
+from vicreg._core.sizes import Sizes
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch of all ranks, as one of them has it."""
+
+    comm: Communicator
+    counts: tuple[int, ...]  # the rows of each rank
+    gathered: Array | None = None  # (k, ..., n, d), the rows of all ranks
+    mean: Array | None = None  # (k, ..., 1, d), of all rows, less the first that is here
+
+    @property
+    def count(self) -> int:
+        """The number of samples, n."""
+        return sum(self.counts)
+
+    def samples(self, xp: Library, z: Array, sizes: Sizes, place: Any = ...) -> Samples:
+        """Return the samples of all views, or of the one at `place`, of which `z` are here."""
+        if self.gathered is None:
+            mean: Any = self.mean
+            return SummedSamples(xp, z, sizes, mean[place], self)
+        return GatheredSamples(xp, z, sizes, Samples(xp, self.gathered[place], sizes), self)
+
+
+class SummedSamples(Samples):
+    """The rows that are here of a batch: each sum over the samples is over all ranks."""
+
+    def __init__(
+        self, xp: Library, z: Array, sizes: Sizes, mean: Array | None, batch: Batch
+    ) -> None:
+        super().__init__(xp, z, sizes, mean)
+        self.count, self._comm = batch.count, batch.comm
+
+    @property
+    def energies(self) -> Array:
+        """As in `Samples`."""
+        if self._energies is None:
+            self._energies = self._comm.all_reduce(self.xp.centred_energies(self))
+        return self._energies
+
+    def total_of_squares(self, arrays: Sequence[Array]) -> Array:
+        """As in `Samples`."""
+        return self._comm.all_reduce(super().total_of_squares(arrays))
+
+    def total_of_each_set(self, array: Array) -> Array:
+        """As in `Samples`."""
+        return self._comm.all_reduce(super().total_of_each_set(array))
+
+    def centred_products(self) -> Array:
+        """As in `Samples`."""
+        return self._comm.all_reduce(super().centred_products())
+
+    def products_with(self, array: Array) -> Array:
+        """As in `Samples`."""
+        return self._comm.all_reduce(super().products_with(array))
+
+
+class GatheredSamples(SummedSamples):
+    """The rows that are here of a batch, and those of all ranks beside them."""
+
+    def __init__(
+        self, xp: Library, z: Array, sizes: Sizes, everyone: Samples, batch: Batch
+    ) -> None:
+        super().__init__(xp, z, sizes, None, batch)
+        self._everyone = everyone
+
+    @property
+    def everyone(self) -> Samples:
+        """As in `Samples`."""
+        return self._everyone
+
+    @property
+    def mean(self) -> Array:
+        """As in `Samples`."""
+        return self._everyone.mean
+
+    @property
+    def energies(self) -> Array:
+        """As in `Samples`."""
+        return self._everyone.energies
+
+    def _centre(self) -> Array:
+        shifted = self.z - self._everyone.z[..., :1, :]
+        return memory.subtract(self.xp, shifted, self.mean)
+
+    def own_columns(self, columns: Array, one_hot: Array) -> Array:
+        """As in `Samples`."""
+        numbers = self.xp.astype(one_hot, self.z.dtype)
+        return self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))
+
+    def sample_products(self, kept: Array | None = None) -> Array:
+        """As in `Samples`."""
+        own = self.centred if kept is None else self.centred * kept[..., None, :]
+        return self.xp.matmul(own, self.xp.matrix_transpose(self._everyone.centred))
+
+    def forget_centred(self) -> None:
+        """As in `Samples`."""
+        super().forget_centred()
+        self._everyone.forget_centred()
+
+
+def joined(
+    xp: Library, views: Sequence[Array], objective: Objective, weights: Sequence[Any]
+) -> Objective:
+    """Return `objective` for the batch of all ranks; for that of this one if there is no other.
+
+    Raises
+    ------
+    ValueError
+        On every rank: they differ in something else than their rows, or have together fewer
+        samples than the terms need.
+    """
+    comm = objective.comm
+    if comm is None:
+        return objective
+    own = [objective.axes.in_order(xp, view) for view in views]
+    payload = functools.partial(_payload, xp, own, objective)
+    if comm.size == 1:
+        counts: tuple[int, ...] = (own[0].shape[-2],)
+    elif comm.runs_one_program:
+        counts = (own[0].shape[-2],) * comm.size
+        received = comm.all_gather(payload(counts))
+    else:
+        brought = _brought(own[0], len(own), objective, tuple(weights))
+        counts, received = comm.agreement.exchange(xp, comm, brought, payload, own[0].device)
+    needed = samples_needed(objective.convention)
+    if sum(counts) < needed:
+        raise ValueError(
+            f"the ranks of comm must have at least {needed} samples together; got "
+            f"{sum(counts)}: {', '.join(map(str, counts))}"
+        )
+    if comm.size == 1:
+        return replace(objective, comm=None)
+    objective = _with_route(objective, counts, own[0].shape[-1])
+    if _is_gathered(objective):
+        rows = [received[rank, ..., :n, :] for rank, n in enumerate(counts) if n]
+        batch = Batch(comm, counts, gathered=as_computed(xp, xp.concat(rows, axis=-2)))
+    else:
+        batch = Batch(comm, counts, mean=_mean(received, counts, comm.rank))
+    return replace(objective, batch=batch)
+
+
+def _with_route(objective: Objective, counts: tuple[int, ...], d: int) -> Objective:
+    """Return `objective` with the route that the batch takes: the same on every rank."""
+    if objective.method != "auto":
+        return objective
+    return replace(objective, method=plan.cheaper_route(sum(counts), d, len(counts)))
+
+
+def _is_gathered(objective: Objective) -> bool:
+    is_gram = objective.method == "gram" and objective.penalty == "square"
+    return is_gram and objective.computed[2]
+
+
+def _payload(
+    xp: Library, own: Sequence[Array], objective: Objective, counts: tuple[int, ...]
+) -> Array:
+    """Return what this rank sends: its rows, filled up to the most of any rank, or their mean."""
+    n, d = own[0].shape[-2:]
+    if not _is_gathered(_with_route(objective, counts, d)):
+        return xp.stack([_first_and_mean(xp, as_computed(xp, z), objective.sizes) for z in own])
+    rows = xp.stack(own)
+    missing = max(counts) - n
+    return rows if missing <= 0 else xp.concat([rows, _empty(xp, rows, missing)], axis=-2)
+
+
+def _first_and_mean(xp: Library, z: Array, sizes: Sizes) -> Array:
+    """Return the first row, and the mean of all less the first, ``(..., 2, d)``; 0 if no rows."""
+    if z.shape[-2] == 0:
+        return _empty(xp, z, 2)
+    return xp.concat([z[..., :1, :], Samples(xp, z, sizes).mean], axis=-2)
+
+
+def _empty(xp: Library, like: Array, rows: int) -> Array:
+    *sets, _, d = like.shape
+    return xp.zeros((*sets, rows, d), dtype=like.dtype, device=like.device)
+
+
+def _mean(received: Array, counts: tuple[int, ...], rank: Any) -> Array:
+    """Return the mean of all rows less the first of this rank, ``(k, ..., 1, d)``.
+
+    From differences of rows, so that it is rounded on the scale of the spread.
+    """
+    own_first, n = received[rank][..., :1, :], sum(counts)
+    return sums.total(
+        (count / n) * ((of_rank[..., :1, :] - own_first) + of_rank[..., 1:, :])
+        for count, of_rank in zip(counts, received, strict=True)
+        if count
+    )
+
+
+def _brought(z: Array, views: int, objective: Objective, weights: tuple[Any, ...]) -> Own:
+    numbers = tuple(weight if isinstance(weight, float) else "an array" for weight in weights)
+    *positions, n, d = z.shape
+    return _described(objective, views, (*positions, d), str(z.dtype), numbers, n)
+
+
+@functools.lru_cache(maxsize=256)
+def _described(
+    objective: Objective,
+    views: int,
+    shape: tuple[int, ...],
+    dtype: str,
+    weights: tuple[Any, ...],
+    count: int,
+) -> Own:
+    settings = {
+        "the number of views": str(views),
+        "the shape of a view without its samples": str(shape),
+        "the dtype": dtype,
+        "the weights": str(weights),
+    } | {
+        field.name: str(getattr(objective, field.name))
+        for field in fields(objective)
+        if field.compare and field.name != "comm"
+    }
+    form = (views, shape, dtype, objective.method, objective.penalty, objective.computed)
+    return Own(checksum(form), settings, checksum(settings), count)
