@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,13 +10,13 @@ import numpy as np
 
 from vicreg.tools.backends import Floats
 
-__all__ = ["UNEVEN", "Batch", "batches_for"]
+__all__ = ["Batch", "batches_for", "batches_for_package"]
 
-UNEVEN = "uneven"
-#: The rows of the ranks, repeated for more ranks.
-_UNEVEN_ROWS, _EVEN_ROWS = (5, 2, 9, 3), (6,)
-#: How many batches have more features than samples, and as many have fewer. All together have
-#: more values than the terms have factors.
+#: The rows of the ranks, repeated for more ranks; and those that a user's function may refuse.
+_UNEVEN, _EVEN = (5, 2, 9, 3), (6,)
+_SINGLE, _EMPTY = (1, 7, 4), (0, 5, 6)
+#: How many batches have more features than samples, and as many have fewer: together they have
+#: more values than there are factors to fit.
 _OF_A_SHAPE = 4
 
 
@@ -94,9 +95,24 @@ class Batch:
 
 def batches_for(size: int, seed: int = 0) -> list[Batch]:
     """Return the batches for a number of ranks: uneven rows first, then even ones."""
-    batches = []
-    for pattern in (_UNEVEN_ROWS, _EVEN_ROWS):
+    return [
+        Batch(rows, d, _OF_A_SHAPE * seed + more)
+        for rows, d in _shapes(size, (_UNEVEN, _EVEN))
+        for more in range(_OF_A_SHAPE)
+    ]
+
+
+def batches_for_package(size: int, seed: int = 0) -> list[Batch]:
+    """Return the batches for this package's loss: a rank may have a single row, or none."""
+    shapes = _shapes(size, (_UNEVEN, _EVEN, _SINGLE, _EMPTY))
+    return [Batch(rows, d, seed) for rows, d in shapes]
+
+
+def _shapes(
+    size: int, patterns: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield rows and a number of features, above that of the samples and below."""
+    for pattern in patterns:
         rows = tuple(pattern[rank % len(pattern)] for rank in range(size))
-        for d in (2 * sum(rows) + 1, max(sum(rows) // 2, 3)):
-            batches += [Batch(rows, d, _OF_A_SHAPE * seed + more) for more in range(_OF_A_SHAPE)]
-    return batches
+        yield rows, 2 * sum(rows) + 1
+        yield rows, max(sum(rows) // 2, 3)

@@ -12,6 +12,7 @@ from vicreg.tools.backends import Floats
 from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.verification.definition import Definition, Terms, Three, Views
 from vicreg.tools.verification.distributed.batches import Batch
+from vicreg.tools.verification.distributed.job import Question
 
 __all__ = ["Compared", "Whole", "compared", "relative_error", "whole_by_definition"]
 
@@ -59,7 +60,7 @@ class Compared:
     dtype : str
         The narrowest dtype in the computation.
     label : str
-        What else distinguishes this from other results on the same batch.
+        The convention of this package's loss; "" for a user's function.
     """
 
     batch: Batch
@@ -119,20 +120,20 @@ def relative_error(values: Floats, truth: Floats) -> float:
 
 
 def compared(
-    batch: Batch, whole: Whole, answers: Sequence[Mapping[str, Any]], dtype: str, label: str = ""
+    question: Question, whole: Whole, answers: Sequence[Mapping[str, Any]]
 ) -> Compared:
-    """Return the answers of the ranks (as the worker gives them) beside the truth."""
-    dtypes = {dtype, *(str(answer["value_dtype"]) for answer in answers)} & set(UNIT_ROUNDOFF)
+    """Return the answers of the ranks to a question beside the truth."""
+    dtypes = [question.dtype, *(str(answer["value_dtype"]) for answer in answers)]
     moves = [answer["moves"] for answer in answers if "moves" in answer]
     return Compared(
-        batch,
+        question.batch,
         whole,
         values=np.array([float(answer["value"]) for answer in answers]),
         rows=np.concatenate([answer["rows"] for answer in answers], axis=1),
         parameters=np.concatenate([answers[0]["weight"].ravel(), answers[0]["bias"]]),
         moves=np.array(moves) if moves else None,
-        dtype=max(dtypes, key=UNIT_ROUNDOFF.__getitem__),
-        label=label,
+        dtype=max(set(dtypes) & set(UNIT_ROUNDOFF), key=UNIT_ROUNDOFF.__getitem__),
+        label=question.convention or "",
     )
 
 

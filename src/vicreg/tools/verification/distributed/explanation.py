@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ _SEEN = 1e-4
 _UNITS: tuple[Three, ...] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """The formula that a function computes in one process, with its weights."""
 
     definition: Definition
@@ -59,13 +58,18 @@ def explained(results: Sequence[Compared], known: Known | None) -> list[str]:
     results : sequence of Compared
         Results of one function on batches whose rows are all even or all uneven.
     known : Known or None
-        What the function computes in one process.
+        What the function computes in one process. It serves batches in which each rank has rows
+        enough for a loss of its own.
 
     Returns
     -------
     list of str
         One sentence or several for each quantity that is wrong.
     """
+    if not results:
+        return []
+    if any(one.whole.alone is None for one in results):
+        known = None
     lines = []
     if not all(one.value_passed for one in results):
         lines += _of_value(results, known)
@@ -115,6 +119,8 @@ def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
 
 def _of_ranks_alone(results: Sequence[Compared]) -> dict[str, Floats]:
     """Return what the values are if no rank knows of the others' rows, in words."""
+    if not results:
+        return []
     if any(one.whole.alone is None for one in results):
         return {}
     alone = np.stack([one.whole.alone for one in results])
@@ -277,7 +283,7 @@ def _by_term(
         if fault:
             faults.setdefault(fault, []).append(TERMS[place])
     parts = [f"its {_all_terms(terms)} {fault}" for fault, terms in faults.items()]
-    return "".join(f" {one[0].upper()}{one[1:]}." for one in ["; ".join(parts)] if one)
+    return f" I{'; '.join(parts)[1:]}." if parts else ""
 
 
 def _fault(whole: float, alone: float, of_own_rows: str, size: int) -> str:

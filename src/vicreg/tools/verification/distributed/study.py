@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.processes import Limits
-from vicreg.tools.verification.distributed.batches import Batch, batches_for
-from vicreg.tools.verification.distributed.comparison import Compared, Whole, compared
-from vicreg.tools.verification.distributed.explanation import explained, known_convention
+from vicreg.tools.verification.definition import DEFINITIONS
+from vicreg.tools.verification.distributed.batches import batches_for, batches_for_package
+from vicreg.tools.verification.distributed.comparison import (
+    Compared,
+    Whole,
+    compared,
+    whole_by_definition,
+)
+from vicreg.tools.verification.distributed.explanation import Known, explained, known_convention
 from vicreg.tools.verification.distributed.job import Job, Question
 from vicreg.tools.verification.distributed.launching import run_ranks
 
-__all__ = ["Results", "Rows", "run_target"]
+__all__ = ["Results", "Rows", "Setting", "run_package", "run_target"]
 
 
 @dataclass
@@ -45,14 +51,50 @@ class Rows:
         return not self.failure and all(one.passed for one in self.compared)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How the ranks run.
+
+    Parameters
+    ----------
+    size : int
+        The number of ranks, at least 2.
+    dtypes : tuple of str
+        The dtypes of the embeddings: "float64", "float32".
+    device : {"cpu", "cuda"}
+        Where the ranks compute; on CUDA each has a GPU of its own.
+    seed : int
+        The seed of the batches.
+    limits : Limits
+        The time that the ranks have.
+    on_step : callable
+        Called with one line of text at each step.
+    """
+
+    size: int
+    dtypes: tuple[str, ...] = ("float64",)
+    device: str = "cpu"
+    seed: int = 0
+    limits: Limits = Limits()
+    on_step: Callable[[str], None] = lambda _: None
+
+    @property
+    def steps_of_target(self) -> int:
+        """The number of steps of `run_target`, if all goes well."""
+        return len(self.dtypes) * len(batches_for(self.size)) + 2
+
+    def steps_of_package(self, conventions: Sequence[str]) -> int:
+        """Return the number of steps of `run_package`, if all goes well."""
+        batches = len(batches_for_package(self.size))
+        return len(conventions) * len(self.dtypes) * batches + 1
+
+
 @dataclass
 class Results:
     """The results of a function, by the rows that the ranks have."""
 
     title: str
-    library: str
-    size: int
-    seed: int
+    setting: Setting
     groups: list[Rows]
 
     @property
@@ -61,33 +103,15 @@ class Results:
         return all(group.passed for group in self.groups)
 
 
-def run_target(
-    path: str,
-    size: int,
-    dtypes: Sequence[str] = ("float64",),
-    device: str = "cpu",
-    seed: int = 0,
-    limits: Limits | None = None,
-    on_step: Callable[[str], None] = lambda _: None,
-) -> Results:
+def run_target(path: str, setting: Setting) -> Results:
     """Hold a user's function of two tensors on several ranks to itself in one process.
 
     Parameters
     ----------
     path : str
         The function as MODULE:FUNCTION.
-    size : int
-        The number of ranks, at least 2.
-    dtypes : sequence of str
-        The dtypes of the embeddings: "float64", "float32".
-    device : {"cpu", "cuda"}
-        Where the ranks compute.
-    seed : int
-        The seed of the batches.
-    limits : Limits, optional
-        The time that ranks have.
-    on_step : callable
-        Called with one line of text before each step, of which there are `steps`.
+    setting : Setting
+        How the ranks run.
 
     Returns
     -------
@@ -99,39 +123,71 @@ def run_target(
     FunctionError
         The function cannot be called in one process.
     """
-    limits = limits or Limits()
-    batches = [(batch, dtype) for batch in batches_for(size, seed) for dtype in dtypes]
-    on_step(f"{path} in one process")
-    wholes = _wholes(path, batches, device, limits)
+    batches = batches_for(setting.size, setting.seed)
     questions = [
-        Question(batch, dtype=dtype, moving=batch.seed == batches[0][0].seed)
-        for batch, dtype in batches
+        # Finite differences take long, and a batch of each shape is enough.
+        Question(batch, dtype=dtype, moving=batch.seed == batches[0].seed)
+        for batch in batches
+        for dtype in setting.dtypes
     ]
-    groups = _run_groups(questions, wholes, path, size, device, limits, on_step)
+    setting.on_step("in one process")
+    wholes = _wholes(path, questions, setting)
+    groups = _run_groups(path, questions, wholes, setting)
     known = known_convention([one for group in groups for one in group.compared])
     for group in groups:
-        if group.compared:
-            group.findings = explained(group.compared, known)
-    return Results(f"{path} on {size} ranks", "torch", size, seed, groups)
+        group.findings = explained(group.compared, known)
+    return Results(f"{path} on {setting.size} ranks", setting, groups)
 
 
-def _wholes(
-    path: str, batches: Sequence[tuple[Batch, str]], device: str, limits: Limits
-) -> list[Whole]:
-    """Return the batches in one process: whole, and each rank's rows alone."""
+def run_package(conventions: Sequence[str], setting: Setting) -> Results:
+    """Hold this package's loss on several ranks to the published formulas of the whole batch.
+
+    Parameters
+    ----------
+    conventions : sequence of str
+        The names of the formulas.
+    setting : Setting
+        How the ranks run.
+
+    Returns
+    -------
+    Results
+        Uneven rows first, then even ones, a single row on a rank, and none.
+    """
     questions = [
-        Question(batch, alone, dtype)
-        for batch, dtype in batches
-        for alone in (None, *range(len(batch.rows)))
+        Question(batch, dtype=dtype, convention=convention)
+        for batch in batches_for_package(setting.size, setting.seed)
+        for dtype in setting.dtypes
+        for convention in conventions
     ]
-    ran = run_ranks(Job(path, device, questions, 0.8 * limits.step), 1, limits)
+    known = {name: Known(DEFINITIONS[name], DEFINITIONS[name].weights) for name in conventions}
+    wholes = [
+        whole_by_definition(one.batch, *known[one.convention or ""])
+        for one in questions
+    ]
+    groups = _run_groups(None, questions, wholes, setting)
+    for group in groups:
+        for name in conventions:
+            results = [one for one in group.compared if one.label == name]
+            group.findings += [f"{name}: {line}" for line in explained(results, known[name])]
+    return Results(f"vicreg on {setting.size} ranks", setting, groups)
+
+
+def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[Whole]:
+    """Return the batches in one process: whole, and each rank's rows alone."""
+    parts = [
+        replace(question, alone=alone, moving=False)
+        for question in questions
+        for alone in (None, *range(setting.size))
+    ]
+    ran = run_ranks(_job(path, parts, setting), 1, setting.limits)
     if ran.failure:
         raise FunctionError(f"in one process: {ran.failure}")
-    answers = iter(ran.answers)
+    answers = iter(answer for (answer,) in ran.answers)
     wholes = []
-    for batch, _ in batches:
-        (whole,) = next(answers)
-        alone = [next(answers)[0] for _ in batch.rows]
+    for _ in questions:
+        whole = next(answers)
+        alone = [next(answers) for _ in range(setting.size)]
         wholes.append(
             Whole(
                 float(whole["value"]),
@@ -143,36 +199,32 @@ def _wholes(
     return wholes
 
 
+def _job(path: str | None, questions: list[Question], setting: Setting) -> Job:
+    return Job(path, setting.device, questions, 0.8 * setting.limits.step)
+
+
 def _run_groups(
-    questions: Sequence[Question],
-    wholes: Sequence[Whole],
-    path: str | None,
-    size: int,
-    device: str,
-    limits: Limits,
-    on_step: Callable[[str], None],
+    path: str | None, questions: Sequence[Question], wholes: Sequence[Whole], setting: Setting
 ) -> list[Rows]:
     """Return the results by rows; what fails with some rows leaves the others to a new start."""
-    groups: dict[tuple[int, ...], Rows] = {}
+    groups = {one.batch.rows: Rows(one.batch.rows, []) for one in questions}
     place = 0
     while place < len(questions):
         rest = list(questions[place:])
-        on_step(f"starting {size} ranks")
-        ran = run_ranks(
-            Job(path, device, rest, 0.8 * limits.step),
-            size,
-            limits,
-            lambda count, rest=rest: on_step(str(rest[min(count, len(rest) - 1)].batch)),  # type: ignore[misc]
-        )
+        setting.on_step(f"starting {setting.size} ranks")
+
+        def on_done(count: int, rest: list[Question] = rest) -> None:
+            if count < len(rest):
+                setting.on_step(str(rest[count].batch))
+
+        ran = run_ranks(_job(path, rest, setting), setting.size, setting.limits, on_done)
         for question, answers in zip(rest, ran.answers, strict=False):
-            group = groups.setdefault(question.batch.rows, Rows(question.batch.rows, []))
-            whole = wholes[place]
-            label = question.convention or ""
-            group.compared.append(compared(question.batch, whole, answers, question.dtype, label))
+            one = compared(question, wholes[place], answers)
+            groups[question.batch.rows].compared.append(one)
             place += 1
         if ran.failure:
             rows = questions[place].batch.rows
-            groups.setdefault(rows, Rows(rows, [])).failure = ran.failure
+            groups[rows].failure = ran.failure
             while place < len(questions) and questions[place].batch.rows == rows:
                 place += 1
     return list(groups.values())
