@@ -1,4 +1,4 @@
-"""The batches: different data on each rank, with means of its own, and uneven rows or even ones."""
+"""The batches: each rank has data and means of its own, and as many rows as others or not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class Batch:
         """The weight of the map, shape (d, d): features of std 0.1 to 1.5, correlated a little."""
         rng = self._rng("map")
         mixed = np.eye(self.d) + rng.standard_normal((self.d, self.d)) / (4 * self.d**0.5)
-        return np.linspace(0.1, 1.0, self.d)[:, None] * mixed
+        scaled: Floats = np.linspace(0.1, 1.0, self.d)[:, None] * mixed
+        return scaled
 
     @cached_property
     def bias(self) -> Floats:

@@ -119,9 +119,7 @@ def relative_error(values: Floats, truth: Floats) -> float:
     return error / size if size else (0.0 if error == 0.0 else float("inf"))
 
 
-def compared(
-    question: Question, whole: Whole, answers: Sequence[Mapping[str, Any]]
-) -> Compared:
+def compared(question: Question, whole: Whole, answers: Sequence[Mapping[str, Any]]) -> Compared:
     """Return the answers of the ranks to a question beside the truth."""
     dtypes = [question.dtype, *(str(answer["value_dtype"]) for answer in answers)]
     moves = [answer["moves"] for answer in answers if "moves" in answer]

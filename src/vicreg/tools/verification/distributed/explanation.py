@@ -36,12 +36,11 @@ def known_convention(results: Sequence[Compared]) -> Known | None:
     if not results:
         return None
     limit = max(one.limit for one in results)
-    truth = np.concatenate([one.whole.rows.ravel() for one in results])
+    truth = _flat([one.whole.rows for one in results])
     for definition in DEFINITIONS.values():
         terms = [_terms(one, definition) for one in results]
         columns = np.stack(
-            [np.concatenate([of_batch[k].rows.ravel() for of_batch in terms]) for k in range(3)],
-            axis=1,
+            [_flat([of_batch[k].rows for of_batch in terms]) for k in range(3)], axis=1
         )
         factors = np.nan_to_num(fit(columns, truth).factors)
         if relative_error(columns @ factors, truth) <= limit:
@@ -68,8 +67,9 @@ def explained(results: Sequence[Compared], known: Known | None) -> list[str]:
     """
     if not results:
         return []
-    if any(one.whole.alone is None for one in results):
-        known = None
+    if not results:
+        return []
+    known = known if _have_alone(results) else None
     lines = []
     if not all(one.value_passed for one in results):
         lines += _of_value(results, known)
@@ -102,7 +102,8 @@ def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
     is_same = like(np.repeat(values[:, :1], size, axis=1))
     mean_is_right = relative_error(values.mean(axis=1), truth[:, 0]) <= limit
     mean = "; its mean over the ranks is right" if mean_is_right else ""
-    for words, model in _of_ranks_alone(results).items():
+    of_ranks_alone = _of_ranks_alone(results) if _have_alone(results) else {}
+    for words, model in of_ranks_alone.items():
         if like(model):
             return [f"The value is {words}: {off}{mean}."]
     factors = (values * truth).sum(axis=0) / (truth**2).sum(axis=0)
@@ -119,21 +120,15 @@ def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
 
 def _of_ranks_alone(results: Sequence[Compared]) -> dict[str, Floats]:
     """Return what the values are if no rank knows of the others' rows, in words."""
-    if not results:
-        return []
-    if any(one.whole.alone is None for one in results):
-        return {}
-    alone = np.stack([one.whole.alone for one in results])
+    alone = np.stack([_alone(one.whole) for one in results])
     rows = np.array([one.batch.rows for one in results])
     by_rows = (alone * rows).sum(axis=1, keepdims=True) / rows.sum(axis=1, keepdims=True)
-    mean = alone.mean(axis=1, keepdims=True)
+    mean, everywhere = alone.mean(axis=1, keepdims=True), np.ones_like(alone)
     return {
         "that of each rank's own rows alone": alone,
-        "the mean over the ranks of the losses of their own rows": mean + 0 * alone,
-        "the mean over the ranks, weighted by rows, of the losses of their own rows": by_rows
-        + 0 * alone,
-        "the sum over the ranks of the losses of their own rows": alone.shape[1] * mean
-        + 0 * alone,
+        "the mean over the ranks of the losses of their own rows": mean * everywhere,
+        "the mean of the losses of the ranks' own rows, weighted by rows": by_rows * everywhere,
+        "the sum of the losses of the ranks' own rows": results[0].size * mean * everywhere,
     }
 
 
@@ -146,15 +141,16 @@ def _value_by_term(
     for one in results:
         of_batch = _terms(one, known.definition)
         whole.append([np.repeat(term.value, one.size) for term in of_batch])
-        alone.append([_alone(term, is_same) for term in of_batch])
+        of_ranks = [_alone(term) for term in of_batch]
+        alone.append([np.full_like(v, v.mean()) if is_same else v for v in of_ranks])
     size = results[0].size
     averaged = ", and averaged over the ranks" if is_same else ""
     # The mean over ranks of as many rows each is that of the batch.
     skip_first = is_same and all(one.batch.is_even for one in results)
     return _by_term(
         known,
-        [np.concatenate([of_batch[k] for of_batch in whole]) for k in range(3)],
-        [np.concatenate([of_batch[k] for of_batch in alone]) for k in range(3)],
+        [_flat([of_batch[k] for of_batch in whole]) for k in range(3)],
+        [_flat([of_batch[k] for of_batch in alone]) for k in range(3)],
         values.ravel(),
         skip_first,
         10 * max(one.limit for one in results),
@@ -163,9 +159,18 @@ def _value_by_term(
     )
 
 
-def _alone(term: Whole, is_same: bool) -> Floats:
-    assert term.alone is not None
-    return np.full_like(term.alone, term.alone.mean()) if is_same else term.alone
+def _have_alone(results: Sequence[Compared]) -> bool:
+    return all(one.whole.alone is not None for one in results)
+
+
+def _alone(whole: Whole) -> Floats:
+    assert whole.alone is not None
+    return whole.alone
+
+
+def _rows_alone(whole: Whole) -> Floats:
+    assert whole.rows_alone is not None
+    return whole.rows_alone
 
 
 # --- the gradient -------------------------------------------------------------------------
@@ -174,9 +179,9 @@ def _alone(term: Whole, is_same: bool) -> Floats:
 def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
     size = results[0].size
     off = f"up to {per_cent(max(one.gradient_error for one in results))} off"
-    rows = np.concatenate([one.rows.ravel() for one in results])
+    rows = _flat([one.rows for one in results])
     # The averaging divides by the number of ranks.
-    right = size * np.concatenate([one.whole.rows.ravel() for one in results])
+    right = size * _flat([one.whole.rows for one in results])
     if not np.all(np.isfinite(rows)):
         return ["The gradient is no finite number."]
     limit = 10 * max(one.limit for one in results)
@@ -184,8 +189,8 @@ def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
     factor = float(rows @ right / (right @ right))
     if relative_error(rows, factor * right) <= limit:
         lines = [f"The gradient is {_times(factor, size)} the whole batch's: {off}."]
-    elif all(one.whole.rows_alone is not None for one in results):
-        alone = np.concatenate([one.whole.rows_alone.ravel() for one in results])  # type: ignore[union-attr]
+    elif _have_alone(results):
+        alone = _flat([_rows_alone(one.whole) for one in results])
         factor = float(rows @ alone / (alone @ alone))
         if relative_error(rows, factor * alone) <= limit:
             times = "" if abs(factor - 1) <= _SEEN else f"{_times(factor, size)} "
@@ -195,28 +200,21 @@ def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
     return (lines or [f"The gradient is {off}."]) + _of_backward(results)
 
 
-def _gradient_by_term(
-    results: Sequence[Compared], known: Known | None, rows: Floats
-) -> str:
+def _gradient_by_term(results: Sequence[Compared], known: Known | None, rows: Floats) -> str:
     if known is None:
         return ""
     size = results[0].size
     terms = [_terms(one, known.definition) for one in results]
     return _by_term(
         known,
-        [size * np.concatenate([of_batch[k].rows.ravel() for of_batch in terms]) for k in range(3)],
-        [np.concatenate([_rows_alone(of_batch[k]) for of_batch in terms]) for k in range(3)],
+        [size * _flat([of_batch[k].rows for of_batch in terms]) for k in range(3)],
+        [_flat([_rows_alone(of_batch[k]) for of_batch in terms]) for k in range(3)],
         rows,
         all(one.batch.is_even for one in results),
         10 * max(one.limit for one in results),
         "computed from each rank's own rows",
         size,
     )
-
-
-def _rows_alone(term: Whole) -> Floats:
-    assert term.rows_alone is not None
-    return term.rows_alone.ravel()
 
 
 def _of_backward(results: Sequence[Compared]) -> list[str]:
@@ -244,6 +242,10 @@ def _of_backward(results: Sequence[Compared]) -> list[str]:
         times = _times(factor, results[0].size)
         return [f"The backward pass gives {times} the derivative of the ranks' values."]
     return ["The backward pass is not the derivative of the values."]
+
+
+def _flat(arrays: Sequence[Floats]) -> Floats:
+    return np.concatenate([array.ravel() for array in arrays])
 
 
 def _near(a: Sequence[float] | Floats, b: Sequence[float] | Floats) -> bool:
@@ -306,7 +308,7 @@ def _all_terms(terms: Sequence[str]) -> str:
 
 def _times(factor: float, size: int) -> str:
     """Return a factor in words, by the number W of ranks."""
-    powers = {size: f"W = {size} times", size**2: f"W² = {size**2} times"}
+    powers: dict[float, str] = {size: f"W = {size} times", size**2: f"W² = {size**2} times"}
     powers |= {1 / size: f"1/W = 1/{size} of", 1 / size**2: f"1/W² = 1/{size**2} of"}
     for power, words in powers.items():
         if abs(factor / power - 1) <= _SEEN:

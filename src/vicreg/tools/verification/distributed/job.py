@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vicreg.tools.backends import Floats
 from vicreg.tools.verification.distributed.batches import Batch
 
-__all__ = ["Job", "Question", "read_answers", "read_job", "write_answer", "write_job"]
+__all__ = ["Answer", "Job", "Question", "read_answers", "read_job", "write_answer", "write_job"]
 
-Answer = dict[str, Floats]
+#: What one rank answers, with the names
+#:
+#: - "value" and "value_dtype",
+#: - "rows", the gradient by this rank's embeddings, before any averaging over the ranks,
+#: - "weight" and "bias", the gradients of the map's parameters averaged over the ranks,
+#: - "moves", if wanted: the derivatives of the value along a direction of each rank's embeddings.
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Job:
 
     Parameters
     ----------
+    backend : {"torch", "jax"}
+        The library.
     path : str or None
         The user's function as MODULE:FUNCTION, for questions without a convention.
     device : {"cpu", "cuda"}
@@ -60,6 +66,7 @@ class Job:
         When a rank that has not answered records where it is.
     """
 
+    backend: str
     path: str | None
     device: str
     questions: list[Question]
@@ -84,7 +91,7 @@ def _batch(rows: list[int], d: int, seed: int) -> Batch:
     return Batch(tuple(rows), d, seed)
 
 
-def write_answer(folder: Path, number: int, answer: Mapping[str, Any]) -> None:
+def write_answer(folder: Path, number: int, answer: Answer) -> None:
     """Write one answer of a rank, completely or not at all."""
     unfinished = folder / "unfinished.npz"
     np.savez(unfinished, **answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ __all__ = ["Ran", "run_ranks"]
 
 _WORKER = "vicreg.tools.verification.distributed.worker"
 #: One thread each: there are as many processes as ranks.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -67,29 +68,39 @@ def run_ranks(
         folders = [Path(name) / str(rank) for rank in range(size)]
         for folder in folders:
             folder.mkdir()
+        # JAX has all ranks in one process.
+        own = folders if job.backend == "torch" else folders[:1]
         ends = run_together(
-            [[sys.executable, "-m", _WORKER, str(file), str(folder)] for folder in folders],
-            folders,
-            [_environment(rank, size) for rank in range(size)],
+            [[sys.executable, "-m", _WORKER, str(file), str(folder)] for folder in own],
+            own,
+            [_ENVIRONMENT[job.backend](rank, size) for rank in range(len(own))],
             limits,
             lambda count: on_done(count - 1),
         )
         count = len(job.questions)
         of_ranks = [read_answers(folder, count) for folder in folders]
         answers = [list(each) for each in zip(*of_ranks, strict=False)]
-        failure = "" if len(answers) == count else _failure(ends, folders, of_ranks, limits)
+        failure = "" if len(answers) == count else _failure(ends, own, of_ranks, limits)
     return Ran(answers, failure)
 
 
-def _environment(rank: int, size: int) -> dict[str, str]:
-    """Return the variables that ``torchrun`` sets, and those of gloo for a single machine."""
-    on_loopback = {} if sys.platform == "win32" else {"GLOO_SOCKET_IFNAME": _loopback()}
+def _for_torch(rank: int, size: int) -> dict[str, str]:
+    """Return the variables that ``torchrun`` sets, and gloo's network: this machine."""
+    network = {} if sys.platform == "win32" else {"GLOO_SOCKET_IFNAME": _loopback()}
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    return _ENVIRONMENT | on_loopback | {name: str(number) for name, number in ranks.items()}
+    return _ONE_THREAD | network | {name: str(number) for name, number in ranks.items()}
 
 
 def _loopback() -> str:
     return "lo0" if sys.platform == "darwin" else "lo"
+
+
+def _for_jax(rank: int, size: int) -> dict[str, str]:
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={size}"
+    return _ONE_THREAD | {"XLA_FLAGS": flags.strip(), "JAX_ENABLE_X64": "1"}
+
+
+_ENVIRONMENT = {"torch": _for_torch, "jax": _for_jax}
 
 
 def _failure(
@@ -104,24 +115,25 @@ def _failure(
     if raised:
         line = errors[raised[0][1]]["line"]
         same = sorted(rank for _, rank in raised if errors[rank]["line"] == line)
-        others = "" if len(same) == len(ends) else "; the others waited in vain"
-        return f"{line}, on {_ranks(same, len(ends))}{others}"
+        if len(same) == len(ends):
+            return str(line)
+        return f"{line}, on {_ranks(same, len(ends))}; the others waited in vain"
     late = min(map(len, of_ranks))
-    here = [rank for rank, answers in enumerate(of_ranks) if len(answers) == late]
-    places = {rank: _place(folders[rank]) for rank in here}
-    # Those that wait for another rank hang because of it.
-    causes = [rank for rank in here if not places[rank].is_waiting] or here
-    where = "; ".join(f"rank {rank} in {places[rank]}" for rank in causes if places[rank].line)
-    what = "hang" if len(causes) > 1 else "hangs"
-    what = "wait for each other" if causes == here and len(here) > 1 else what
-    return f"{_ranks(causes, len(ends))} {what}: stopped after {limits.step:g} s" + (
+    here = {rank: _place(folders[rank]) for rank, got in enumerate(of_ranks) if len(got) == late}
+    if all(place.is_waiting for place in here.values()):
+        causes, what = here, "wait for each other"
+    else:  # others wait because of these
+        causes = {rank: place for rank, place in here.items() if not place.is_waiting}
+        what = "hang" if len(causes) > 1 else "hangs"
+    where = "; ".join(f"rank {rank} in {place}" for rank, place in causes.items() if place.line)
+    return f"{_ranks(list(causes), len(ends))} {what}: stopped after {limits.step:g} s" + (
         f" ({where})" if where else ""
     )
 
 
 def _ranks(ranks: list[int], size: int) -> str:
     if len(ranks) == size:
-        return "all ranks" if size > 1 else "it"
+        return "all ranks" if size > 1 else "the process"
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 

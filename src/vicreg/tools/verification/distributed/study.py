@@ -9,8 +9,13 @@ import numpy as np
 
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.processes import Limits
+from vicreg.tools.progress import Step
 from vicreg.tools.verification.definition import DEFINITIONS
-from vicreg.tools.verification.distributed.batches import batches_for, batches_for_package
+from vicreg.tools.verification.distributed.batches import (
+    Batch,
+    batches_for,
+    batches_for_package,
+)
 from vicreg.tools.verification.distributed.comparison import (
     Compared,
     Whole,
@@ -51,7 +56,7 @@ class Rows:
         return not self.failure and all(one.passed for one in self.compared)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setting:
     """How the ranks run.
 
@@ -59,6 +64,8 @@ class Setting:
     ----------
     size : int
         The number of ranks, at least 2.
+    backend : {"torch", "jax"}
+        The library.
     dtypes : tuple of str
         The dtypes of the embeddings: "float64", "float32".
     device : {"cpu", "cuda"}
@@ -72,21 +79,23 @@ class Setting:
     """
 
     size: int
+    backend: str = "torch"
     dtypes: tuple[str, ...] = ("float64",)
     device: str = "cpu"
     seed: int = 0
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     on_step: Callable[[str], None] = lambda _: None
 
-    @property
-    def steps_of_target(self) -> int:
-        """The number of steps of `run_target`, if all goes well."""
-        return len(self.dtypes) * len(batches_for(self.size)) + 2
+    def batches(self, of_package: bool = False) -> list[Batch]:
+        """Return the batches; JAX shards even rows alone."""
+        batches = (batches_for_package if of_package else batches_for)(self.size, self.seed)
+        return [batch for batch in batches if batch.is_even or self.backend == "torch"]
 
-    def steps_of_package(self, conventions: Sequence[str]) -> int:
-        """Return the number of steps of `run_package`, if all goes well."""
-        batches = len(batches_for_package(self.size))
-        return len(conventions) * len(self.dtypes) * batches + 1
+    def steps(self, conventions: Sequence[str] = ()) -> list[Step]:
+        """Return the steps of `run_package` for conventions, or those of `run_target`."""
+        count = len(self.dtypes) * len(self.batches(bool(conventions))) * max(len(conventions), 1)
+        starts = [1] * (not conventions) + [self.size]
+        return [Step("start", 2.0 + size) for size in starts] + [Step("batch", 0.1)] * count
 
 
 @dataclass
@@ -123,7 +132,7 @@ def run_target(path: str, setting: Setting) -> Results:
     FunctionError
         The function cannot be called in one process.
     """
-    batches = batches_for(setting.size, setting.seed)
+    batches = setting.batches()
     questions = [
         # Finite differences take long, and a batch of each shape is enough.
         Question(batch, dtype=dtype, moving=batch.seed == batches[0].seed)
@@ -156,15 +165,12 @@ def run_package(conventions: Sequence[str], setting: Setting) -> Results:
     """
     questions = [
         Question(batch, dtype=dtype, convention=convention)
-        for batch in batches_for_package(setting.size, setting.seed)
+        for batch in setting.batches(of_package=True)
         for dtype in setting.dtypes
         for convention in conventions
     ]
     known = {name: Known(DEFINITIONS[name], DEFINITIONS[name].weights) for name in conventions}
-    wholes = [
-        whole_by_definition(one.batch, *known[one.convention or ""])
-        for one in questions
-    ]
+    wholes = [whole_by_definition(one.batch, *known[one.convention or ""]) for one in questions]
     groups = _run_groups(None, questions, wholes, setting)
     for group in groups:
         for name in conventions:
@@ -200,7 +206,7 @@ def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[
 
 
 def _job(path: str | None, questions: list[Question], setting: Setting) -> Job:
-    return Job(path, setting.device, questions, 0.8 * setting.limits.step)
+    return Job(setting.backend, path, setting.device, questions, setting.limits.step / 2)
 
 
 def _run_groups(
