@@ -29,10 +29,10 @@ agree, and 1 if any differs.
 
 With --distributed N: the loss of a batch whose rows are spread over N ranks, unevenly, beside one
 process with the whole batch: the value on each rank, and the gradient after the averaging of
-DistributedDataParallel. A target is compared with itself in one process. It is called with a rank's
-own rows, and communicates by torch.distributed, whose group there is (gloo; NCCL with a GPU for
-each rank); with --backend jax it is called inside shard_map, with the axis "ranks". What is wrong
-is said in words. Ranks that hang are stopped.
+DistributedDataParallel. A target is compared with itself in one process. It is called with the
+rows of a rank, and communicates by torch.distributed, whose group there is (gloo; NCCL with a GPU
+for each rank); with --backend jax it is called inside shard_map, with the axis "ranks". What is
+wrong is said in words. Ranks that hang are stopped.
 
 \b
 vicreg verify                                  in a minute

@@ -53,10 +53,12 @@ def verify_distributed(
         seed,
         Limits(step=timeout),
     )
-    of_package = () if target else formulas
+    of_package = formulas if target is None else ()
     with steps_progress(stderr_console(), setting.steps(of_package)) as on_step:
-        setting.on_step = on_step
-        results = run_target(target, setting) if target else run_package(formulas, setting)
+        if target is None:
+            results = run_package(formulas, setting, on_step)
+        else:
+            results = run_target(target, setting, on_step)
     _show(results, files)
     return results.passed
 

@@ -10,7 +10,10 @@ import numpy as np
 
 from vicreg.tools.backends import Floats
 
-__all__ = ["Batch", "batches_for", "batches_for_package"]
+__all__ = ["STEP", "Batch", "batches_for", "batches_for_package"]
+
+#: The step of a finite difference along a batch's direction, in float64.
+STEP = 1e-5
 
 #: The rows of the ranks, repeated for more ranks; and those that a user's function may refuse.
 _UNEVEN, _EVEN = (5, 2, 9, 3), (6,)

@@ -158,7 +158,7 @@ def _readable(line: str) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a rank is: a line of the user's code, and whether it waits for other ranks."""
+    """Where a rank is: a line of the user's code or "", and whether it waits for other ranks."""
 
     line: str
     is_waiting: bool
@@ -169,16 +169,17 @@ class _Place(NamedTuple):
 
 _FRAME = re.compile(r'File "(?P<file>.*)", line (?P<line>\d+) in (?P<name>.*)')
 _LIBRARIES = ("site-packages", "dist-packages", sysconfig.get_path("stdlib"))
+_COLLECTIVES = str(Path("torch", "distributed"))
 
 
 def _place(folder: Path) -> _Place:
     """Return where a rank was when it had been late for some time."""
     threads = (folder / "where").read_text(errors="replace").split("\n\n")
     frames = [*_FRAME.finditer(next((one for one in threads if "worker.py" in one), ""))]
-    is_waiting = any("distributed_c10d" in frame["file"] for frame in frames)
-    package = str(Path(__file__).parents[3])
+    is_waiting = any(_COLLECTIVES in frame["file"] for frame in frames)
+    not_theirs = (str(Path(__file__).parents[3]), "<", *_LIBRARIES)
     for frame in frames:
-        file = frame["file"]
-        if not any(library in file for library in (package, "<", *_LIBRARIES)):
-            return _Place(f"{frame['name']}, {Path(file).name}:{frame['line']}", is_waiting)
-    return _Place("", is_waiting)
+        if not any(part in frame["file"] for part in not_theirs):
+            line = f"{frame['name']}, {Path(frame['file']).name}:{frame['line']}"
+            return _Place(line, is_waiting)
+    return _Place("", is_waiting=True)  # in the backward pass or in DistributedDataParallel

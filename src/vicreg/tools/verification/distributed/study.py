@@ -28,6 +28,12 @@ from vicreg.tools.verification.distributed.launching import run_ranks
 
 __all__ = ["Results", "Rows", "Setting", "run_package", "run_target"]
 
+OnStep = Callable[[str], None]
+
+
+def _silently(line: str) -> None:
+    pass
+
 
 @dataclass
 class Rows:
@@ -56,7 +62,7 @@ class Rows:
         return not self.failure and all(one.passed for one in self.compared)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Setting:
     """How the ranks run.
 
@@ -74,8 +80,6 @@ class Setting:
         The seed of the batches.
     limits : Limits
         The time that the ranks have.
-    on_step : callable
-        Called with one line of text at each step.
     """
 
     size: int
@@ -84,7 +88,6 @@ class Setting:
     device: str = "cpu"
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
-    on_step: Callable[[str], None] = lambda _: None
 
     def batches(self, of_package: bool = False) -> list[Batch]:
         """Return the batches; JAX shards even rows alone."""
@@ -112,7 +115,7 @@ class Results:
         return all(group.passed for group in self.groups)
 
 
-def run_target(path: str, setting: Setting) -> Results:
+def run_target(path: str, setting: Setting, on_step: OnStep = _silently) -> Results:
     """Hold a user's function of two tensors on several ranks to itself in one process.
 
     Parameters
@@ -121,6 +124,8 @@ def run_target(path: str, setting: Setting) -> Results:
         The function as MODULE:FUNCTION.
     setting : Setting
         How the ranks run.
+    on_step : callable
+        Called with one line of text at each step.
 
     Returns
     -------
@@ -139,16 +144,18 @@ def run_target(path: str, setting: Setting) -> Results:
         for batch in batches
         for dtype in setting.dtypes
     ]
-    setting.on_step("in one process")
+    on_step("in one process")
     wholes = _wholes(path, questions, setting)
-    groups = _run_groups(path, questions, wholes, setting)
+    groups = _run_groups(path, questions, wholes, setting, on_step)
     known = known_convention([one for group in groups for one in group.compared])
     for group in groups:
         group.findings = explained(group.compared, known)
     return Results(f"{path} on {setting.size} ranks", setting, groups)
 
 
-def run_package(conventions: Sequence[str], setting: Setting) -> Results:
+def run_package(
+    conventions: Sequence[str], setting: Setting, on_step: OnStep = _silently
+) -> Results:
     """Hold this package's loss on several ranks to the published formulas of the whole batch.
 
     Parameters
@@ -157,6 +164,8 @@ def run_package(conventions: Sequence[str], setting: Setting) -> Results:
         The names of the formulas.
     setting : Setting
         How the ranks run.
+    on_step : callable
+        Called with one line of text at each step.
 
     Returns
     -------
@@ -171,7 +180,7 @@ def run_package(conventions: Sequence[str], setting: Setting) -> Results:
     ]
     known = {name: Known(DEFINITIONS[name], DEFINITIONS[name].weights) for name in conventions}
     wholes = [whole_by_definition(one.batch, *known[one.convention or ""]) for one in questions]
-    groups = _run_groups(None, questions, wholes, setting)
+    groups = _run_groups(None, questions, wholes, setting, on_step)
     for group in groups:
         for name in conventions:
             results = [one for one in group.compared if one.label == name]
@@ -210,18 +219,22 @@ def _job(path: str | None, questions: list[Question], setting: Setting) -> Job:
 
 
 def _run_groups(
-    path: str | None, questions: Sequence[Question], wholes: Sequence[Whole], setting: Setting
+    path: str | None,
+    questions: Sequence[Question],
+    wholes: Sequence[Whole],
+    setting: Setting,
+    on_step: OnStep,
 ) -> list[Rows]:
     """Return the results by rows; what fails with some rows leaves the others to a new start."""
     groups = {one.batch.rows: Rows(one.batch.rows, []) for one in questions}
     place = 0
     while place < len(questions):
         rest = list(questions[place:])
-        setting.on_step(f"starting {setting.size} ranks")
+        on_step(f"starting {setting.size} ranks")
 
         def on_done(count: int, rest: list[Question] = rest) -> None:
             if count < len(rest):
-                setting.on_step(str(rest[count].batch))
+                on_step(str(rest[count].batch))
 
         ran = run_ranks(_job(path, rest, setting), setting.size, setting.limits, on_done)
         for question, answers in zip(rest, ran.answers, strict=False):

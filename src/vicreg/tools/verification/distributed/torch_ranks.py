@@ -18,13 +18,10 @@ from vicreg.distributed import TorchCommunicator
 from vicreg.tools.backends.torch import TorchBackend
 from vicreg.tools.functions import FunctionError, LossFunction
 from vicreg.tools.verification.definition import DEFINITIONS
-from vicreg.tools.verification.distributed.batches import Batch
+from vicreg.tools.verification.distributed.batches import STEP, Batch
 from vicreg.tools.verification.distributed.job import Answer, Job, Question
 
 __all__ = ["Ranks"]
-
-#: The step of a finite difference in float64.
-_STEP = 1e-5
 
 
 class Ranks:
@@ -58,6 +55,8 @@ class Ranks:
             # Whoever started the ranks stops them earlier.
             timeout=timedelta(minutes=10),
         )
+        if self._size > 1:  # the first one imports half of PyTorch
+            DistributedDataParallel(nn.Linear(1, 1, device=self._backend.device))
 
     def package_loss(self, convention: str) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
@@ -102,7 +101,8 @@ def _answer(function: LossFunction, question: Question, rank: int, size: int) ->
     if question.alone is not None:
         part = batch.part(question.alone)
     kind = {"device": function.backend.device, "dtype": getattr(torch, question.dtype)}
-    model = DistributedDataParallel(_Encoder(batch).to(**kind))
+    encoder = _Encoder(batch).to(**kind)
+    model = DistributedDataParallel(encoder) if size > 1 else encoder
     embeddings = model(torch.from_numpy(batch.inputs[:, part]).to(**kind))
     views = [view.clone() for view in embeddings]
     for view in views:
@@ -112,13 +112,12 @@ def _answer(function: LossFunction, question: Question, rank: int, size: int) ->
         raise FunctionError(f"{function.name} returns a value without a gradient")
     torch.autograd.backward(value.reshape(()))
     gradients = [torch.zeros_like(view) if view.grad is None else view.grad for view in views]
-    encoder = model.module.map
     answer = {
         "value": function.number(value),
         "value_dtype": str(value.dtype).removeprefix("torch."),
         "rows": _numpy(torch.stack(gradients)),
-        "weight": _numpy(encoder.weight.grad),
-        "bias": _numpy(encoder.bias.grad),
+        "weight": _numpy(encoder.map.weight.grad),
+        "bias": _numpy(encoder.map.bias.grad),
     }
     if question.moving:
         answer["moves"] = _moves(function, batch, part, rank, size)
@@ -130,9 +129,9 @@ def _moves(function: LossFunction, batch: Batch, part: slice, rank: int, size: i
     views, direction = batch.views[:, part], batch.direction[:, part]
     moves = []
     for moved in range(size):
-        step = (_STEP if moved == rank else 0.0) * direction
+        step = (STEP if moved == rank else 0.0) * direction
         ahead, behind = (function(z1, z2, "float64") for z1, z2 in (views + step, views - step))
-        moves.append((ahead - behind) / (2 * _STEP))
+        moves.append((ahead - behind) / (2 * STEP))
     return moves
 
 
