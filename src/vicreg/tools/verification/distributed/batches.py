@@ -66,12 +66,13 @@ class Batch:
         """What the map is applied to, shape (2, n, d)."""
         rng = self._rng("inputs")
         means = rng.standard_normal((len(self.rows), self.d))
+        means += np.where(np.arange(len(self.rows)) % 2, 1.0, -1.0)[:, None]  # never alike
         x = rng.standard_normal((self.n, self.d)) + np.repeat(means, self.rows, axis=0)
         return np.stack([x, x + 0.5 * rng.standard_normal((self.n, self.d))])
 
     @cached_property
     def weight(self) -> Floats:
-        """The weight of the map, shape (d, d): features of std 0.1 to 1.5, correlated a little."""
+        """The weight of the map, shape (d, d): features of std below 1 and above, correlated a little."""
         rng = self._rng("map")
         mixed = np.eye(self.d) + rng.standard_normal((self.d, self.d)) / (4 * self.d**0.5)
         scaled: Floats = np.linspace(0.1, 1.0, self.d)[:, None] * mixed

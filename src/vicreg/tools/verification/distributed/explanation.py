@@ -109,9 +109,9 @@ def _of_value(results: Sequence[Compared], known: Known | None) -> list[str]:
     factors = (values * truth).sum(axis=0) / (truth**2).sum(axis=0)
     if like(factors * truth):
         if is_same:
-            return [f"The value is {_times(factors[0], size)} that of the whole batch."]
+            return [f"The value is {_times_whole(factors[0], size)}."]
         each = ", ".join(f"{factor:.4g}" for factor in factors)
-        return [f"The value is {each} times that of the whole batch, by rank{mean}."]
+        return [f"The value is {each} times the whole batch's, by rank{mean}."]
     how = "The value is the same on every rank, and" if is_same else "The value is"
     differs = "" if is_same else "; it differs from rank to rank"
     terms = _value_by_term(results, known, values, is_same)
@@ -188,7 +188,7 @@ def _of_gradient(results: Sequence[Compared], known: Known | None) -> list[str]:
     lines = []
     factor = float(rows @ right / (right @ right))
     if relative_error(rows, factor * right) <= limit:
-        lines = [f"The gradient is {_times(factor, size)} the whole batch's: {off}."]
+        lines = [f"The gradient is {_times_whole(factor, size)}."]
     elif _have_alone(results):
         alone = _flat([_rows_alone(one.whole) for one in results])
         factor = float(rows @ alone / (alone @ alone))
@@ -304,6 +304,10 @@ def _all_terms(terms: Sequence[str]) -> str:
     if len(terms) == 1:
         return f"{terms[0]} term is"
     return f"{', '.join(terms[:-1])} and {terms[-1]} terms are"
+
+
+def _times_whole(factor: float, size: int) -> str:
+    return f"{_times(factor, size)} the whole batch's: {per_cent(abs(factor - 1))} off"
 
 
 def _times(factor: float, size: int) -> str:

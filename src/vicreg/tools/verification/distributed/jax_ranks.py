@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from vicreg import vicreg_loss
 from vicreg.tools.backends import backend_named
@@ -23,7 +23,8 @@ __all__ = ["AXIS", "Ranks"]
 #: The name of the axis that the ranks are on.
 AXIS = "ranks"
 
-_OVER_RANKS = PartitionSpec(AXIS)
+_PartitionSpec: Any = jax.sharding.PartitionSpec  # it has no types
+_OVER_RANKS, _REPLICATED = _PartitionSpec(AXIS), _PartitionSpec()
 Parameters = tuple[jax.Array, jax.Array]
 
 
@@ -107,7 +108,7 @@ class Ranks:
         values = jax.shard_map(
             on_rank,
             mesh=self._mesh,
-            in_specs=(PartitionSpec(), _OVER_RANKS, _OVER_RANKS),
+            in_specs=(_REPLICATED, _OVER_RANKS, _OVER_RANKS),
             out_specs=_OVER_RANKS,
         )
 

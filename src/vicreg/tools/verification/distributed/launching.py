@@ -97,7 +97,11 @@ def _loopback() -> str:
 
 def _for_jax(rank: int, size: int) -> dict[str, str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={size}"
-    return _ONE_THREAD | {"XLA_FLAGS": flags.strip(), "JAX_ENABLE_X64": "1"}
+    return _ONE_THREAD | {
+        "XLA_FLAGS": flags.strip(),
+        "JAX_ENABLE_X64": "1",
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 _ENVIRONMENT = {"torch": _for_torch, "jax": _for_jax}

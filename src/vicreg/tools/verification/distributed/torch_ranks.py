@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vicreg import vicreg_loss
 from vicreg.distributed import TorchCommunicator
+from vicreg.tools.backends import Floats
 from vicreg.tools.backends.torch import TorchBackend
 from vicreg.tools.functions import FunctionError, LossFunction
 from vicreg.tools.verification.definition import DEFINITIONS
@@ -135,5 +135,6 @@ def _moves(function: LossFunction, batch: Batch, part: slice, rank: int, size: i
     return moves
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().double().numpy()
+def _numpy(tensor: Any) -> Floats:
+    values: Floats = tensor.detach().cpu().double().numpy()
+    return values
