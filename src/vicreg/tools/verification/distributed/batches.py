@@ -72,7 +72,7 @@ class Batch:
 
     @cached_property
     def weight(self) -> Floats:
-        """The weight of the map, shape (d, d): features of std below 1 and above, correlated a little."""
+        """The weight of the map, shape (d, d): features of std 0.1 to 2, correlated."""
         rng = self._rng("map")
         mixed = np.eye(self.d) + rng.standard_normal((self.d, self.d)) / (4 * self.d**0.5)
         scaled: Floats = np.linspace(0.1, 1.0, self.d)[:, None] * mixed

@@ -76,8 +76,7 @@ class Ranks:
         parameters = self._arrays(question.dtype, batch.weight, batch.bias)
         (inputs,) = self._arrays(question.dtype, batch.inputs[:, part].swapaxes(0, 1))
         shifts = jnp.zeros_like(inputs)
-        found = values(parameters, inputs, shifts)
-        of_parameters, of_shifts = gradients(parameters, inputs, shifts)
+        (of_parameters, of_shifts), found = gradients(parameters, inputs, shifts)
         rows = np.split(np.asarray(of_shifts, np.float64).swapaxes(0, 1), size, axis=1)
         answers: dict[int, Answer] = {
             rank: {
@@ -97,7 +96,7 @@ class Ranks:
         return answers
 
     def _functions(self, function: LossFunction) -> tuple[Any, Any]:
-        """Return the value on each rank, and the gradient of their mean, compiled."""
+        """Return the value on each rank, and the gradient of their mean beside it, compiled."""
 
         def on_rank(parameters: Parameters, inputs: jax.Array, shifts: jax.Array) -> jax.Array:
             weight, bias = parameters
@@ -112,10 +111,11 @@ class Ranks:
             out_specs=_OVER_RANKS,
         )
 
-        def mean(*arguments: Any) -> jax.Array:
-            return jnp.mean(values(*arguments))
+        def mean(*arguments: Any) -> tuple[jax.Array, jax.Array]:
+            found = values(*arguments)
+            return jnp.mean(found), found
 
-        return jax.jit(values), jax.jit(jax.grad(mean, argnums=(0, 2)))
+        return jax.jit(values), jax.jit(jax.grad(mean, argnums=(0, 2), has_aux=True))
 
     def _moves(self, values: Any, batch: Batch) -> np.ndarray[Any, Any]:
         """Return how each rank's value changes with each rank's rows, by central differences."""
