@@ -96,7 +96,7 @@ class Agreement:
                 raise ValueError(_difference(xp, comm, own.settings, device))
             if call == Call(own.form, counts):
                 self._last = call
-                return counts, xp.reshape(received[:, header.shape[0] :], (-1, *sent.shape))
+                return counts, xp.reshape(received[:, header.shape[0] :], (comm.size, *sent.shape))
             if len(self._next) > _MOST:
                 self._next.clear()
             like = payload(counts)
