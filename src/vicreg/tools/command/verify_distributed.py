@@ -9,6 +9,7 @@ from typing import Any
 from vicreg.tools.command.functions import printable
 from vicreg.tools.command.shared import chosen, stderr_console
 from vicreg.tools.dtypes import FULL
+from vicreg.tools.functions import FunctionError
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["LIBRARIES", "verify_distributed"]
@@ -58,7 +59,11 @@ def verify_distributed(
         if target is None:
             results = run_package(formulas, setting, on_step)
         else:
-            results = run_target(target, setting, on_step)
+            try:
+                results = run_target(target, setting, on_step)
+            except FunctionError as error:
+                hint = "" if names else "; a function of JAX arrays needs --backend jax"
+                raise FunctionError(f"{error}{hint}") from error
     _show(results, files)
     return results.passed
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vicreg import vicreg_loss
+from vicreg.distributed import JaxCommunicator
 from vicreg.tools.backends import backend_named
 from vicreg.tools.functions import LossFunction
 from vicreg.tools.verification.definition import DEFINITIONS
@@ -49,8 +50,6 @@ class Ranks:
 
     def package_loss(self, convention: str) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
-        from vicreg.distributed import JaxCommunicator
-
         _, variance, covariance = DEFINITIONS[convention].weights
 
         def loss(z1: jax.Array, z2: jax.Array) -> Any:

@@ -96,9 +96,14 @@ def _loopback() -> str:
 
 
 def _for_jax(rank: int, size: int) -> dict[str, str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={size}"
     return _ONE_THREAD | {
-        "XLA_FLAGS": flags.strip(),
+        "XLA_FLAGS": " ".join(
+            [
+                *os.environ.get("XLA_FLAGS", "").split(),
+                f"--xla_force_host_platform_device_count={size}",
+                "--xla_backend_optimization_level=0",  # each loss runs once or twice
+            ]
+        ),
         "JAX_ENABLE_X64": "1",
         "JAX_PLATFORMS": "cpu",
     }

@@ -89,6 +89,11 @@ class Setting:
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
 
+    @property
+    def where(self) -> str:
+        """The ranks in words."""
+        return f"{self.size} ranks, {self.backend} {self.device}"
+
     def batches(self, of_package: bool = False) -> list[Batch]:
         """Return the batches; JAX shards even rows alone."""
         batches = (batches_for_package if of_package else batches_for)(self.size, self.seed)
@@ -150,7 +155,7 @@ def run_target(path: str, setting: Setting, on_step: OnStep = _silently) -> Resu
     known = known_convention([one for group in groups for one in group.compared])
     for group in groups:
         group.findings = explained(group.compared, known)
-    return Results(f"{path} on {setting.size} ranks", setting, groups)
+    return Results(f"{path} on {setting.where}", setting, groups)
 
 
 def run_package(
@@ -185,7 +190,7 @@ def run_package(
         for name in conventions:
             results = [one for one in group.compared if one.label == name]
             group.findings += [f"{name}: {line}" for line in explained(results, known[name])]
-    return Results(f"vicreg on {setting.size} ranks", setting, groups)
+    return Results(f"vicreg on {setting.where}", setting, groups)
 
 
 def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[Whole]:

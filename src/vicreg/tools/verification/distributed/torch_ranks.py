@@ -41,6 +41,7 @@ class Ranks:
         self._file = file
         device = f"cuda:{self._rank}" if job.device == "cuda" else "cpu"
         self._backend = TorchBackend("torch", device, ("float64", "float32"))
+        self._known: tuple[Batch, str] | None = None
 
     def join(self) -> None:
         """Make the group of all ranks."""
@@ -77,62 +78,59 @@ class Ranks:
     def answers(self, loss: Callable[..., Any], question: Question) -> dict[int, Answer]:
         """Return the answer of this rank."""
         function = LossFunction(loss, self._backend)
-        return {self._rank: _answer(function, question, self._rank, self._size)}
+        part = self._part(question)
+        if self._known != (question.batch, question.dtype):
+            self._known = (question.batch, question.dtype)
+            self._model = self._mapped(question)
+        model, inputs = self._model
+        model.zero_grad()
+        views = [view.clone() for view in model(inputs[:, part])]
+        for view in views:
+            view.retain_grad()
+        value = function.on_arrays(*views)
+        if not isinstance(value, torch.Tensor) or not value.requires_grad:
+            raise FunctionError(f"{function.name} returns a value without a gradient")
+        torch.autograd.backward(value.reshape(()))
+        gradients = [torch.zeros_like(view) if view.grad is None else view.grad for view in views]
+        weight, bias = (_numpy(parameter.grad) for parameter in model.parameters())
+        answer = {
+            "value": function.number(value),
+            "value_dtype": str(value.dtype).removeprefix("torch."),
+            "rows": _numpy(torch.stack(gradients)),
+            "weight": weight,
+            "bias": bias,
+        }
+        if question.moving:
+            answer["moves"] = self._moves(function, question.batch, part)
+        return {self._rank: answer}
 
+    def _part(self, question: Question) -> slice:
+        if question.alone is not None:
+            return question.batch.part(question.alone)
+        return slice(None) if self._size == 1 else question.batch.part(self._rank)
 
-class _Encoder(nn.Module):
-    """The map of a batch, applied to both views at once."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__()
-        self.map = nn.Linear(batch.d, batch.d)
+    def _mapped(self, question: Question) -> tuple[nn.Module, torch.Tensor]:
+        """Return the map of a batch, with its parameters shared by the ranks, and its inputs."""
+        batch = question.batch
+        encoder = nn.Linear(batch.d, batch.d)
         with torch.no_grad():
-            self.map.weight = nn.Parameter(torch.from_numpy(batch.weight))
-            self.map.bias = nn.Parameter(torch.from_numpy(batch.bias))
+            encoder.weight = nn.Parameter(torch.from_numpy(batch.weight))
+            encoder.bias = nn.Parameter(torch.from_numpy(batch.bias))
+        kind = {"device": self._backend.device, "dtype": getattr(torch, question.dtype)}
+        encoder = encoder.to(**kind)
+        model = DistributedDataParallel(encoder) if self._size > 1 else encoder
+        return model, torch.from_numpy(batch.inputs).to(**kind)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = self.map(inputs)
-        return embeddings
-
-
-def _answer(function: LossFunction, question: Question, rank: int, size: int) -> Answer:
-    batch = question.batch
-    part = slice(None) if size == 1 else batch.part(rank)
-    if question.alone is not None:
-        part = batch.part(question.alone)
-    kind = {"device": function.backend.device, "dtype": getattr(torch, question.dtype)}
-    encoder = _Encoder(batch).to(**kind)
-    model = DistributedDataParallel(encoder) if size > 1 else encoder
-    embeddings = model(torch.from_numpy(batch.inputs[:, part]).to(**kind))
-    views = [view.clone() for view in embeddings]
-    for view in views:
-        view.retain_grad()
-    value = function.on_arrays(*views)
-    if not isinstance(value, torch.Tensor) or not value.requires_grad:
-        raise FunctionError(f"{function.name} returns a value without a gradient")
-    torch.autograd.backward(value.reshape(()))
-    gradients = [torch.zeros_like(view) if view.grad is None else view.grad for view in views]
-    answer = {
-        "value": function.number(value),
-        "value_dtype": str(value.dtype).removeprefix("torch."),
-        "rows": _numpy(torch.stack(gradients)),
-        "weight": _numpy(encoder.map.weight.grad),
-        "bias": _numpy(encoder.map.bias.grad),
-    }
-    if question.moving:
-        answer["moves"] = _moves(function, batch, part, rank, size)
-    return answer
-
-
-def _moves(function: LossFunction, batch: Batch, part: slice, rank: int, size: int) -> list[float]:
-    """Return how this rank's value changes with each rank's rows, by central differences."""
-    views, direction = batch.views[:, part], batch.direction[:, part]
-    moves = []
-    for moved in range(size):
-        step = (STEP if moved == rank else 0.0) * direction
-        ahead, behind = (function(z1, z2, "float64") for z1, z2 in (views + step, views - step))
-        moves.append((ahead - behind) / (2 * STEP))
-    return moves
+    def _moves(self, function: LossFunction, batch: Batch, part: slice) -> list[float]:
+        """Return how this rank's value changes with each rank's rows, by central differences."""
+        views, direction = batch.views[:, part], batch.direction[:, part]
+        moves = []
+        for moved in range(self._size):
+            step = (STEP if moved == self._rank else 0.0) * direction
+            pairs = (views + step, views - step)
+            ahead, behind = (function(z1, z2, "float64") for z1, z2 in pairs)
+            moves.append((ahead - behind) / (2 * STEP))
+        return moves
 
 
 def _numpy(tensor: Any) -> Floats:
