@@ -12,9 +12,12 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg._core import collapse, engine
-from vicreg._core.layout import Axes
+from vicreg._core.communicator import Communicator
+from vicreg._core.layout import Axes, as_computed
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
+from vicreg._core.ranks import Batch
+from vicreg._core.terms.covariance import Gram
 
 Array = Any
 
@@ -107,13 +110,48 @@ def _sharded_by_jax(
     sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     if gradients:
         sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
-    return jax.sharding.auto_axes(function, out_sharding=sharding)(*arrays)
+    axes = mesh.explicit_axes
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=sharding)(*arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnMesh(Communicator):
+    """The devices of a mesh, on which an array is whole: its sums are over all of them already."""
+
+    mesh: Any
+
+    rank, size, libraries = 0, 1, ("jax",)
+
+    def all_gather(self, array: Array) -> Array:
+        """Return `array`, its samples on each device, its other axes left to the compiler."""
+        anything = PartitionSpec.UNCONSTRAINED
+        axes = (*(anything,) * (array.ndim - 2), None, anything)
+        sharding: Any = NamedSharding(self.mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+        return jax.lax.with_sharding_constraint(array, sharding)[None, ...]  # type: ignore[no-untyped-call]
+
+    def all_reduce(self, array: Array) -> Array:
+        return array
+
+
+def _joined(views: tuple[Array, ...], objective: Objective) -> Objective:
+    """Return `objective` for a batch on several devices.
+
+    For the Gram route the samples are sent to each device once: by itself, the compiler sends
+    them for each product.
+    """
+    mesh = jax.typeof(views[0]).sharding.mesh
+    is_gram = any(isinstance(term, Gram) for term in objective.terms_of(views))
+    if AxisType.Auto not in mesh.axis_types or mesh.size == 1 or not is_gram:
+        return objective
+    comm, own = _OnMesh(mesh), jnp.stack([objective.axes.in_order(xp, view) for view in views])
+    everyone = as_computed(xp, comm.all_gather(own)[0])
+    return dataclasses.replace(objective, batch=Batch(comm, (own.shape[-2],), everyone))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_as_written
 def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
-    values, _ = engine.forward(xp, views, objective, differentiated=False)
+    values, _ = engine.forward(xp, views, _joined(views, objective), differentiated=False)
     return values
 
 
@@ -123,8 +161,9 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[engine.Valu
     # A view that nothing is differentiated by has a symbolic zero for its tangent.
     known_zero = jax.custom_derivatives.SymbolicZero
     moving = [None if isinstance(t, known_zero) else t for t in directions]
-    values, saved = engine.forward(xp, views, objective)
-    return values, engine.pushforward(xp, views, saved, moving, objective)
+    batch = _joined(views, objective)
+    values, saved = engine.forward(xp, views, batch)
+    return values, engine.pushforward(xp, views, saved, moving, batch)
 
 
 _terms.defjvp(_jvp, symbolic_zeros=True)
@@ -153,7 +192,8 @@ def value_and_grad(
     def of_views(
         views: tuple[Array, ...], weights: tuple[Any, ...]
     ) -> tuple[Array, tuple[Array, ...]]:
-        return engine.value_and_grad(xp, views, weights, objective)
+        batch = _joined(views, objective)
+        return engine.value_and_grad(xp, views, weights, batch)
 
     result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
         of_views, views, views, weights, gradients=True
@@ -196,12 +236,14 @@ def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, A
     return z, (z, cotangents)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 @_as_written
 def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
     z, cotangents = saved
 
     def gradient(z: Array, cotangents: Any) -> tuple[Array, tuple[Array]]:
-        _, (own,) = engine.value_and_gradients(xp, (z,), cotangents, objective, (True,))
+        batch = _joined((z,), objective)
+        _, (own,) = engine.value_and_gradients(xp, (z,), cotangents, batch, (True,))
         return jnp.zeros(()), (engine.like_its_view(xp, own, z, objective),)
 
     _, (own,) = _sharded_by_jax(gradient, (z,), z, cotangents, gradients=True)
