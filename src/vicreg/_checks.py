@@ -45,6 +45,7 @@ def checked_objective(
     pooled: bool = False,
     penalty: str = "square",
     delta: float = 1.0,
+    published_gradient: bool = False,
     sizes: Sizes = DEFAULT_SIZES,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these arguments describe, and the weights of its terms.
@@ -66,6 +67,7 @@ def checked_objective(
         each_term=each_term,
         penalty=_checked_penalty(penalty, method),
         delta=_checked_delta(delta, penalty),
+        published_gradient=published_gradient,
         sizes=sizes,
         comm=_checked_communicator(comm),
     )

@@ -9,7 +9,7 @@ from vicreg._adapters.dispatch import adapter_for
 from vicreg._core.agreement import Agreement
 from vicreg._core.communicator import Communicator
 
-__all__ = ["LOCAL", "Communicator", "TorchCommunicator"]
+__all__ = ["LOCAL", "Communicator", "JaxCommunicator", "MPICommunicator", "TorchCommunicator"]
 
 Array = Any
 
@@ -74,6 +74,9 @@ class TorchCommunicator(Communicator):
 
     libraries = ("torch",)
 
+    def __deepcopy__(self, _: Any) -> TorchCommunicator:
+        return self  # a copy of a module is of the same processes
+
     @property
     def rank(self) -> int:
         """The rank of this process in the group."""
@@ -101,5 +104,139 @@ class TorchCommunicator(Communicator):
         return agreement
 
 
+@dataclass(frozen=True)
+class JaxCommunicator(Communicator):
+    """The devices along an axis of a mesh: for a loss inside ``jax.shard_map``.
+
+    The loss on each device is that of the batch of all of them. It is differentiated as if it were
+    written with the collectives of ``jax.lax``: inside ``shard_map`` and through it, forwards and
+    backwards, to any order. `vicreg_value_and_grad` gives the gradient by the device's own rows.
+
+    Arrays that are sharded over a mesh under plain ``jit`` need no communicator: there the batch
+    is one array.
+
+    Parameters
+    ----------
+    axis_name : str or tuple of str
+        The axes that the samples are spread over.
+
+    Raises
+    ------
+    ValueError
+        When the loss is called where no such axis is mapped.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from jax.sharding import PartitionSpec
+    >>> from vicreg import vicreg_loss
+    >>> from vicreg.distributed import JaxCommunicator
+    >>> mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    >>> @jax.jit
+    ... @jax.shard_map(mesh=mesh, in_specs=PartitionSpec("batch"), out_specs=PartitionSpec())
+    ... def loss(views):
+    ...     return vicreg_loss(*views, comm=JaxCommunicator("batch"))
+    >>> z1, z2 = jax.random.normal(jax.random.key(0), (2, 16, 3))
+    >>> print(f"{loss((z1, z2)) - vicreg_loss(z1, z2):.3f}")
+    0.000
+    """
+
+    axis_name: str | tuple[str, ...]
+
+    libraries = ("jax",)
+    runs_one_program = True
+
+    @property
+    def rank(self) -> Array:
+        """The place of this device along the axis: a traced array of shape ()."""
+        return adapter_for("jax").axis_rank(self.axis_name)
+
+    @property
+    def size(self) -> int:
+        """How many devices there are along the axis."""
+        size: int = adapter_for("jax").axis_size(self.axis_name)
+        return size
+
+    def all_gather(self, array: Array) -> Array:
+        """Return the arrays of all devices, ``(size, *array.shape)``."""
+        return adapter_for("jax").all_gather(self.axis_name, array)
+
+    def all_reduce(self, array: Array) -> Array:
+        """Return the sum of the arrays of all devices."""
+        return adapter_for("jax").all_reduce(self.axis_name, array)
+
+
+@dataclass(frozen=True, eq=False)
+class MPICommunicator(Communicator):
+    """The processes of an MPI communicator, for NumPy arrays: the loss of the batch of all.
+
+    The loss on every rank is that of the whole batch, and `vicreg_value_and_grad` gives the
+    gradient by the rank's own rows. The ranks may have different numbers of rows, or none, and
+    other ones in each call.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm, optional
+        None is ``MPI.COMM_WORLD``.
+
+    Raises
+    ------
+    ImportError
+        There is no mpi4py.
+
+    Notes
+    -----
+    CuPy arrays need an MPI that reads the memory of GPUs ("CUDA-aware").
+
+    Examples
+    --------
+    In a script that ``mpiexec`` starts, as ``mpiexec -n 4 python script.py``::
+
+        from vicreg.distributed import MPICommunicator
+
+        loss, gradients = vicreg_value_and_grad(z1, z2, comm=MPICommunicator())
+    """
+
+    comm: Any = None
+
+    libraries = ("numpy", "cupy")
+
+    @property
+    def rank(self) -> int:
+        """The rank of this process."""
+        rank: int = self._comm.rank
+        return rank
+
+    @property
+    def size(self) -> int:
+        """How many processes there are."""
+        size: int = self._comm.size
+        return size
+
+    def all_gather(self, array: Array) -> Array:
+        """Return the arrays of all ranks, ``(size, *array.shape)``."""
+        return _mpi().all_gather(self._comm, array)
+
+    def all_reduce(self, array: Array) -> Array:
+        """Return the sum of the arrays of all ranks."""
+        return _mpi().all_reduce(self._comm, array)
+
+    @property
+    def agreement(self) -> Agreement:
+        """What the ranks know of each other from earlier calls: of the MPI communicator's."""
+        agreement: Agreement = _mpi().agreement(self._comm)
+        return agreement
+
+    @property
+    def _comm(self) -> Any:
+        return _mpi().MPI.COMM_WORLD if self.comm is None else self.comm
+
+
 def _torch() -> Any:
     return adapter_for("torch").communicator
+
+
+def _mpi() -> Any:
+    from vicreg._adapters import mpi
+
+    return mpi

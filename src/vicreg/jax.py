@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from vicreg._adapters.jax import regularized
 from vicreg._checks import checked_library
 from vicreg._conventions import VCREG_EPS
-from vicreg._losses.vcreg import (
-    checked_covariance_gradient,
-    checked_settings,
-    with_published_gradient,
-)
+from vicreg._core.communicator import Communicator
+from vicreg._losses.vcreg import checked_settings
 
 __all__ = ["vcreg"]
 
@@ -32,6 +29,7 @@ def vcreg(
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
     covariance_gradient: str = "exact",
     scale: float | Array = 1.0,
 ) -> Array:
@@ -53,6 +51,10 @@ def vcreg(
         traced; the gradient that is added is a constant to a derivative by them.
     gamma, eps, penalty, delta, feature_axis, sample_axis : optional
         As in `vicreg.vcreg_loss`.
+    comm : Communicator, optional
+        As in `vicreg.vcreg_loss`. The gradient is then as if that loss were added to the loss of
+        each device, and the devices' gradients are averaged. Where instead the devices' losses
+        are averaged before they are differentiated, give 1 over their number as `scale`.
     covariance_gradient : {"exact", "published"}, optional
         As in `vicreg.torch.VCReg`.
     scale : float or array of shape (), optional
@@ -89,14 +91,14 @@ def vcreg(
     True
     """
     given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-    objective, weights = checked_settings(given, gamma, eps, penalty, delta, axes)
+    objective, weights = checked_settings(
+        given, gamma, eps, penalty, delta, axes, "auto", comm, covariance_gradient
+    )
     library = checked_library((x,), ("x",), objective, weights)
     if library != "jax":
         raise TypeError(f"x must be an array of JAX; got one of {library}")
     if jnp.ndim(scale) != 0:
         raise ValueError(f"scale must be one number; got shape {jnp.shape(scale)}")
-    if checked_covariance_gradient(covariance_gradient):
-        weights = with_published_gradient(weights, x, objective)
     # Not in half precision, which loss scales overflow.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     cotangents = tuple(

@@ -16,11 +16,7 @@ from vicreg._adapters.torch import layer
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import VCREG_EPS, Convention, checked_number
 from vicreg._core.communicator import Communicator
-from vicreg._losses.vcreg import (
-    checked_covariance_gradient,
-    checked_settings,
-    with_published_gradient,
-)
+from vicreg._losses.vcreg import checked_settings
 from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
 
 __all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
@@ -156,8 +152,9 @@ class VCReg(torch.nn.Module):
     ----------
     variance_weight, covariance_weight : float or torch.Tensor of shape ()
         α and β; they must be given, since no published value fits all networks.
-    gamma, eps, penalty, delta, feature_axis, sample_axis : optional
-        As in `vicreg.vcreg_loss`.
+    gamma, eps, penalty, delta, feature_axis, sample_axis, comm : optional
+        As in `vicreg.vcreg_loss`. With a `vicreg.distributed.TorchCommunicator` the gradient is
+        times the number of ranks, as that of the loss is, for the mean over the ranks.
     covariance_gradient : {"exact", "published"}, optional
         "exact" is the derivative of the loss. "published" is the covariance's part in the scale
         of the paper's pseudocode, which leaves out the 1/(n − 1) of that derivative.
@@ -171,7 +168,7 @@ class VCReg(torch.nn.Module):
         The loss of the last input that was regularized, and its terms, for logging: without
         `scale`, and of the exact loss. Computed when asked for, from what the backward pass had
         to compute anyway. A covariance of weight 0 is not computed, and is NaN. There are none
-        under ``torch.compile`` and ``torch.func``.
+        under ``torch.compile`` and ``torch.func``, nor, with `comm`, before the backward pass.
 
     Raises
     ------
@@ -217,16 +214,18 @@ class VCReg(torch.nn.Module):
         delta: float = 1.0,
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
+        comm: Communicator | None = None,
         covariance_gradient: str = "exact",
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
         given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-        objective, self._weights = checked_settings(given, gamma, eps, penalty, delta, axes)
+        objective, self._weights = checked_settings(
+            given, gamma, eps, penalty, delta, axes, "auto", comm, covariance_gradient
+        )
         # To log a variance of weight 0 costs nothing, a covariance a product.
         has_covariance = isinstance(covariance_weight, torch.Tensor) or covariance_weight != 0
         self._objective = replace(objective, each_term=has_covariance)
-        self._published = checked_covariance_gradient(covariance_gradient)
         self._settings = {
             "variance_weight": self._weights[1],
             "covariance_weight": self._weights[2],
@@ -236,6 +235,7 @@ class VCReg(torch.nn.Module):
             "delta": self._objective.delta,
             "feature_axis": feature_axis,
             "sample_axis": sample_axis,
+            "comm": comm,
             "covariance_gradient": covariance_gradient,
         }
         self.scale = _checked_scale(scale)
@@ -264,9 +264,10 @@ class VCReg(torch.nn.Module):
             self._log.last = None
         else:
             passed = layer.Pass(z, objective, weights, self._log)
-        if self._published:
-            weights = with_published_gradient(weights, z, objective)
-        result = layer.regularized(z, objective, weights, self.scale, passed)
+        regularized = layer.regularized
+        if compiled and objective.comm is not None:
+            regularized = layer.regularized_uncompiled
+        result = regularized(z, objective, weights, self.scale, passed)
         return adapter.replicated(result, x)
 
     @property

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg._core import collapse, engine
+from vicreg._core import collapse, engine, ranks
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes, as_computed
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
-from vicreg._core.ranks import Batch
 from vicreg._core.terms.covariance import Gram
 
 Array = Any
@@ -133,11 +132,10 @@ class _OnMesh(Communicator):
         return array
 
 
-def _joined(views: tuple[Array, ...], objective: Objective) -> Objective:
-    """Return `objective` for a batch on several devices.
+def _on_each_device(views: tuple[Array, ...], objective: Objective) -> Objective:
+    """Return `objective` with the samples of `views` on each device of their mesh, if need be.
 
-    For the Gram route the samples are sent to each device once: by itself, the compiler sends
-    them for each product.
+    For the Gram route they are sent once so: by itself, the compiler sends them for each product.
     """
     mesh = jax.typeof(views[0]).sharding.mesh
     is_gram = any(isinstance(term, Gram) for term in objective.terms_of(views))
@@ -145,14 +143,77 @@ def _joined(views: tuple[Array, ...], objective: Objective) -> Objective:
         return objective
     comm, own = _OnMesh(mesh), jnp.stack([objective.axes.in_order(xp, view) for view in views])
     everyone = as_computed(xp, comm.all_gather(own)[0])
-    return dataclasses.replace(objective, batch=Batch(comm, (own.shape[-2],), everyone))
+    return dataclasses.replace(objective, batch=ranks.Batch(comm, (own.shape[-2],), everyone))
+
+
+def axis_rank(axis_name: Any) -> Array:
+    """Return the place of this device along a mapped axis."""
+    return jax.lax.axis_index(axis_name)
+
+
+def axis_size(axis_name: Any) -> int:
+    """Return the number of devices along a mapped axis.
+
+    Raises
+    ------
+    ValueError
+        No axis of that name is mapped.
+    """
+    try:
+        size: int = jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"comm must be used where its axis is mapped, inside jax.shard_map; got the axis "
+            f"{axis_name!r}, which is not"
+        ) from None
+    return size
+
+
+def all_gather(axis_name: Any, array: Array) -> Array:
+    """Return the arrays of all devices along a mapped axis, ``(size, *array.shape)``."""
+    return jax.lax.all_gather(array, axis_name)
+
+
+def all_reduce(axis_name: Any, array: Any) -> Any:
+    """Return the sum of the arrays of all devices along a mapped axis."""
+    return jax.lax.psum(array, axis_name)  # type: ignore[no-untyped-call]
+
+
+def _joined(views: tuple[Array, ...], objective: Objective) -> Objective:
+    """Return `objective` for the batch of all ranks, or of all devices of a mesh."""
+    joined = ranks.joined(xp, views, objective, ())
+    return _on_each_device(views, joined) if joined.comm is None else joined
+
+
+def _share(values: engine.Values, objective: Objective) -> engine.Values:
+    """Return this rank's share in `values`, which each rank has: all of it, or nothing.
+
+    The sum of the shares is then differentiated by JAX: a share counts as a function of the
+    rank's own rows, with the gradient of the whole by them.
+    """
+    if objective.comm is None:
+        return values
+    return _where(objective.comm.rank == 0, values)
+
+
+def _own(changes: engine.Values, objective: Objective) -> engine.Values:
+    """Return `changes` as the rank's own, which those along views that all ranks share are too."""
+    return changes if objective.comm is None else _where(objective.comm.rank >= 0, changes)
+
+
+def _where(condition: Array, values: engine.Values) -> engine.Values:
+    return tuple(None if v is None else jnp.where(condition, v, jnp.zeros_like(v)) for v in values)
+
+
+def _of_all_ranks(shares: engine.Values, objective: Objective) -> engine.Values:
+    return shares if objective.comm is None else objective.comm.all_reduce(shares)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 @_as_written
 def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
     values, _ = engine.forward(xp, views, _joined(views, objective), differentiated=False)
-    return values
+    return _share(values, objective)
 
 
 @_as_written
@@ -163,7 +224,8 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[engine.Valu
     moving = [None if isinstance(t, known_zero) else t for t in directions]
     batch = _joined(views, objective)
     values, saved = engine.forward(xp, views, batch)
-    return values, engine.pushforward(xp, views, saved, moving, batch)
+    changes = engine.pushforward(xp, views, saved, moving, batch)
+    return _share(values, objective), _own(changes, objective)
 
 
 _terms.defjvp(_jvp, symbolic_zeros=True)
@@ -176,7 +238,8 @@ def evaluate(
     """Return the loss, and after it each term where it is wanted, differentiable."""
 
     def outputs(views: tuple[Array, ...], weights: tuple[Any, ...]) -> engine.Values:
-        return engine.outputs(xp, weights, _terms(views, objective), objective)
+        terms = _of_all_ranks(_terms(views, objective), objective)
+        return engine.outputs(xp, weights, terms, objective)
 
     result: tuple[Array, ...] = _sharded_by_jax(outputs, views, views, weights)
     return result
@@ -193,7 +256,9 @@ def value_and_grad(
         views: tuple[Array, ...], weights: tuple[Any, ...]
     ) -> tuple[Array, tuple[Array, ...]]:
         batch = _joined(views, objective)
-        return engine.value_and_grad(xp, views, weights, batch)
+        loss, gradients = engine.value_and_grad(xp, views, weights, batch)
+        (loss,) = _of_all_ranks(_share((loss,), objective), objective)
+        return loss, gradients
 
     result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
         of_views, views, views, weights, gradients=True
@@ -240,13 +305,17 @@ def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, A
 @_as_written
 def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
     z, cotangents = saved
+    # As if the loss were added to that of each device, of which the mean is taken.
+    ranks = 1 if objective.comm is None else objective.comm.size
+    of_ranks = jax.tree.map(lambda cotangent: ranks * cotangent, cotangents)
 
     def gradient(z: Array, cotangents: Any) -> tuple[Array, tuple[Array]]:
         batch = _joined((z,), objective)
-        _, (own,) = engine.value_and_gradients(xp, (z,), cotangents, batch, (True,))
+        weights = batch.in_gradient(cotangents, z)
+        _, (own,) = engine.value_and_gradients(xp, (z,), weights, batch, (True,))
         return jnp.zeros(()), (engine.like_its_view(xp, own, z, objective),)
 
-    _, (own,) = _sharded_by_jax(gradient, (z,), z, cotangents, gradients=True)
+    _, (own,) = _sharded_by_jax(gradient, (z,), z, of_ranks, gradients=True)
     return incoming + own, jax.tree.map(jnp.zeros_like, cotangents)
 
 

@@ -45,6 +45,8 @@ class Objective:
         What is summed of the off-diagonal covariances.
     delta : float
         Where "smooth_l1" becomes linear.
+    published_gradient : bool
+        Whether the covariance's gradient has the scale of the pseudocode of VCReg's paper.
     sizes : Sizes
         From which size on the core works in parts.
     comm : Communicator or None
@@ -62,6 +64,7 @@ class Objective:
     each_term: bool
     penalty: Penalty = "square"
     delta: float = 1.0
+    published_gradient: bool = False
     sizes: Sizes = DEFAULT_SIZES
     comm: Communicator | None = None
     batch: Any = field(default=None, compare=False, repr=False)
@@ -70,6 +73,17 @@ class Objective:
     def computed(self) -> Flags:
         """Which terms are computed."""
         return ALL if self.each_term else self.in_loss
+
+    def in_gradient(self, weights: Sequence[Any], z: Any) -> Sequence[Any]:
+        """Return the weights of the terms in the gradient by the one view `z`.
+
+        The pseudocode of VCReg's paper omits the 1/(n − 1) of the covariance's derivative.
+        """
+        invariance, variance, covariance = weights
+        if not self.published_gradient or covariance is None:
+            return weights
+        n = self.axes.core_shape(z.shape)[-2] if self.batch is None else self.batch.count
+        return invariance, variance, covariance * (n - self.convention.covariance_correction)
 
     def terms_of(self, views: Sequence[Any]) -> tuple[Term | None, ...]:
         """Return the terms of `views`, as they are given."""

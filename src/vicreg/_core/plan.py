@@ -7,8 +7,8 @@ from typing import Literal
 
 Route = Literal["gram", "covariance"]
 
-#: How many multiply-adds take as long as to send one number: some 80 where one core computes and the
-#: ranks are on one machine, 2600 on an H100 with 50 GB/s between machines.
+#: How many multiply-adds take as long as to send one number: some 80 on one core with all ranks on
+#: one machine, 2600 on an H100 with 50 GB/s between machines.
 MULTIPLY_ADDS_PER_NUMBER = 256
 
 

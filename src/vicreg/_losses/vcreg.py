@@ -193,8 +193,13 @@ def checked_settings(
     axes: tuple[Any, Any],
     method: str = "auto",
     comm: Communicator | None = None,
+    covariance_gradient: str = "exact",
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these settings of VCReg describe, and the terms' weights."""
+    if not isinstance(covariance_gradient, str) or covariance_gradient not in _SCALES:
+        raise ValueError(
+            f"covariance_gradient must be 'exact' or 'published'; got {covariance_gradient!r}"
+        )
     return checked_objective(
         "vcreg",
         (None, *weights),
@@ -206,28 +211,8 @@ def checked_settings(
         pooled=True,
         penalty=penalty,
         delta=delta,
+        published_gradient=covariance_gradient == "published",
     )
-
-
-def with_published_gradient(
-    weights: CheckedWeights, z: Array, objective: Objective
-) -> CheckedWeights:
-    """Return the weights with which the gradient of `z` matches the pseudocode of VCReg's paper.
-
-    That omits the 1/(n − 1) of the covariance's derivative.
-    """
-    n = objective.axes.core_shape(z.shape)[-2]
-    invariance, variance, covariance = weights
-    return invariance, variance, covariance * (n - objective.convention.covariance_correction)
-
-
-def checked_covariance_gradient(covariance_gradient: str) -> bool:
-    """Return whether it is the scale of the paper's pseudocode that is asked for."""
-    if not isinstance(covariance_gradient, str) or covariance_gradient not in _SCALES:
-        raise ValueError(
-            f"covariance_gradient must be 'exact' or 'published'; got {covariance_gradient!r}"
-        )
-    return covariance_gradient == "published"
 
 
 _SCALES = ("exact", "published")

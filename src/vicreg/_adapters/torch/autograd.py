@@ -16,19 +16,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
-from vicreg._adapters.torch import communicator
+from vicreg._adapters.torch.communicator import joined, over_ranks
 from vicreg._adapters.torch.library import (
     are_batched,
     is_distributed,
+    is_forward,
     library,
     local,
     no_autocast,
     recorded,
     replicated,
 )
-from vicreg._core import engine, memory, ranks
+from vicreg._core import engine, memory
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
 
@@ -42,12 +42,9 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
     if is_distributed(views[0]):
         own = evaluate(tuple(map(local, views)), objective, tuple(map(local, weights)))
         return tuple(replicated(output, views[0]) for output in own if output is not None)
-    if objective.comm is None:
-        communicator.warn_once()
-    elif torch.compiler.is_compiling():
+    if objective.comm is not None and torch.compiler.is_compiling():
         return _evaluate_uncompiled(views, objective, weights)
-    else:
-        objective = _joined(views, objective, weights)
+    objective = joined(views, objective, weights)
     if torch.compiler.is_exporting():
         objective = _exportable(views, objective)
     with no_autocast(views[0]):
@@ -63,35 +60,18 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
 _evaluate_uncompiled = torch._compile._disable_dynamo(evaluate)
 
 
-def _joined(views: tuple[Tensor, ...], objective: Objective, weights: Weights) -> Objective:
-    """Return `objective` for the batch of all ranks."""
-    if _is_forward():
-        raise NotImplementedError(
-            "comm must be None under torch.func and in forward mode: no derivative goes through "
-            "what the ranks send to each other"
-        )
-    with torch.no_grad():
-        return ranks.joined(library(), views, objective, weights)
-
-
 def _for_forward_mode(weights: Weights, terms: Tensors) -> Weights:
     """Return the weights, as tensors in forward mode.
 
     There a number makes float64 of the tangent of a tensor of shape () that it is multiplied with.
     """
-    if torch.compiler.is_compiling() or not _is_forward():
+    if torch.compiler.is_compiling() or not is_forward():
         return weights
     like = next(term for term in terms if term is not None)
     return tuple(
         weight if isinstance(weight, Tensor) else torch.full_like(like.detach(), weight)
         for weight in weights
     )
-
-
-def _is_forward() -> bool:
-    """Whether forward mode may be under way, or a map: no tensor says what is wanted of it."""
-    transformed: bool = torch._C._are_functorch_transforms_active()
-    return transformed or forward_ad._current_level >= 0
 
 
 def value_and_grad(
@@ -102,12 +82,9 @@ def value_and_grad(
         first, own = views[0], tuple(map(local, views))
         loss, gradients = value_and_grad(own, objective, tuple(map(local, weights)))
         return replicated(loss, first), tuple(replicated(array, first) for array in gradients)
-    if objective.comm is None:
-        communicator.warn_once()
-    elif torch.compiler.is_compiling():
+    if objective.comm is not None and torch.compiler.is_compiling():
         return _value_and_grad_uncompiled(views, objective, weights)
-    else:
-        objective = _joined(views, objective, weights)
+    objective = joined(views, objective, weights)
     if torch.compiler.is_exporting():
         objective = _exportable(views, objective)
     with torch.no_grad(), no_autocast(views[0]):
@@ -140,7 +117,7 @@ def _terms(views: tuple[Tensor, ...], objective: Objective) -> Tensors:
     elif torch.compiler.is_compiling():
         function = _compiled_terms if records else _values
     else:
-        function = _Terms.apply if records or _is_forward() else _values
+        function = _Terms.apply if records or is_forward() else _values
     returned = iter(function(objective, *views))
     terms = objective.terms_of(views)
     return tuple(None if term is None else next(returned) for term in terms)
@@ -240,22 +217,6 @@ class _Differentiable(torch.autograd.Function):
         return tuple(next(gradients) if wanted else None for wanted in request.wanted)
 
 
-def _over_ranks(cotangent: Any, objective: Objective) -> Any:
-    """Return `cotangent` for the sum of the losses of all ranks, each of which has the same one.
-
-    So that the mean of the ranks' gradients, which DistributedDataParallel takes, is the gradient
-    of the loss.
-    """
-    if objective.batch is None or cotangent is None:
-        return cotangent
-    if torch.is_grad_enabled():
-        raise NotImplementedError(
-            "a loss with comm has no second derivative in PyTorch, where none goes through what "
-            "the ranks send to each other: leave create_graph at False, or gather the embeddings"
-        )
-    return len(objective.batch.counts) * cotangent
-
-
 class _Loss(_Differentiable):
     """The loss, with its gradient formed beside it: a backward pass only scales it.
 
@@ -273,7 +234,7 @@ class _Loss(_Differentiable):
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensors:
-        cotangent = _over_ranks(cotangent, ctx.objective)
+        cotangent = over_ranks(cotangent, ctx.objective)
         if torch.is_grad_enabled():
             of_terms = engine.as_cotangents(recorded, ctx.weights, (cotangent,), ctx.objective)
             scaled = tuple(None if w is None else w * cotangent for w in of_terms)
@@ -331,7 +292,7 @@ class _Terms(_Differentiable):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Tensors:
-        cotangents = tuple(_over_ranks(cotangent, ctx.objective) for cotangent in cotangents)
+        cotangents = tuple(over_ranks(cotangent, ctx.objective) for cotangent in cotangents)
         if not torch.is_grad_enabled():
             return (None, *_gradients(ctx, cotangents))
         return (None, *_Differentiable.gradients(ctx, cotangents[: ctx.terms]))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from vicreg._adapters.torch.library import is_forward, library
+from vicreg._core import ranks
 from vicreg._core.agreement import Agreement
+from vicreg._core.objective import Objective
 
 Tensor = torch.Tensor
 
@@ -66,7 +70,37 @@ def agreement(group: Any) -> Agreement:
     return _agreements.setdefault(group_of(group), Agreement())
 
 
-def warn_once() -> None:
+def joined(views: Sequence[Tensor], objective: Objective, weights: Sequence[Any]) -> Objective:
+    """Return `objective` for the batch of all ranks, or of this process if there is no `comm`."""
+    if objective.comm is None:
+        _warn_once()
+        return objective
+    if is_forward():
+        raise NotImplementedError(
+            "comm must be None under torch.func and in forward mode: no derivative goes through "
+            "what the ranks send to each other"
+        )
+    with torch.no_grad():
+        return ranks.joined(library(), views, objective, weights)
+
+
+def over_ranks(cotangent: Any, objective: Objective) -> Any:
+    """Return the cotangent of the sum of the losses of all ranks, if each has this `cotangent`.
+
+    So that the mean of the ranks' gradients, which DistributedDataParallel takes, is the gradient
+    of the loss.
+    """
+    if objective.batch is None or cotangent is None:
+        return cotangent
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "a loss with comm has no second derivative in PyTorch, where none goes through what "
+            "the ranks send to each other: leave create_graph at False, or gather the embeddings"
+        )
+    return len(objective.batch.counts) * cotangent
+
+
+def _warn_once() -> None:
     """Say that the statistics are of this process alone, if it is one of several."""
     global _warned
     if _warned or not dist.is_available() or not dist.is_initialized():
@@ -79,3 +113,7 @@ def warn_once() -> None:
             "those of the whole batch, or comm=vicreg.distributed.LOCAL to say that this is meant",
             stacklevel=4,
         )
+
+
+# For Dynamo, which calls it while it compiles instead of compiling it.
+_warn_once._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from vicreg._adapters.torch.communicator import joined, over_ranks
 from vicreg._adapters.torch.library import library, no_autocast
 from vicreg._core import engine, memory
 from vicreg._core.library import Library
@@ -62,7 +63,8 @@ class Pass:
         """
         z = self._z()
         with torch.no_grad():
-            if self._values is None and z is not None:
+            # With `comm` every rank would have to ask.
+            if self._values is None and z is not None and self._objective.comm is None:
                 with no_autocast(z):
                     xp = library()
                     self._values, self._saved = engine.forward(xp, (z,), self._objective)
@@ -71,12 +73,14 @@ class Pass:
             objective = replace(self._objective, each_term=True)
             return engine.outputs(library(), self._weights, self._values, objective)
 
-    def gradient(self, xp: Library, z: Tensor, cotangents: engine.Cotangents) -> Tensor:
+    def gradient(
+        self, xp: Library, z: Tensor, objective: Objective, cotangents: engine.Cotangents
+    ) -> Tensor:
         """Return the sum of the terms' gradients, each times its cotangent, like `z`."""
         if self._saved is None:
-            self._values, gradient = _values_and_gradient(xp, z, self._objective, cotangents)
+            self._values, gradient = _values_and_gradient(xp, z, objective, cotangents)
         else:  # the terms were read before
-            saved, objective = self._saved, self._objective
+            saved = self._saved
             (own,) = engine.pullback(xp, (z,), saved, cotangents, objective, (True,))
             gradient = cast(Tensor, own)
         self._log.record(self)
@@ -97,6 +101,10 @@ def regularized(
     function: Any = _Regularized.apply
     result: Tensor = function(z, objective, weights, scale, passed)
     return result
+
+
+# As the loss of several ranks is: see `autograd`.
+regularized_uncompiled = torch._compile._disable_dynamo(regularized)
 
 
 class _Regularized(torch.autograd.Function):
@@ -121,12 +129,16 @@ class _Regularized(torch.autograd.Function):
         with torch.no_grad(), no_autocast(z):
             xp = library((incoming,))
             scale = ctx.scale() if callable(ctx.scale) else ctx.scale
-            cotangents = engine.as_cotangents(xp, ctx.weights, (z,), ctx.objective)
-            cotangents = [None if each is None else scale * each for each in cotangents]
+            objective = joined((z,), ctx.objective, ctx.weights)
+            cotangents = engine.as_cotangents(xp, ctx.weights, (z,), objective)
+            cotangents = [
+                None if each is None else scale * over_ranks(each, objective)
+                for each in objective.in_gradient(cotangents, z)
+            ]
             if ctx.passed is None:
-                _, own = _values_and_gradient(xp, z, ctx.objective, cotangents)
+                _, own = _values_and_gradient(xp, z, objective, cotangents)
             else:
-                own = ctx.passed.gradient(xp, z, cotangents)
+                own = ctx.passed.gradient(xp, z, objective, cotangents)
             total = memory.add(xp, own, incoming)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             total = _not_twice(total, z, incoming)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import array_api_compat.torch
 import torch
+from torch.autograd import forward_ad
 
 from vicreg._core import collapse
 from vicreg._core.layout import Axes
@@ -90,6 +91,12 @@ def are_batched(cotangents: Sequence[Tensor | None]) -> bool:
     """
     is_batch = torch._C._functorch.is_legacy_batchedtensor
     return any(isinstance(cotangent, Tensor) and is_batch(cotangent) for cotangent in cotangents)
+
+
+def is_forward() -> bool:
+    """Whether forward mode may be under way, or a map: no tensor says what is wanted of it."""
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    return transformed or forward_ad._current_level >= 0
 
 
 def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:

@@ -12,6 +12,7 @@ import typer
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
 from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
 from vicreg.tools.requirements import RequirementError, require
@@ -26,6 +27,13 @@ every way, on every path that the code takes by size, in every convention, for h
 large ones. They are compared with exact arithmetic. It takes a minute. The exit status is 0 if all
 agree, and 1 if any differs.
 
+With --distributed N: the loss of a batch whose rows are spread over N ranks, unevenly, beside one
+process with the whole batch: the value on each rank, and the gradient after the averaging of
+DistributedDataParallel. A target is compared with itself in one process. It is called with the
+rows of a rank, and communicates by torch.distributed, whose group there is (gloo; NCCL with a GPU
+for each rank); with --backend jax it is called inside shard_map, with the axis "ranks". What is
+wrong is said in words. Ranks that hang are stopped.
+
 \b
 vicreg verify                                  in a minute
 vicreg verify --full                           every library here, every input in every convention
@@ -34,6 +42,9 @@ vicreg verify --markdown report.md             with a report to keep
 vicreg verify --namespace my_arrays            a library of your own
 vicreg verify --target my_code:my_loss --backend torch
                                                your own loss against official
+vicreg verify --distributed 3                  this package's loss on three ranks
+vicreg verify --distributed 3 --target my_code:my_loss
+                                               your own, with its gather layer
 """
 
 _Names = list[str]
@@ -69,6 +80,20 @@ def add_to(app: typer.Typer) -> None:
                 "its gradient by the library's autodiff, or else by finite differences.",
             ),
         ] = None,
+        distributed: Annotated[
+            int | None,
+            typer.Option(
+                min=2, metavar="N", help="Compare N ranks on this machine with one process."
+            ),
+        ] = None,
+        timeout: Annotated[
+            float | None,
+            typer.Option(
+                min=1,
+                metavar="SECONDS",
+                help="How long a rank may take for one batch with --distributed (10).",
+            ),
+        ] = None,
         json_file: Annotated[
             Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
         ] = None,
@@ -96,11 +121,18 @@ def add_to(app: typer.Typer) -> None:
                     check_file(file)
             if json_file and markdown_file and json_file.resolve() == markdown_file.resolve():
                 raise RequirementError("--json and --markdown must be two files")
-            if target is not None:
+            if timeout is not None and distributed is None:
+                raise RequirementError("--timeout is of --distributed")
+            if target is not None or distributed is not None:
+                option = "--target" if distributed is None else "--distributed"
                 if namespace:
-                    raise RequirementError("--target takes its library by --backend")
+                    raise RequirementError(f"{option} takes its library by --backend")
                 if full:
-                    raise RequirementError("--full is of libraries; --target has one suite")
+                    raise RequirementError(f"--full is of libraries; {option} has one suite")
+            if distributed is not None:
+                settings = (backend, dtype, device, convention, seed, timeout or 10.0, files)
+                passed = verify_distributed(distributed, target, *settings)
+            elif target is not None:
                 passed = _verify_target(target, backend, dtype, device, convention, seed, files)
             else:
                 passed = _verify_libraries(
