@@ -132,6 +132,20 @@ def check_module(mesh: Mesh, n: int, d: int, function: Callable[..., object]) ->
     assert max(count for count, _ in arrays(text)) == views < d * d
 
 
+def check_mapped_rows(mesh: Mesh) -> None:
+    """Inside `shard_map` over one of two axes the loss is that of the rows there."""
+    spec = Spec("batch")
+    views = np.random.default_rng(0).standard_normal((2, 4, 3, 5))
+    rows = (place(view.reshape(12, 5), NamedSharding(mesh, spec)) for view in views)
+
+    def loss(x: jax.Array, y: jax.Array) -> jax.Array:
+        return vicreg_loss(x, y)[None]
+
+    mapped = jax.shard_map(loss, mesh=mesh, in_specs=spec, out_specs=spec, axis_names={"batch"})
+    wanted = [vicreg_loss(x, y) for x, y in zip(*views, strict=True)]
+    assert largest_error(jax.jit(mapped)(*rows), wanted) <= 4 * rounding("float64", 3, 5)
+
+
 def in_one_process(automatic: Mesh, explicit: Mesh) -> None:
     for mesh in (automatic, explicit):
         check_numbers(mesh, LARGE, ROWS)
@@ -140,6 +154,7 @@ def in_one_process(automatic: Mesh, explicit: Mesh) -> None:
     check_numbers(automatic, (8, 2, 12), ROWS)
     check_numbers(explicit, (8, 16), Spec("batch", "model"), uncompiled=True)
     check_numbers(explicit, (16, 8), ROWS)
+    check_mapped_rows(explicit)
 
 
 def in_each_of_two(automatic: Mesh, explicit: Mesh) -> None:
