@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg._core import collapse, engine, ranks
-from vicreg._core.layout import Axes
+from vicreg._core.communicator import Communicator
+from vicreg._core.layout import Axes, as_computed
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
+from vicreg._core.terms.covariance import Gram
 
 Array = Any
 
@@ -107,7 +109,41 @@ def _sharded_by_jax(
     sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     if gradients:
         sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
-    return jax.sharding.auto_axes(function, out_sharding=sharding)(*arrays)
+    axes = mesh.explicit_axes
+    return jax.sharding.auto_axes(function, axes=axes, out_sharding=sharding)(*arrays)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnMesh(Communicator):
+    """The devices of a mesh, on which an array is whole: its sums are over all of them already."""
+
+    mesh: Any
+
+    rank, size, libraries = 0, 1, ("jax",)
+
+    def all_gather(self, array: Array) -> Array:
+        """Return `array`, its samples on each device, its other axes left to the compiler."""
+        anything = PartitionSpec.UNCONSTRAINED
+        axes = (*(anything,) * (array.ndim - 2), None, anything)
+        sharding: Any = NamedSharding(self.mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+        return jax.lax.with_sharding_constraint(array, sharding)[None, ...]  # type: ignore[no-untyped-call]
+
+    def all_reduce(self, array: Array) -> Array:
+        return array
+
+
+def _on_each_device(views: tuple[Array, ...], objective: Objective) -> Objective:
+    """Return `objective` with the samples of `views` on each device of their mesh, if need be.
+
+    For the Gram route they are sent once so: by itself, the compiler sends them for each product.
+    """
+    mesh = jax.typeof(views[0]).sharding.mesh
+    is_gram = any(isinstance(term, Gram) for term in objective.terms_of(views))
+    if AxisType.Auto not in mesh.axis_types or mesh.size == 1 or not is_gram:
+        return objective
+    comm, own = _OnMesh(mesh), jnp.stack([objective.axes.in_order(xp, view) for view in views])
+    everyone = as_computed(xp, comm.all_gather(own)[0])
+    return dataclasses.replace(objective, batch=ranks.Batch(comm, (own.shape[-2],), everyone))
 
 
 def axis_rank(axis_name: Any) -> Array:
@@ -144,8 +180,9 @@ def all_reduce(axis_name: Any, array: Any) -> Any:
 
 
 def _joined(views: tuple[Array, ...], objective: Objective) -> Objective:
-    """Return `objective` for the batch of all ranks."""
-    return ranks.joined(xp, views, objective, ())
+    """Return `objective` for the batch of all ranks, or of all devices of a mesh."""
+    joined = ranks.joined(xp, views, objective, ())
+    return _on_each_device(views, joined) if joined.comm is None else joined
 
 
 def _share(values: engine.Values, objective: Objective) -> engine.Values:
@@ -264,6 +301,7 @@ def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, A
     return z, (z, cotangents)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 @_as_written
 def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
     z, cotangents = saved
