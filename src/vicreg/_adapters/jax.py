@@ -306,8 +306,8 @@ def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, A
 def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
     z, cotangents = saved
     # As if the loss were added to that of each device, of which the mean is taken.
-    ranks = 1 if objective.comm is None else objective.comm.size
-    of_ranks = jax.tree.map(lambda cotangent: ranks * cotangent, cotangents)
+    size = 1 if objective.comm is None else objective.comm.size
+    of_ranks = jax.tree.map(lambda cotangent: size * cotangent, cotangents)
 
     def gradient(z: Array, cotangents: Any) -> tuple[Array, tuple[Array]]:
         batch = _joined((z,), objective)
