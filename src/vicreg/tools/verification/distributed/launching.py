@@ -127,6 +127,9 @@ def _failure(
         if len(same) == len(ends):
             return str(line)
         return f"{line}, on {_ranks(same, len(ends))}; the others waited in vain"
+    absent = [rank for rank, folder in enumerate(folders) if not (folder / "ready.done").exists()]
+    if absent:
+        return f"{_ranks(absent, len(ends))} did not start within {limits.start:g} s"
     late = min(map(len, of_ranks))
     here = {rank: _place(folders[rank]) for rank, got in enumerate(of_ranks) if len(got) == late}
     if all(place.is_waiting for place in here.values()):

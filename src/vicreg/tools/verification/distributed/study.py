@@ -178,7 +178,7 @@ def run_package(
         Uneven rows first, then even ones, a single row on a rank, and none.
     """
     questions = [
-        Question(batch, dtype=dtype, convention=convention)
+        Question(batch, dtype=dtype, convention=convention, method=_method(batch))
         for batch in setting.batches(of_package=True)
         for dtype in setting.dtypes
         for convention in conventions
@@ -191,6 +191,13 @@ def run_package(
             results = [one for one in group.compared if one.label == name]
             group.findings += [f"{name}: {line}" for line in explained(results, known[name])]
     return Results(f"vicreg on {setting.where}", setting, groups)
+
+
+def _method(batch: Batch) -> str:
+    """Return the route for a batch: both are taken, and what is chosen by size."""
+    if min(batch.rows) < 2:
+        return "auto"
+    return "gram" if batch.n <= batch.d else "covariance"
 
 
 def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[Whole]:

@@ -59,15 +59,17 @@ class Ranks:
         if self._size > 1:  # the first one imports half of PyTorch
             DistributedDataParallel(nn.Linear(1, 1, device=self._backend.device))
 
-    def package_loss(self, convention: str) -> Callable[..., Any]:
+    def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
-        _, variance, covariance = DEFINITIONS[convention].weights
+        assert question.convention is not None
+        _, variance, covariance = DEFINITIONS[question.convention].weights
 
         def loss(z1: torch.Tensor, z2: torch.Tensor) -> Any:
             return vicreg_loss(
                 z1,
                 z2,
-                convention=convention,
+                convention=question.convention,
+                method=question.method,
                 variance_weight=variance,
                 covariance_weight=covariance,
                 comm=TorchCommunicator(),
