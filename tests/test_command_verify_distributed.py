@@ -139,6 +139,11 @@ def hangs(x, y):
     return exact(x, y)
 
 
+def hangs_alone(x, y):
+    while True:
+        time.sleep(1)
+
+
 def raises(x, y):
     if dist.get_rank() == 1:
         raise ValueError("not on this rank")
@@ -350,6 +355,15 @@ def _leave_the_group() -> None:
 
 
 @pytest.mark.long
+def test_a_process_that_hangs_alone(losses: str, jax_losses: str) -> None:
+    options = ("--timeout", "2")
+    result = verify(losses, "hangs_alone", *options)
+    refused(result, "in one process: the process hangs: stopped after 2 s (in hangs_alone, losses")
+    said = verify(jax_losses, "hangs", *options, "--backend", "jax").stdout
+    assert "No result: the process hangs: stopped after 2 s (in hangs, jax_losses_to_ver" in said
+
+
+@pytest.mark.long
 def test_what_fails_in_one_process_is_no_finding(losses: str) -> None:
     refused(verify(losses, "refuses"), "in one process: refuses raised ValueError: never")
     refused(verify(losses, "detached"), "in one process", "a value without a gradient")
@@ -392,6 +406,8 @@ def _is_running(number: str) -> bool:
 
 
 JAX_LOSSES = """
+import time
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -424,6 +440,12 @@ def averaged(x, y):
 
 def summed(x, y):
     return lax.psum(exact(x, y), "ranks")
+
+
+def hangs(x, y):
+    while lax.axis_size("ranks") > 1:
+        time.sleep(1)
+    return exact(x, y)
 
 
 def stopped(x, y):

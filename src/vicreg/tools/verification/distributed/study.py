@@ -108,7 +108,17 @@ class Setting:
 
 @dataclass
 class Results:
-    """The results of a function, by the rows that the ranks have."""
+    """The results of a function.
+
+    Parameters
+    ----------
+    title : str
+        What ran where.
+    setting : Setting
+        How the ranks ran.
+    groups : list of Rows
+        By the rows that the ranks have.
+    """
 
     title: str
     setting: Setting
