@@ -1,10 +1,10 @@
 """How ranks find out that they compute the same loss, and how many rows each of them has.
 
-A short header goes in front of what each rank sends anyway. So ranks that differ are told before
-anything is computed, and a rank may have another number of rows in each call. What is sent must
-have one length on all ranks before they know of each other. So its length is that of the call
-that is expected: the one that came after the last one before. Where another one comes, all ranks
-see that in the headers, and send again.
+A short header goes in front of what each rank sends anyway. So ranks that differ are told so
+before anything is computed, and a rank may have another number of rows in each call. What is sent
+must have one length on all ranks before they know of each other: the length for the call that is
+expected, which is the one that followed on the last one before. Where another one comes, all ranks
+see it in the headers, and send again.
 """
 
 from __future__ import annotations
@@ -25,29 +25,31 @@ _MOST = 1024  # successors that are remembered
 
 
 @dataclass(frozen=True)
-class Call:
-    """What decides how much the ranks send: the same on each of them."""
-
-    form: int  # a checksum of what each view is, except for its rows
-    counts: tuple[int, ...]  # the rows of each rank
-
-
-@dataclass(frozen=True)
 class Own:
     """What one rank brings to a call."""
 
-    form: int  # as in `Call`
+    form: int  # a checksum of what decides, with the rows of each rank, how much is sent
     settings: dict[str, str]  # what must be the same on every rank, by the name it has in errors
     settings_sum: int  # a checksum of them
     count: int
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """A call that all ranks expect: the same one."""
+
+    form: int
+    counts: tuple[int, ...]  # the rows of each rank
+    dtype: Any  # of what is sent
+    length: int
 
 
 class Agreement:
     """What the ranks of a group know of each other. On each rank it is the same at any time."""
 
     def __init__(self) -> None:
-        self._last: Call | None = None
-        self._next: dict[Call | None, tuple[Call, Any, int]] = {}
+        self._last: _Expected | None = None
+        self._next: dict[_Expected, _Expected] = {}  # what followed on what
 
     def exchange(
         self,
@@ -81,26 +83,34 @@ class Agreement:
             The ranks differ in their settings. It is raised on each of them.
         """
         numbers = (own.form, own.settings_sum, own.count)
+        expected = self._last and self._next.get(self._last, self._last)
         while True:
-            call, dtype, length = self._next.get(self._last, (None, xp.float32, 0))
-            if call is not None and (call.form, call.counts[comm.rank]) == (own.form, own.count):
-                sent = payload(call.counts)
+            if expected is None:
+                sent = xp.zeros((0,), dtype=xp.float32, device=device)
+            elif (expected.form, expected.counts[comm.rank]) == (own.form, own.count):
+                sent = payload(expected.counts)
             else:
-                sent = xp.zeros((length,), dtype=dtype, device=device)
-            header = xp.asarray(_digits(numbers), dtype=dtype, device=device)
+                sent = xp.zeros((expected.length,), dtype=expected.dtype, device=device)
+            header = xp.asarray(_digits(numbers), dtype=sent.dtype, device=device)
             received = comm.all_gather(xp.concat([header, xp.reshape(sent, (-1,))]))
             found = [_numbers(row) for row in received[:, : header.shape[0]].tolist()]
             forms, sums, counts = zip(*found, strict=True)
             if len({*zip(forms, sums, strict=True)}) > 1:
                 self._last, self._next = None, {}
                 raise ValueError(_difference(xp, comm, own.settings, device))
-            if call == Call(own.form, counts):
-                self._last = call
-                return counts, xp.reshape(received[:, header.shape[0] :], (comm.size, *sent.shape))
-            if len(self._next) > _MOST:
-                self._next.clear()
+            if expected is not None and (expected.form, expected.counts) == (own.form, counts):
+                self._remember(expected)
+                shape = (comm.size, *sent.shape)
+                return counts, xp.reshape(received[:, header.shape[0] :], shape)
             like = payload(counts)
-            self._next[self._last] = Call(own.form, counts), like.dtype, math.prod(like.shape)
+            expected = _Expected(own.form, counts, like.dtype, math.prod(like.shape))
+
+    def _remember(self, call: _Expected) -> None:
+        if len(self._next) > _MOST:
+            self._next.clear()
+        if self._last is not None:
+            self._next[self._last] = call
+        self._last = call
 
 
 def checksum(of: Any) -> int:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vicreg._conventions import samples_needed
+from vicreg._conventions import conventions, samples_needed
 from vicreg._core import memory, plan, sums
 from vicreg._core.agreement import Own, checksum
 from vicreg._core.communicator import Communicator
@@ -237,15 +237,22 @@ def _described(
     weights: tuple[Any, ...],
     count: int,
 ) -> Own:
+    convention = objective.convention
+    is_published = conventions.get(convention.name) == convention
     settings = {
-        "the number of views": str(views),
-        "the shape of a view without its samples": str(shape),
+        "the number of views": views,
+        "the number of features": shape[-1],
+        "the positions": shape[:-1],
         "the dtype": dtype,
-        "the weights": str(weights),
-    } | {
-        field.name: str(getattr(objective, field.name))
-        for field in fields(objective)
-        if field.compare and field.name != "comm"
-    }
+        "the convention": repr(convention.name) if is_published else convention,
+        "the weights": weights,
+        "the terms that are computed": objective.computed,
+    } | {name: getattr(objective, name) for name in _SETTINGS}
+    shown = {name: str(value)[:_SHOWN] for name, value in settings.items()}
     form = (views, shape, dtype, objective.method, objective.penalty, objective.computed)
-    return Own(checksum(form), settings, checksum(settings), count)
+    return Own(checksum(form), shown, checksum(settings), count)
+
+
+#: Of an objective, what must be the same on every rank, beside its convention.
+_SETTINGS = ("gamma", "eps", "method", "axes", "penalty", "delta", "published_gradient")
+_SHOWN = 300  # characters of a setting in an error
