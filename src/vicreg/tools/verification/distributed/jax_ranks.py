@@ -50,15 +50,16 @@ class Ranks:
 
     def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
-        assert question.convention is not None
-        _, variance, covariance = DEFINITIONS[question.convention].weights
+        convention, method = question.convention, question.method
+        assert convention is not None
+        _, variance, covariance = DEFINITIONS[convention].weights
 
         def loss(z1: jax.Array, z2: jax.Array) -> Any:
             return vicreg_loss(
                 z1,
                 z2,
-                convention=question.convention,
-                method=question.method,
+                convention=convention,
+                method=method,
                 variance_weight=variance,
                 covariance_weight=covariance,
                 comm=JaxCommunicator(AXIS),
