@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,20 @@ pytest.importorskip("typer")
 pytest.importorskip("sklearn")
 
 from test_command import refused, run
+
+from vicreg.tools.processes import Limits
+from vicreg.tools.verification.definition import DEFINITIONS
+from vicreg.tools.verification.distributed.batches import Batch
+from vicreg.tools.verification.distributed.comparison import (
+    compared,
+    relative_error,
+    whole_by_definition,
+)
+from vicreg.tools.verification.distributed.job import Job, Question, read_answers, write_job
+from vicreg.tools.verification.distributed.launching import run_ranks
+
+#: The rows of a single rank.
+QUESTION = Question(Batch((9,), 12, 0), convention="official", moving=True)
 
 LOSSES = '''
 """One loss, and gather layers of every kind in front of it."""
@@ -122,6 +137,11 @@ def hangs(x, y):
     if dist.get_rank() == 1:
         time.sleep(600)
     return exact(x, y)
+
+
+def hangs_alone(x, y):
+    while True:
+        time.sleep(1)
 
 
 def raises(x, y):
@@ -277,6 +297,72 @@ def test_ranks_that_hang_are_stopped(losses: str) -> None:
     assert time.monotonic() - began < 60
 
 
+def test_ranks_that_do_not_start() -> None:
+    ran = run_ranks(Job("torch", None, "cpu", [QUESTION], 1.0), 2, Limits(start=0.1))
+    assert ran.answers == []
+    assert ran.failure == "all ranks did not start within 0.1 s"
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("loss", ["package", "own", "detached"])
+def test_a_single_rank_in_this_process(
+    library: str, loss: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker itself: its answers are those of the definition."""
+    pytest.importorskip(library)
+    from vicreg.tools.verification.distributed import worker
+
+    (tmp_path / "own_loss_of_one.py").write_text(
+        "import vicreg\n"
+        "own = vicreg.vicreg_loss\n"
+        "def detached(x, y):\n    return float(own(x, y))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    question = QUESTION if loss == "package" else replace(QUESTION, convention=None)
+    path = None if loss == "package" else f"own_loss_of_one:{loss}"
+    folder = tmp_path / "0"
+    folder.mkdir()
+    write_job(Job(library, path, "cpu", [question], 60.0), tmp_path / "job.json")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    statuses: list[int] = []
+    monkeypatch.setattr(worker, "_leave", statuses.append)
+    monkeypatch.setattr(worker, "end_with_parent", lambda: None)
+    try:
+        worker.main(tmp_path / "job.json", folder)
+    finally:
+        _leave_the_group()
+    if loss == "detached":
+        assert statuses[0] == 1
+        assert json.loads((folder / "error.json").read_text())["line"].startswith("detached r")
+        return
+    assert statuses == [0]
+    (answer,) = read_answers(folder, 2)
+    truth = whole_by_definition(QUESTION.batch, DEFINITIONS["official"], (25.0, 25.0, 1.0))
+    assert float(answer["value"]) == pytest.approx(truth.value, rel=1e-12)
+    assert relative_error(answer["rows"], truth.rows) < 1e-12
+    compared_with = compared(QUESTION, truth, [answer])
+    assert compared_with.passed
+    assert compared_with.gradient_error < 1e-12
+    along = float((truth.rows * QUESTION.batch.direction).sum())
+    assert answer["moves"] == pytest.approx([along], rel=1e-5)
+
+
+def _leave_the_group() -> None:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.mark.long
+def test_a_process_that_hangs_alone(losses: str, jax_losses: str) -> None:
+    options = ("--timeout", "2")
+    result = verify(losses, "hangs_alone", *options)
+    refused(result, "in one process: the process hangs: stopped after 2 s (in hangs_alone, losses")
+    said = verify(jax_losses, "hangs", *options, "--backend", "jax").stdout
+    assert "No result: the process hangs: stopped after 2 s (in hangs, jax_losses_to_ver" in said
+
+
 @pytest.mark.long
 def test_what_fails_in_one_process_is_no_finding(losses: str) -> None:
     refused(verify(losses, "refuses"), "in one process: refuses raised ValueError: never")
@@ -320,6 +406,8 @@ def _is_running(number: str) -> bool:
 
 
 JAX_LOSSES = """
+import time
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -352,6 +440,12 @@ def averaged(x, y):
 
 def summed(x, y):
     return lax.psum(exact(x, y), "ranks")
+
+
+def hangs(x, y):
+    while lax.axis_size("ranks") > 1:
+        time.sleep(1)
+    return exact(x, y)
 
 
 def stopped(x, y):

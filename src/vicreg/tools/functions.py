@@ -11,7 +11,7 @@ from typing import Any
 from vicreg.tools.backends import Array, Backend, Floats, importing_from_here
 from vicreg.tools.requirements import RequirementError
 
-__all__ = ["FunctionError", "LossFunction", "load_function"]
+__all__ = ["FunctionError", "LossFunction", "error_line", "load_function"]
 
 
 #: How the names of dtypes begin, in every library, that are not of real numbers.
@@ -55,7 +55,7 @@ def load_function(path: str) -> Callable[..., Any]:
         except AttributeError:
             raise FunctionError(f"module {module_name!r} has no {name!r}") from None
         except Exception as error:  # a module may define __getattr__
-            raise FunctionError(f"{path!r} cannot be had: {_line(error)}") from error
+            raise FunctionError(f"{path!r} cannot be had: {error_line(error)}") from error
     if isinstance(value, type):
         value = _made(value, path)
     if not callable(value):
@@ -71,11 +71,11 @@ def _imported(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise FunctionError(f"there is no module {name!r}") from error
-        raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
+        raise FunctionError(f"module {name!r} cannot be imported: {error_line(error)}") from error
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # an import may raise anything, even SystemExit
-        raise FunctionError(f"module {name!r} cannot be imported: {_line(error)}") from error
+        raise FunctionError(f"module {name!r} cannot be imported: {error_line(error)}") from error
 
 
 def _made(kind: type, path: str) -> Any:
@@ -85,7 +85,7 @@ def _made(kind: type, path: str) -> Any:
         raise
     except BaseException as error:  # a constructor may raise anything
         raise FunctionError(
-            f"{path} is a class that cannot be made without arguments: {_line(error)}"
+            f"{path} is a class that cannot be made without arguments: {error_line(error)}"
         ) from error
 
 
@@ -134,7 +134,7 @@ class LossFunction:
             raise
         except BaseException as error:  # even SystemExit
             raise FunctionError(
-                f"{self.name} raised {_line(error)} (for two {self.backend.name} arrays of "
+                f"{self.name} raised {error_line(error)} (for two {self.backend.name} arrays of "
                 f"{z1.dtype} and shape {tuple(z1.shape)})"
             ) from error
         shape = getattr(output, "shape", () if isinstance(output, (int, float)) else None)
@@ -205,7 +205,7 @@ def _takes_ref_emb(function: Callable[..., Any]) -> bool:
     return "ref_emb" in parameters and not takes_more
 
 
-def _line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Return the type of an error and the first line of its message."""
     try:
         lines = str(error).strip().splitlines()

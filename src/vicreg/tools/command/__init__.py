@@ -27,6 +27,7 @@ vicreg demo --backend torch    the same on PyTorch
 vicreg demo --plot demo.png    and draw what happened
 vicreg diagnose FILE.npy       how far saved embeddings have collapsed
 vicreg verify                  do the libraries here compute the same?
+vicreg verify --distributed 2  do two processes compute what one does?
 vicreg identify MODULE:NAME    which convention a function of yours is
 vicreg bench --quick           how fast each library is here
 vicreg conventions             compare the published implementations

@@ -48,8 +48,10 @@ class Ranks:
     def join(self) -> None:
         """Do nothing: the devices are together already."""
 
-    def package_loss(self, convention: str) -> Callable[..., Any]:
+    def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
+        convention, method = question.convention, question.method
+        assert convention is not None
         _, variance, covariance = DEFINITIONS[convention].weights
 
         def loss(z1: jax.Array, z2: jax.Array) -> Any:
@@ -57,6 +59,7 @@ class Ranks:
                 z1,
                 z2,
                 convention=convention,
+                method=method,
                 variance_weight=variance,
                 covariance_weight=covariance,
                 comm=JaxCommunicator(AXIS),
@@ -66,7 +69,7 @@ class Ranks:
 
     def answers(self, loss: Callable[..., Any], question: Question) -> dict[int, Answer]:
         """Return the answer of each rank."""
-        key = (question.convention, loss if question.convention is None else None)
+        key = (question.convention, question.method)
         if key not in self._compiled:
             self._compiled[key] = self._functions(LossFunction(loss, self._backend))
         values, gradients = self._compiled[key]

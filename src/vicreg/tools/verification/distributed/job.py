@@ -37,6 +37,8 @@ class Question:
         The dtype of the embeddings.
     convention : str or None
         The convention of this package's loss; None for the user's function.
+    method : str
+        The route of its covariance term.
     moving : bool
         Whether the derivatives of each rank's value by each rank's rows are wanted too.
     """
@@ -45,6 +47,7 @@ class Question:
     alone: int | None = None
     dtype: str = "float64"
     convention: str | None = None
+    method: str = "auto"
     moving: bool = False
 
 

@@ -71,7 +71,8 @@ def run_ranks(
         # JAX has all ranks in one process.
         own = folders if job.backend == "torch" else folders[:1]
         ends = run_together(
-            [[sys.executable, "-m", _WORKER, str(file), str(folder)] for folder in own],
+            # -P: a module in the current directory must not stand in for one of Python's.
+            [[sys.executable, "-P", "-m", _WORKER, str(file), str(folder)] for folder in own],
             own,
             [_ENVIRONMENT[job.backend](rank, size) for rank in range(len(own))],
             limits,
@@ -80,7 +81,9 @@ def run_ranks(
         count = len(job.questions)
         of_ranks = [read_answers(folder, count) for folder in folders]
         answers = [list(each) for each in zip(*of_ranks, strict=False)]
-        failure = "" if len(answers) == count else _failure(ends, own, of_ranks, limits)
+        failure = (
+            "" if len(answers) == count else _failure(ends, own, of_ranks[: len(own)], limits)
+        )
     return Ran(answers, failure)
 
 
@@ -115,7 +118,10 @@ _ENVIRONMENT = {"torch": _for_torch, "jax": _for_jax}
 def _failure(
     ends: list[End], folders: list[Path], of_ranks: list[list[Any]], limits: Limits
 ) -> str:
-    """Return what happened first: a process that died, an error, or ranks that hang."""
+    """Return what happened first: a process that died, an error, or ranks that hang.
+
+    The arguments are by process, of which JAX has one.
+    """
     errors = [_error(folder) for folder in folders]
     raised = sorted((e["time"], rank) for rank, e in enumerate(errors) if e is not None)
     died = [rank for rank, end in enumerate(ends) if end.status and errors[rank] is None]
@@ -127,6 +133,9 @@ def _failure(
         if len(same) == len(ends):
             return str(line)
         return f"{line}, on {_ranks(same, len(ends))}; the others waited in vain"
+    absent = [rank for rank, folder in enumerate(folders) if not (folder / "ready.done").exists()]
+    if absent:
+        return f"{_ranks(absent, len(ends))} did not start within {limits.start:g} s"
     late = min(map(len, of_ranks))
     here = {rank: _place(folders[rank]) for rank, got in enumerate(of_ranks) if len(got) == late}
     if all(place.is_waiting for place in here.values()):
@@ -134,7 +143,8 @@ def _failure(
     else:  # others wait because of these
         causes = {rank: place for rank, place in here.items() if not place.is_waiting}
         what = "hang" if len(causes) > 1 else "hangs"
-    where = "; ".join(f"rank {rank} in {place}" for rank, place in causes.items() if place.line)
+    names = {rank: f"rank {rank} " if len(ends) > 1 else "" for rank in causes}
+    where = "; ".join(f"{names[rank]}in {place}" for rank, place in causes.items() if place.line)
     return f"{_ranks(list(causes), len(ends))} {what}: stopped after {limits.step:g} s" + (
         f" ({where})" if where else ""
     )

@@ -108,7 +108,17 @@ class Setting:
 
 @dataclass
 class Results:
-    """The results of a function, by the rows that the ranks have."""
+    """The results of a function.
+
+    Parameters
+    ----------
+    title : str
+        What ran where.
+    setting : Setting
+        How the ranks ran.
+    groups : list of Rows
+        By the rows that the ranks have.
+    """
 
     title: str
     setting: Setting
@@ -178,7 +188,7 @@ def run_package(
         Uneven rows first, then even ones, a single row on a rank, and none.
     """
     questions = [
-        Question(batch, dtype=dtype, convention=convention)
+        Question(batch, dtype=dtype, convention=convention, method=_method(batch))
         for batch in setting.batches(of_package=True)
         for dtype in setting.dtypes
         for convention in conventions
@@ -191,6 +201,13 @@ def run_package(
             results = [one for one in group.compared if one.label == name]
             group.findings += [f"{name}: {line}" for line in explained(results, known[name])]
     return Results(f"vicreg on {setting.where}", setting, groups)
+
+
+def _method(batch: Batch) -> str:
+    """Return the route for a batch: both are taken, and what is chosen by size."""
+    if min(batch.rows) < 2:
+        return "auto"
+    return "gram" if batch.n <= batch.d else "covariance"
 
 
 def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[Whole]:

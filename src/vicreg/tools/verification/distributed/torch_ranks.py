@@ -59,8 +59,10 @@ class Ranks:
         if self._size > 1:  # the first one imports half of PyTorch
             DistributedDataParallel(nn.Linear(1, 1, device=self._backend.device))
 
-    def package_loss(self, convention: str) -> Callable[..., Any]:
+    def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
+        convention, method = question.convention, question.method
+        assert convention is not None
         _, variance, covariance = DEFINITIONS[convention].weights
 
         def loss(z1: torch.Tensor, z2: torch.Tensor) -> Any:
@@ -68,6 +70,7 @@ class Ranks:
                 z1,
                 z2,
                 convention=convention,
+                method=method,
                 variance_weight=variance,
                 covariance_weight=covariance,
                 comm=TorchCommunicator(),

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from vicreg.tools.functions import FunctionError, load_function
+from vicreg.tools.functions import FunctionError, error_line, load_function
 from vicreg.tools.processes import end_with_parent
 from vicreg.tools.verification.distributed.job import read_job, write_answer
 
@@ -22,7 +22,6 @@ def main(job_file: Path, folder: Path) -> None:
     """Answer each question of a job, until one fails."""
     end_with_parent()
     job = read_job(job_file)
-    number = -1
     with (folder / "where").open("w") as where:
         try:
             module = importlib.import_module(f"{__package__}.{job.backend}_ranks")
@@ -32,14 +31,16 @@ def main(job_file: Path, folder: Path) -> None:
             (folder / "ready.done").touch()
             for number, question in enumerate(job.questions):
                 faulthandler.dump_traceback_later(job.seconds, file=where)
-                loss = own or ranks.package_loss(question.convention)
+                loss = own or ranks.package_loss(question)
                 for rank, answer in ranks.answers(loss, question).items():
                     write_answer(folder.parent / str(rank), number, answer)
-                faulthandler.cancel_dump_traceback_later()
         except BaseException as error:  # an import may raise anything
-            report = {"line": _line(error), "question": number, "time": time.time()}
+            line = str(error) if isinstance(error, FunctionError) else error_line(error)
+            report = {"line": line, "time": time.time()}
             (folder / "error.json").write_text(json.dumps(report), encoding="utf-8")
             _leave(1)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     _leave(0)
 
 
@@ -48,13 +49,6 @@ def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    if isinstance(error, FunctionError):
-        return lines[0]
-    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 if __name__ == "__main__":
