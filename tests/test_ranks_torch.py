@@ -117,6 +117,8 @@ def in_one_process(size: int, way: str) -> list[np.ndarray]:
         (2, "no_sync"),
         (2, "attached"),
         (2, "compiled"),
+        (2, "in chunks"),
+        (3, "in chunks"),
         (4, "fully_shard"),
     ],
 )

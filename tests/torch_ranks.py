@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vicreg import vcreg_loss, vicreg_loss, vicreg_value_and_grad
 from vicreg.distributed import LOCAL, TorchCommunicator
 from vicreg.tools.processes import end_with_parent
-from vicreg.torch import VCReg, VICRegLoss, attach_vcreg
+from vicreg.torch import VCReg, VICRegLoss, attach_vcreg, cached_backward
 
 ROWS = {2: (3, 8), 3: (5, 0, 7), 4: (6, 1, 3, 5)}
 SHAPES = {"wide": (40,), "narrow": (4,), "positions": (3, 20)}
@@ -107,6 +107,9 @@ def train(comm: TorchCommunicator, way: str) -> list[np.ndarray]:
             x1, x2 = (ranks.own([x], rows, comm.rank)[0] for x in images(rows, seed=1))
             criterion(wrapped(x1), wrapped(x2)).backward()
     x1, x2 = (ranks.own([x], rows, comm.rank)[0] for x in images(rows))
+    if way == "in chunks":
+        cached_backward(wrapped, (x1, x2), criterion, 2)
+        return gradients_of(encoder)
     z1, z2 = wrapped(torch.cat([x1, x2])).chunk(2)
     criterion(z1, z2).backward()
     return gradients_of(encoder)
@@ -191,8 +194,9 @@ def jobs(comms: dict[int, TorchCommunicator]) -> dict[Any, Callable[[], Any]]:
                     c, s, p
                 )
     comm, everyone = comms[2], comms[4]
-    for way in ("plain", "no_sync", "attached", "compiled"):
+    for way in ("plain", "no_sync", "attached", "compiled", "in chunks"):
         found["train", 2, way] = lambda w=way: train(comm, w)
+    found["train", 3, "in chunks"] = lambda: train(comms[3], "in chunks")
     found["train", 4, "plain"] = lambda: train(everyone, "plain")
     found["train", 4, "fully_shard"] = lambda: train(everyone, "fully_shard")
     found["warned"] = lambda: warned(everyone)

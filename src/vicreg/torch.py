@@ -12,14 +12,21 @@ from typing import Any, NamedTuple
 import torch
 
 from vicreg._adapters import torch as adapter
-from vicreg._adapters.torch import layer
+from vicreg._adapters.torch import cached, layer
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import VCREG_EPS, Convention, checked_number
 from vicreg._core.communicator import Communicator
 from vicreg._losses.vcreg import checked_settings
 from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
 
-__all__ = ["AttachedVCReg", "VCReg", "VCRegTerms", "VICRegLoss", "attach_vcreg"]
+__all__ = [
+    "AttachedVCReg",
+    "VCReg",
+    "VCRegTerms",
+    "VICRegLoss",
+    "attach_vcreg",
+    "cached_backward",
+]
 
 
 class VICRegLoss(torch.nn.Module):
@@ -370,6 +377,74 @@ def attach_vcreg(
         module.register_forward_hook(_Hook(name, layers[name])) for name, module in chosen.items()
     ]
     return AttachedVCReg(layers, hooks)
+
+
+def cached_backward(
+    encoder: Callable[[torch.Tensor], torch.Tensor]
+    | Sequence[Callable[[torch.Tensor], torch.Tensor]],
+    views: Sequence[torch.Tensor],
+    loss: Callable[..., torch.Tensor],
+    chunk_size: int,
+) -> torch.Tensor:
+    """Go back through a batch that is larger than memory, chunk by chunk.
+
+    The statistics are those of the whole batch, and what is left in ``.grad`` is what
+    ``loss(encoder(view1), encoder(view2)).backward()`` would leave, to rounding. In memory there
+    are the embeddings of the batch and the activations of one chunk. The encoder runs twice: once
+    without a graph for the embeddings, then with one for each chunk in turn, which goes back from
+    the gradient by its embeddings.
+
+    Parameters
+    ----------
+    encoder : callable, or one for each view
+        A module, as a rule: from a tensor to one tensor with as many rows. Under
+        DistributedDataParallel or ``fully_shard`` the gradients are shared once, in the last
+        chunk; under ``fully_shard`` each rank must have as many chunks as the others.
+    views : sequence of tensors
+        The inputs of the encoder, each with the samples as its first axis.
+    loss : callable
+        From the embeddings, one for each view, to a tensor of shape (): a `VICRegLoss`, with
+        `comm` for the batch of several ranks, or any function with a gradient. With a
+        ``GradScaler`` it is ``lambda *z: scaler.scale(criterion(*z))``.
+    chunk_size : int
+        The largest number of samples in a chunk.
+
+    Returns
+    -------
+    torch.Tensor, shape ()
+        The loss, detached.
+
+    Raises
+    ------
+    TypeError
+        Something else than a tensor among the views, or from the encoder or the loss; an encoder
+        that is not callable; a `chunk_size` that is not an integer.
+    ValueError
+        No view; as many encoders as there are not views; a `chunk_size` below 1; a view that is
+        computed from something that requires a gradient.
+    RuntimeError
+        Under ``torch.no_grad()``.
+
+    Notes
+    -----
+    Random numbers, as those of dropout, are the same in both runs of a chunk. Autocast is as it
+    is where the function is called. What the forward pass updates in the encoder's buffers, it
+    updates once. BatchNorm in training mode takes the statistics of a chunk, so that the gradient
+    is another: there is a warning. Gao, Zhang, Han, Callan, "Scaling Deep Contrastive Learning
+    Batch Size under Memory Limited Setup", arXiv 2101.06983, is the same for contrastive losses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import VICRegLoss, cached_backward
+    >>> encoder, criterion = torch.nn.Linear(6, 3), VICRegLoss()
+    >>> x1, x2 = torch.randn(2, 64, 6)
+    >>> loss = cached_backward(encoder, (x1, x2), criterion, chunk_size=16)
+    >>> wanted = torch.autograd.grad(criterion(encoder(x1), encoder(x2)), encoder.weight)
+    >>> torch.allclose(encoder.weight.grad, *wanted, atol=1e-4)
+    True
+    """
+    return cached.cached_backward(encoder, views, loss, chunk_size)
 
 
 def _modules_named(model: torch.nn.Module, names: list[str]) -> dict[str, torch.nn.Module]:
