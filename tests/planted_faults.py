@@ -58,8 +58,8 @@ FAULTS = [
     Fault(
         "nothing centred again for the gradient",
         "_core/samples.py",
-        "self._mean = mean\n",
-        "self._mean = None if mean is None else 0 * mean\n",
+        "self._mean = mean\n        self._centred",
+        "self._mean = None if mean is None else 0 * mean\n        self._centred",
         ("paths",),
     ),
     Fault(
@@ -228,8 +228,8 @@ FAULTS = [
     Fault(
         "the last squares of a large view left out",
         "_core/samples.py",
-        "for start in range(0, self.count, size)",
-        "for start in range(0, self.count - size, size)",
+        "for start in range(0, rows, size)",
+        "for start in range(0, rows - size, size)",
         ("paths",),
     ),
     Fault(
@@ -420,9 +420,9 @@ FAULTS = [
     ),
     Fault(
         "the published scale of VCReg's gradient divides",
-        "_losses/vcreg.py",
-        "covariance * (n - objective.convention.covariance_correction)",
-        "covariance / (n - objective.convention.covariance_correction)",
+        "_core/objective.py",
+        "covariance * (n - self.convention.covariance_correction)",
+        "covariance / (n - self.convention.covariance_correction)",
         ("vcreg_layer", "vcreg_jax"),
     ),
     Fault(
@@ -484,8 +484,8 @@ FAULTS = [
     Fault(
         "JAX's derivative by one view takes every view's",
         "_adapters/jax.py",
-        "engine.pushforward(xp, views, saved, moving, objective)",
-        "engine.pushforward(xp, views, saved, moving[::-1], objective)",
+        "engine.pushforward(xp, views, saved, moving, batch)",
+        "engine.pushforward(xp, views, saved, moving[::-1], batch)",
         ("jax",),
     ),
     Fault(
@@ -554,9 +554,9 @@ FAULTS = [
     ),
     Fault(
         "samples not counted against the correction",
-        "_checks.py",
-        "needed = 1 + max(1, convention.variance_correction, convention.covariance_correction)",
-        "needed = 2",
+        "_conventions.py",
+        "return 1 + max(1, convention.variance_correction, convention.covariance_correction)",
+        "return 2",
         ("bad_input",),
     ),
     Fault(
@@ -565,6 +565,84 @@ FAULTS = [
         'if "matrix" in names:',
         'if "matrices" in names:',
         ("bad_input",),
+    ),
+    # Ranks.
+    Fault(
+        "the mean of the ranks' means, whatever their rows",
+        "_core/ranks.py",
+        "(count / n) * ((of_rank",
+        "(1 / len(counts)) * ((of_rank",
+        ("ranks",),
+    ),
+    Fault(
+        "a rank's own products taken for those of all",
+        "_core/ranks.py",
+        "return self._comm.all_reduce(super().centred_products())",
+        "return super().centred_products()",
+        ("ranks",),
+    ),
+    Fault(
+        "a rank's own rows of K taken for all of them",
+        "_core/ranks.py",
+        "return self._comm.all_reduce(super().total_of_each_set(array))",
+        "return super().total_of_each_set(array)",
+        ("ranks",),
+    ),
+    Fault(
+        "the samples of one rank counted",
+        "_core/ranks.py",
+        "return sum(self.counts)",
+        "return self.counts[0]",
+        ("ranks",),
+    ),
+    Fault(
+        "own rows from their own first one, the mean from the first of all",
+        "_core/ranks.py",
+        "shifted = self.z - self._everyone.z[..., :1, :]",
+        "shifted = self.z - self.z[..., :1, :]",
+        ("ranks",),
+    ),
+    Fault(
+        "rows that fill a rank's share up taken for samples",
+        "_core/ranks.py",
+        "received[rank, ..., :n, :] for rank",
+        "received[rank, ..., : max(counts), :] for rank",
+        ("ranks",),
+    ),
+    Fault(
+        "ranks that differ go on",
+        "_core/agreement.py",
+        "if len({*zip(forms, sums, strict=True)}) > 1:",
+        "if len({*forms}) > 1:",
+        ("ranks",),
+    ),
+    Fault(
+        "ranks exchange what they know in each call",
+        "_core/agreement.py",
+        "expected = self._last and self._next.get(self._last, self._last)",
+        "expected = None",
+        ("ranks",),
+    ),
+    Fault(
+        "the mean over ranks of a gradient of one",
+        "_adapters/torch/communicator.py",
+        "return len(objective.batch.counts) * cotangent",
+        "return cotangent",
+        ("ranks", "ranks_torch"),
+    ),
+    Fault(
+        "one warning for each call without a communicator",
+        "_adapters/torch/communicator.py",
+        "        _warned = True\n",
+        "",
+        ("ranks_torch",),
+    ),
+    Fault(
+        "a value counted once for each device",
+        "_adapters/jax.py",
+        "return _where(objective.comm.rank == 0, values)",
+        "return _where(objective.comm.rank >= 0, values)",
+        ("ranks_jax",),
     ),
 ]
 

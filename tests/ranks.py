@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from vicreg.distributed import Communicator
 
@@ -25,6 +29,27 @@ def whole(
     full = (sum(rows), *shape)
     common = rng.standard_normal(full) + rng.standard_normal(full) * of_rank + 3.0 * of_rank
     return [common + 0.3 * rng.standard_normal(full) for _ in range(views)]
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` has filled, once for all processes of pytest-xdist."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    done, failed = folder / "made", folder / "failed"
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not (done.exists() or failed.exists()):
+            time.sleep(0.1)
+        assert done.exists(), failed.read_text()
+        return folder
+    try:
+        make(folder)
+    except BaseException as error:
+        failed.write_text(str(error))
+        raise
+    done.touch()
+    return folder
 
 
 def own(views: Sequence[Any], rows: Sequence[int], rank: int) -> list[Any]:

@@ -32,7 +32,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each of the four processes found."""
     if not torch.distributed.is_available():
         pytest.skip("this PyTorch has no torch.distributed")
-    folder = tmp_path_factory.mktemp("ranks")
+    folder = ranks.once(tmp_path_factory, "torch", _run)
+    return [pickle.loads((folder / str(rank) / "results").read_bytes()) for rank in range(4)]
+
+
+def _run(folder: Path) -> None:
     folders = [folder / str(rank) for rank in range(4)]
     for each in folders:
         each.mkdir()
@@ -41,7 +45,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     environment = {"OMP_NUM_THREADS": "1"}
     ends = run_together(commands, folders, [environment] * 4, Limits(60, 240, 30))
     assert [end.status for end in ends] == [0] * 4, "\n".join(end.output for end in ends)
-    return [pickle.loads((each / "results").read_bytes()) for each in folders]
 
 
 def of_ranks(results: list[dict[Any, Any]], size: int, *name: Any) -> list[Any]:
