@@ -426,6 +426,13 @@ FAULTS = [
         ("vcreg_layer", "vcreg_jax"),
     ),
     Fault(
+        "the compiler's own choice of what is sent on a mesh of JAX",
+        "_adapters/jax.py",
+        "jax.lax.with_sharding_constraint(array, sharding)[None, ...]",
+        "array[None, ...]",
+        ("jax_mesh",),
+    ),
+    Fault(
         "JAX's layer without the incoming gradient",
         "_adapters/jax.py",
         "return incoming + own, jax.tree",

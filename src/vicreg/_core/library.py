@@ -34,9 +34,9 @@ class Library:
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
-    strips : bool
-        Whether large products of a matrix with its own transpose are formed in strips. It pays
-        where the library sees no symmetry and computes at once.
+    strip_length : int
+        How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
+        such products are formed whole. Strips pay where the library sees no symmetry.
     squares_in_blocks : bool
         Whether squares that are summed are formed a block of samples at a time. It pays where each
         product is an array in memory.
@@ -49,7 +49,7 @@ class Library:
 
     updates_in_place: bool = True
     sums_pairwise: bool = False
-    strips: bool = False
+    strip_length: int = 0
     squares_in_blocks: bool = False
     stacks: bool = False
     top_k_indices: Callable[[Array, int], Array] | None = None

@@ -166,9 +166,10 @@ def _times_own_transpose(xp: Library, array: Array, sizes: Sizes, features: bool
         columns = array if start == 0 else array[..., start:, :]
         return xp.matmul(rows, xp.matrix_transpose(columns))
 
-    if not xp.strips or size < 2 * sizes.strip_length:
+    length = xp.strip_length and (sizes.strip_length or xp.strip_length)
+    if not length or size < 2 * length:
         return strip(0, size)
-    return _from_strips(xp, strip, size, min(sizes.strips, size // sizes.strip_length))
+    return _from_strips(xp, strip, size, min(sizes.strips, size // length))
 
 
 def _from_strips(xp: Library, strip: Callable[[int, int], Array], size: int, count: int) -> Array:

@@ -20,8 +20,8 @@ class Sizes:
         a library costs more than its work there.
     strips, strip_length : int
         Into how many strips a product of a matrix with its own transpose is cut at most, and how
-        many rows one has at least. Four strips leave 10 of 16 blocks to compute; narrower ones
-        make the products slower than they save.
+        many rows one has at least if not as many as the library says. Four strips leave 10 of 16
+        blocks to compute; narrower ones make the products slower than they save.
     kept_apart, kept_apart_unseen : int
         How many of the largest features the Gram route keeps apart: if the library can choose by
         values what it computes, and if it cannot.
@@ -49,7 +49,7 @@ class Sizes:
 
     stacked: int = 2**16
     strips: int = 4
-    strip_length: int = 128
+    strip_length: int = 0
     kept_apart: int = 8
     kept_apart_unseen: int = 32
     sees_values: bool = True

@@ -42,7 +42,7 @@ _FUNCTIONS = (
 
 class _Torch(Library):
     sums_pairwise = True
-    strips = True
+    strip_length = 128
 
     @staticmethod
     def top_k_indices(values: Tensor, k: int) -> Tensor:
