@@ -15,6 +15,7 @@ from vicreg._losses.vicreg import (
 )
 
 if TYPE_CHECKING:
+    from vicreg import distributed
     from vicreg._diagnostics import Diagnosis, diagnose
     from vicreg.tools.identification import Identification, identify
 
@@ -28,6 +29,7 @@ __all__ = [
     "conventions",
     "covariance_loss",
     "diagnose",
+    "distributed",
     "identify",
     "invariance_loss",
     "translate_weights",
@@ -49,11 +51,13 @@ _ON_DEMAND = {
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "distributed":
+        return import_module("vicreg.distributed")
     module = _ON_DEMAND.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     globals()[name] = value = getattr(import_module(module), name)
     return value
 

@@ -251,10 +251,11 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     if dtype_name(view) not in _REAL_DTYPES:
         raise TypeError(f"{name} must have a real floating-point dtype; got {view.dtype}")
     _check_shape(tuple(view.shape), name, objective)
-    if objective.comm is not None and library not in objective.comm.libraries:
+    sent = None if objective.comm is None else objective.comm.libraries
+    if sent is not None and library not in sent:
         raise TypeError(
             f"comm must send arrays of {library}, the library of {name}; got {objective.comm!r}, "
-            f"which sends those of {' and '.join(objective.comm.libraries)}"
+            f"which sends those of {' and '.join(sent)}"
         )
     return library
 

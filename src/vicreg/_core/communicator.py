@@ -23,8 +23,8 @@ class Communicator(ABC):
         The place of this process among the ranks, from 0.
     size : int
         How many ranks there are.
-    libraries : tuple of str
-        The libraries whose arrays are sent, as "torch" or "numpy".
+    libraries : tuple of str, or None
+        The libraries whose arrays are sent, as "torch" or "numpy". None is any.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class Communicator(ABC):
     True
     """
 
-    libraries: tuple[str, ...]
+    libraries: tuple[str, ...] | None = None
     #: Whether all ranks run one traced program, which cannot differ between them.
     runs_one_program = False
 

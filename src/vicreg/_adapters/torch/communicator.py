@@ -111,7 +111,7 @@ def _warn_once() -> None:
             f"each of the {dist.get_world_size()} processes of torch.distributed takes the "
             "statistics of its own batch: pass comm=vicreg.distributed.TorchCommunicator() for "
             "those of the whole batch, or comm=vicreg.distributed.LOCAL to say that this is meant",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
