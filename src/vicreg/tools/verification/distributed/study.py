@@ -99,11 +99,31 @@ class Setting:
         batches = (batches_for_package if of_package else batches_for)(self.size, self.seed)
         return [batch for batch in batches if batch.is_even or self.backend == "torch"]
 
+    def questions(self, conventions: Sequence[str] = ()) -> list[Question]:
+        """Return what `run_package` asks of conventions, or what `run_target` asks.
+
+        Of the other dtypes than the first only the first convention is asked.
+        """
+        if conventions:
+            return [
+                Question(batch, dtype=dtype, convention=convention, method=_method(batch))
+                for batch in self.batches(of_package=True)
+                for place, dtype in enumerate(self.dtypes)
+                for convention in (conventions[:1] if place else conventions)
+            ]
+        batches = self.batches()
+        return [
+            # Finite differences take long, and a batch of each shape is enough.
+            Question(batch, dtype=dtype, moving=batch.seed == batches[0].seed)
+            for batch in batches
+            for dtype in self.dtypes
+        ]
+
     def steps(self, conventions: Sequence[str] = ()) -> list[Step]:
         """Return the steps of `run_package` for conventions, or those of `run_target`."""
-        count = len(self.dtypes) * len(self.batches(bool(conventions))) * max(len(conventions), 1)
         starts = [1] * (not conventions) + [self.size]
-        return [Step("start", 2.0 + size) for size in starts] + [Step("batch", 0.1)] * count
+        batches = [Step("batch", 0.1) for _ in self.questions(conventions)]
+        return [Step("start", 2.0 + size) for size in starts] + batches
 
 
 @dataclass
@@ -152,13 +172,7 @@ def run_target(path: str, setting: Setting, on_step: OnStep = _silently) -> Resu
     FunctionError
         The function cannot be called in one process.
     """
-    batches = setting.batches()
-    questions = [
-        # Finite differences take long, and a batch of each shape is enough.
-        Question(batch, dtype=dtype, moving=batch.seed == batches[0].seed)
-        for batch in batches
-        for dtype in setting.dtypes
-    ]
+    questions = setting.questions()
     on_step("in one process")
     wholes = _wholes(path, questions, setting)
     groups = _run_groups(path, questions, wholes, setting, on_step)
@@ -187,12 +201,7 @@ def run_package(
     Results
         Uneven rows first, then even ones, a single row on a rank, and none.
     """
-    questions = [
-        Question(batch, dtype=dtype, convention=convention, method=_method(batch))
-        for batch in setting.batches(of_package=True)
-        for dtype in setting.dtypes
-        for convention in conventions
-    ]
+    questions = setting.questions(conventions)
     known = {name: Known(DEFINITIONS[name], DEFINITIONS[name].weights) for name in conventions}
     wholes = [whole_by_definition(one.batch, *known[one.convention or ""]) for one in questions]
     groups = _run_groups(None, questions, wholes, setting, on_step)
