@@ -48,6 +48,7 @@ def install_every_library(session: nox.Session) -> None:
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
+    session.install("mpi4py>=4.0")  # the tests of MPI need mpiexec too, and say so
 
 
 @nox.session
