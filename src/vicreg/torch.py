@@ -192,7 +192,7 @@ class VCReg(torch.nn.Module):
     -----
     Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
     Representation Learning", arXiv 2306.13292. The statistics are of the batch that the layer
-    sees: of a process's own under DistributedDataParallel, of each element of the map under
+    sees, or with `comm` of that of all ranks; of each element of the map under
     ``torch.func.vmap``. There is no second derivative through the layer: it would come through
     the identity, where the gradient would be added once more, and is refused; for gradient
     penalties add `vicreg.vcreg_loss` to the loss instead. What comes next may not work in place,
