@@ -95,6 +95,7 @@ def test_links_lead_somewhere() -> None:
         "tools.identification",
         "tools.identification.result",
         "tools.functions",
+        "_core.plan",
         "testing",
         "torch",
         "jax",

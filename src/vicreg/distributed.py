@@ -8,8 +8,17 @@ from typing import Any
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._core.agreement import Agreement
 from vicreg._core.communicator import Communicator
+from vicreg._core.plan import Plan, plan
 
-__all__ = ["LOCAL", "Communicator", "JaxCommunicator", "MPICommunicator", "TorchCommunicator"]
+__all__ = [
+    "LOCAL",
+    "Communicator",
+    "JaxCommunicator",
+    "MPICommunicator",
+    "Plan",
+    "TorchCommunicator",
+    "plan",
+]
 
 Array = Any
 

@@ -177,7 +177,7 @@ def _with_route(objective: Objective, counts: tuple[int, ...], d: int) -> Object
     """Return `objective` with the route that the batch takes: the same on every rank."""
     if objective.method != "auto":
         return objective
-    return replace(objective, method=plan.cheaper_route(sum(counts), d, len(counts)))
+    return replace(objective, method=plan.cheaper_route(counts, d))
 
 
 def _is_gathered(objective: Objective) -> bool:
