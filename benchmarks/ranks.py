@@ -6,8 +6,7 @@ starts processes of one core each. In one run, in turns, each computes value and
 float32 views: with ``comm=TorchCommunicator()``, and as it is published: a layer that gathers the
 rows, with a backward pass that sums the gradients over the ranks, and the d × d covariance of all
 rows on each rank. It prints the median times, what each rank sends, and how many collectives there
-are. ``--growth`` does it for one rank, two and four, each with as many rows. ``--on-paper`` runs
-nothing: it prints what `vicreg.distributed.plan` says of 8 to 1024 ranks.
+are. ``--growth`` does it for one rank, two and four, each with as many rows.
 """
 
 from __future__ import annotations
@@ -155,20 +154,6 @@ def run(ranks: int, rows: int, features: int, rounds: int) -> str:
     return ends[0].output
 
 
-def on_paper(rows: int) -> None:
-    """Print the route and its cost for many ranks, each with `rows` rows of a view."""
-    print("| ranks | features | route | sent by each rank | multiply-adds | of the other route |")
-    print("|---|---|---|---|---|---|")
-    for ranks in (8, 64, 1024):
-        for features in (2048, 8192, 65536):
-            told = plan(rows, features, ranks)
-            print(
-                f"| {ranks} | {features} | {told.route} | {told.bytes_sent / 1e9:.3g} GB | "
-                f"{told.multiply_adds / 1e9:.3g} G | {told.other_bytes_sent / 1e9:.3g} GB, "
-                f"{told.other_multiply_adds / 1e9:.3g} G |"
-            )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -178,15 +163,11 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--growth", action="store_true", help="one rank, two and four")
-    parser.add_argument("--on-paper", action="store_true", help="what 8 to 1024 ranks would cost")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank is not None:
         rank(arguments)
-        return
-    if arguments.on_paper:
-        on_paper(arguments.rows)
         return
     for ranks in (1, 2, 4) if arguments.growth else (arguments.ranks,):
         print(run(ranks, arguments.rows, arguments.features, arguments.rounds))

@@ -26,7 +26,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
-from vicreg.distributed import LOCAL, MPICommunicator, TorchCommunicator, plan
+from vicreg.distributed import LOCAL, MPICommunicator, TorchCommunicator
 
 WIDE, NARROW = (40,), (5,)  # more features than samples, and fewer
 VCREG = {"variance_weight": 1.0, "covariance_weight": 0.5}
@@ -278,53 +278,6 @@ def test_the_covariance_route_sends_means_and_covariances() -> None:
         assert calls == {"all_gather": 3, "all_reduce": 9}
         assert sent["all_gather"] == 3 * (2 * 2 * d + 15) * 8
         assert sent["all_reduce"] == 3 * (2 * d + 2 * d * d + 1) * 8
-
-
-@pytest.mark.parametrize("rows", [(4, 4), (5, 2, 9), (3, 3, 3, 3), (6, 0)], ids=str)
-@pytest.mark.parametrize("shape", [WIDE, NARROW, (12,)], ids=str)
-def test_a_plan_tells_the_route_and_the_bytes_that_are_sent(
-    rows: tuple[int, ...], shape: tuple[int, ...]
-) -> None:
-    ranks_, threads = len(rows), Threads(len(rows))
-    whole = ranks.whole(rows, shape)
-
-    def of_rank(comm: Thread) -> Any:
-        for _ in range(2):
-            threads.barrier.wait()
-            threads.bytes[comm.rank] = Counter()
-            vicreg_value_and_grad(*ranks.own(whole, rows, comm.rank), comm=comm)
-
-    assert on_threads(ranks_, of_rank, threads) == [None] * ranks_
-    told = plan(rows, *shape, itemsize=8)
-    header = 15 * 8
-    for sent in threads.bytes:
-        gathered, reduced = sent["all_gather"] - header, sent["all_reduce"]
-        by_ring = (ranks_ - 1) * gathered + 2 * (ranks_ - 1) / ranks_ * reduced
-        assert by_ring == pytest.approx(told.bytes_sent, rel=1e-12)
-    assert told.route in str(told)
-    assert told == plan(rows, *shape, ranks_, itemsize=8)
-
-
-def test_one_rank_takes_the_route_of_a_batch_of_its_own() -> None:
-    assert [plan(n, 8, 1).route for n in (2, 8, 9, 100)] == ["gram", "gram", *["covariance"] * 2]
-    assert plan(8, 8, 1).bytes_sent == 0
-
-
-def test_many_ranks_take_the_route_that_sends_less() -> None:
-    assert plan(64, 65536, 1024).route == "gram"
-    assert plan(512, 2048, 1024).route == "covariance"
-
-
-def test_a_plan_refuses_what_is_no_batch() -> None:
-    for error, words, arguments in [
-        (TypeError, "d must be an integer", (4, 2.5, 2)),
-        (TypeError, "world_size must be an integer; got None", (4, 2)),
-        (ValueError, "n_per_rank must be 1 or more", (0, 2, 2)),
-        (ValueError, "n_per_rank must have world_size numbers; got 2 and 3", ((1, 2), 2, 3)),
-        (ValueError, "2 or more samples together", ((1, 0), 2)),
-    ]:
-        with pytest.raises(error, match=words):
-            plan(*arguments)
 
 
 def test_a_rank_may_have_other_rows_in_each_call() -> None:

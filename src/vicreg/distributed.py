@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._core.agreement import Agreement
 from vicreg._core.communicator import Communicator
-from vicreg._core.plan import Cost, Route, cheaper_route, cost
+from vicreg._core.plan import Plan, plan
 
 __all__ = [
     "LOCAL",
@@ -240,147 +238,6 @@ class MPICommunicator(Communicator):
     @property
     def _comm(self) -> Any:
         return _mpi().MPI.COMM_WORLD if self.comm is None else self.comm
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a loss with its gradient costs each rank: what `plan` returns. It prints as a table.
-
-    Parameters
-    ----------
-    route : {"gram", "covariance"}
-        The one that ``method="auto"`` takes.
-    rows : tuple of int
-        Of each rank.
-    features, views : int
-        d, and how many views there are.
-    bytes_sent : float
-        Of the rank with the most rows, by that route; as many arrive.
-    multiply_adds : int
-        Of its large products.
-    other_bytes_sent, other_multiply_adds : float, int
-        By the other route.
-    """
-
-    route: Route
-    rows: tuple[int, ...]
-    features: int
-    views: int
-    bytes_sent: float
-    multiply_adds: int
-    other_bytes_sent: float
-    other_multiply_adds: int
-
-    def __str__(self) -> str:
-        other = "covariance" if self.route == "gram" else "gram"
-        shown = [
-            ("route", "sent", "multiply-adds"),
-            (f"{self.route} (taken)", *_shown(self.bytes_sent, self.multiply_adds)),
-            (other, *_shown(self.other_bytes_sent, self.other_multiply_adds)),
-        ]
-        title = (
-            f"{self.views} views of {sum(self.rows)} samples and {self.features} features on "
-            f"{len(self.rows)} ranks: each rank, for value and gradient"
-        )
-        return "\n".join([title, *(f"  {a:20} {b:>10} {c:>16}" for a, b, c in shown)])
-
-
-def _shown(sent: float, multiply_adds: int) -> tuple[str, str]:
-    return f"{_with_unit(sent)}B", _with_unit(multiply_adds)
-
-
-def _with_unit(number: float) -> str:
-    units = ["P", "T", "G", "M", "k", ""]
-    while number >= 1000 and len(units) > 1:
-        number /= 1000
-        units.pop()
-    return f"{number:.3g} {units[-1]}"
-
-
-def plan(
-    n_per_rank: int | Sequence[int],
-    d: int,
-    world_size: int | None = None,
-    *,
-    views: int = 2,
-    itemsize: int = 4,
-) -> Plan:
-    """Return what the loss of a batch over ranks costs each of them, from shapes alone.
-
-    Parameters
-    ----------
-    n_per_rank : int or sequence of int
-        The rows of each rank.
-    d : int
-        The number of features.
-    world_size : int, optional
-        The number of ranks; as many as `n_per_rank` has numbers where it is a sequence.
-    views : int, optional
-        How many views there are.
-    itemsize : int, optional
-        How many bytes a number has: 4 in float32.
-
-    Returns
-    -------
-    Plan
-        The route that ``method="auto"`` takes, what a rank sends and what it multiplies, by that
-        route and by the other. It leaves out the header of each call, of 15 numbers for each
-        other rank, and the first call's exchange.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A number that is none, or below 1.
-
-    Notes
-    -----
-    The ranks are taken for a ring: of what is gathered each rank sends (W − 1)/W, of a sum twice
-    that. The gathered rows are filled up to the most of any rank.
-
-    Examples
-    --------
-    >>> from vicreg.distributed import plan
-    >>> print(plan(256, 8192, world_size=16))
-    2 views of 4096 samples and 8192 features on 16 ranks: each rank, for value and gradient
-      route                      sent    multiply-adds
-      gram (taken)             252 MB           34.4 G
-      covariance              1.01 GB           68.7 G
-    """
-    if isinstance(n_per_rank, Sequence):
-        rows = tuple(_count(n, "n_per_rank", least=0) for n in n_per_rank)
-        if world_size is not None and len(rows) != _count(world_size, "world_size"):
-            raise ValueError(
-                f"n_per_rank must have world_size numbers; got {len(rows)} and {world_size!r}"
-            )
-    else:
-        rows = (_count(n_per_rank, "n_per_rank"),) * _count(world_size, "world_size")
-    d, views = _count(d, "d"), _count(views, "views")
-    itemsize = _count(itemsize, "itemsize")
-    if sum(rows) < 2:
-        raise ValueError(f"n_per_rank must be 2 or more samples together; got {n_per_rank!r}")
-    route = cheaper_route(rows, d)
-    taken = cost(route, rows, d, views)
-    other: Cost = cost("covariance" if route == "gram" else "gram", rows, d, views)
-    return Plan(
-        route,
-        rows,
-        d,
-        views,
-        taken.sent * itemsize,
-        taken.multiply_adds,
-        other.sent * itemsize,
-        other.multiply_adds,
-    )
-
-
-def _count(value: Any, argument: str, least: int = 1) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument} must be an integer; got {value!r}") from None
-    if number < least:
-        raise ValueError(f"{argument} must be {least} or more; got {value!r}")
-    return number
 
 
 def _torch() -> Any:

@@ -2,62 +2,208 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Route = Literal["gram", "covariance"]
+_ROUTES: tuple[Route, ...] = ("gram", "covariance")
 
-#: How many multiply-adds take as long as to send one number: some 80 on one core with all ranks on
-#: one machine, 2600 on an H100 with 50 GB/s between machines.
-MULTIPLY_ADDS_PER_NUMBER = 256
+#: How many multiply-adds take as long as to send one byte: some 20 on one core with all ranks on
+#: one machine, 650 on an H100 with 50 GB/s between machines.
+MULTIPLY_ADDS_PER_BYTE = 64
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a value with its gradient, for the rank with the most rows.
+    """Of a loss and its gradient, on the rank with the most rows.
 
     Parameters
     ----------
-    ranks : int
-        How many ranks there are.
-    gathered, reduced : int
-        How many numbers a rank puts into gathers, and into sums over the ranks.
+    bytes_sent : int
+        By one rank; as many arrive.
     multiply_adds : int
-        Of the large products.
+        Of the products of matrices.
     """
 
-    ranks: int
-    gathered: int
-    reduced: int
+    bytes_sent: int
     multiply_adds: int
 
     @property
-    def sent(self) -> float:
-        """How many numbers a rank sends; as many arrive.
-
-        The ranks are a ring: what is gathered passes through all others, and a sum goes around
-        twice, in pieces.
-        """
-        others = self.ranks - 1
-        return others * self.gathered + 2 * others / self.ranks * self.reduced
-
-    @property
-    def together(self) -> float:
+    def together(self) -> int:
         """Both, in multiply-adds."""
-        return self.sent * MULTIPLY_ADDS_PER_NUMBER + self.multiply_adds
+        return self.bytes_sent * MULTIPLY_ADDS_PER_BYTE + self.multiply_adds
 
 
-def cost(route: Route, counts: Sequence[int], d: int, views: int = 2) -> Cost:
-    """Return what views of `d` features cost, of which the ranks have `counts` rows."""
-    ranks, own, n = len(counts), max(counts), sum(counts)
-    if route == "gram":  # the rows; Σ K² of each view and the invariance
-        return Cost(ranks, views * own * d, views + 1, views * 2 * own * n * d)
-    # A row and a mean; the variances and covariances of each view and the invariance.
-    return Cost(ranks, views * 2 * d, views * (d + d * d) + 1, views * 2 * own * d * d)
+def cost(route: Route, counts: Sequence[int], d: int, views: int = 2, itemsize: int = 4) -> Cost:
+    """Return what a batch of `d` features costs that has `counts` rows on its ranks.
+
+    Sent around a ring, as large arrays are. What each rank has for all others passes through each
+    of them but the last; of a sum, first the parts of it and then the whole.
+    """
+    ranks, most = len(counts), max(counts)
+    number = max(itemsize, 4)  # half precision is computed in float32
+    if route == "gram":
+        gathered, summed = most * d * itemsize, number  # its rows; the squares of K
+        multiply_adds = 2 * most * sum(counts) * d
+    else:
+        # Its first row and its mean; the energies and the covariances of the features.
+        gathered, summed = 2 * d * number, (d + d * d) * number
+        multiply_adds = 2 * most * d * d
+    invariance = number
+    in_parts = 2 * (ranks - 1) * (views * summed + invariance) / ranks
+    sent = (ranks - 1) * views * gathered + math.ceil(in_parts)
+    return Cost(sent, views * multiply_adds)
 
 
 def cheaper_route(counts: Sequence[int], d: int) -> Route:
     """Return the route that costs less, the Gram route where both cost the same."""
-    gram, covariance = (cost(route, counts, d) for route in ("gram", "covariance"))
-    return "gram" if gram.together <= covariance.together else "covariance"
+    return min(_ROUTES, key=lambda route: cost(route, counts, d).together)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a batch over ranks is computed, and what each route costs; ``print`` shows both.
+
+    Attributes
+    ----------
+    n_per_rank : tuple of int
+        The rows of each rank.
+    d, views, itemsize : int
+        The features, the views, and the bytes of one number.
+    route : {"gram", "covariance"}
+        The route that is taken.
+    """
+
+    n_per_rank: tuple[int, ...]
+    d: int
+    views: int
+    itemsize: int
+    route: Route
+
+    @property
+    def bytes_sent(self) -> int:
+        """The bytes that a rank sends in a call; as many arrive."""
+        return self.cost_of(self.route).bytes_sent
+
+    @property
+    def multiply_adds(self) -> int:
+        """The multiply-adds of the rank with the most rows, in products of matrices."""
+        return self.cost_of(self.route).multiply_adds
+
+    def cost_of(self, route: Route) -> Cost:
+        """Return what a route costs, be it taken or not."""
+        return cost(route, self.n_per_rank, self.d, self.views, self.itemsize)
+
+    def __str__(self) -> str:
+        ranks = len(self.n_per_rank)
+        lines = [
+            f"{sum(self.n_per_rank):,} samples on {ranks:,} rank{'s' if ranks > 1 else ''}, "
+            f"{self.d:,} features, {self.views} views, {self.itemsize} bytes a number",
+            "              sent by a rank   computed by a rank",
+        ]
+        for route in _ROUTES:
+            of_route = self.cost_of(route)
+            sent = f"{_readable(of_route.bytes_sent)}B"
+            computed = f"{_readable(2 * of_route.multiply_adds)}FLOP"
+            mark = "  <- taken" if route == self.route else ""
+            lines.append(f"{route:<10}  {sent:>16}  {computed:>19}{mark}")
+        return "\n".join(lines)
+
+
+def plan(
+    n_per_rank: int | Sequence[int],
+    d: int,
+    world_size: int,
+    *,
+    views: int = 2,
+    itemsize: int = 4,
+    method: str = "auto",
+) -> Plan:
+    """Return which route the loss of a batch over ranks takes, and what it costs.
+
+    It counts what one call sends for the value and the gradient, but for the 60 bytes or so by
+    which the ranks know that they compute the same, and for the first call of a shape, which tells
+    them how much to send. It counts the products of matrices alone as arithmetic.
+
+    Parameters
+    ----------
+    n_per_rank : int or sequence of int
+        The rows of each rank; one number where all have as many.
+    d : int
+        The features.
+    world_size : int
+        How many ranks there are.
+    views : int, default=2
+        How many views the loss has; 1 for VCReg.
+    itemsize : int, default=4
+        The bytes of one number of the views.
+    method : {"auto", "gram", "covariance"}, default="auto"
+        As in the losses: "auto" is what `n_per_rank`, `d` and `world_size` decide.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    TypeError
+        An argument that must be an integer is not.
+    ValueError
+        An integer is too small, `n_per_rank` has another length than `world_size`, or `method` is
+        none of the three.
+
+    Examples
+    --------
+    >>> from vicreg.distributed import plan
+    >>> print(plan(256, 4096, world_size=2))
+    512 samples on 2 ranks, 4,096 features, 2 views, 4 bytes a number
+                  sent by a rank   computed by a rank
+    gram                 8.39 MB           4.29 GFLOP  <- taken
+    covariance            134 MB           34.4 GFLOP
+    >>> plan(4096, 256, world_size=8).route
+    'covariance'
+    """
+    d, world_size, views, itemsize = (
+        _integer(value, name, 1)
+        for value, name in (
+            (d, "d"),
+            (world_size, "world_size"),
+            (views, "views"),
+            (itemsize, "itemsize"),
+        )
+    )
+    if isinstance(n_per_rank, Sequence):
+        counts = tuple(_integer(n, "n_per_rank", 0) for n in n_per_rank)
+    else:
+        counts = (_integer(n_per_rank, "n_per_rank", 0),) * world_size
+    if len(counts) != world_size:
+        raise ValueError(
+            f"n_per_rank must have one number for each of the {world_size} ranks; "
+            f"got {len(counts)} numbers"
+        )
+    if method not in ("auto", *_ROUTES):
+        raise ValueError(f"method must be 'auto', 'gram' or 'covariance'; got {method!r}")
+    route: Any = cheaper_route(counts, d) if method == "auto" else method
+    return Plan(counts, d, views, itemsize, route)
+
+
+def _integer(value: Any, name: str, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer; got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}; got {number}")
+    return number
+
+
+def _readable(number: float) -> str:
+    """Return three digits and a prefix, as "8.39 M"."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if number < 999.5 or prefix == "P":
+            break
+        number /= 1000
+    return f"{number:.3g} {prefix}"
