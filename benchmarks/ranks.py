@@ -1,177 +1,201 @@
-"""The loss of a batch over processes, against a gather layer and the published formula.
+"""Time and count the loss of a batch over processes, beside what is usually written.
 
-    python benchmarks/ranks.py [--rows 256] [--features 4096] [--ranks 2] [--rounds 11]
+    python benchmarks/ranks.py
 
-starts processes of one core each. In one run, in turns, each computes value and gradient of two
-float32 views: with ``comm=TorchCommunicator()``, and as it is published: a layer that gathers the
-rows, with a backward pass that sums the gradients over the ranks, and the d × d covariance of all
-rows on each rank. It prints the median times, what each rank sends, and how many collectives there
-are. ``--growth`` does it for one rank, two and four, each with as many rows.
+Value and gradient of two views in float32, in PyTorch with gloo on this machine. Each process has
+one thread, and a core of its own where there are enough. "vicreg" is this package's loss with
+TorchCommunicator(). "usual" is a gather layer whose backward pass adds up the gradients of all
+ranks, and the published formula of the whole batch on each rank. They take turns. A time is that
+of the slowest rank; a ratio is the median of the ratios of the rounds. Bytes are those that a rank
+sends if collectives go around a ring.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import json
+import math
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import distributed as dist
+from torch import multiprocessing
 
 from vicreg.distributed import TorchCommunicator, plan
-from vicreg.tools.processes import end_with_parent, run_together
+from vicreg.tools.benchmark.published import published_formula
 from vicreg.torch import VICRegLoss
+
+Tensor = torch.Tensor
+
+#: Ranks, and samples in all: 512 on two; 512 on each of two; and 512 on one and four.
+BATCHES = ((2, 512), (2, 1024), (1, 512), (4, 512))
+FEATURES, ROUNDS = 4096, 7
 
 
 class Gather(torch.autograd.Function):
-    """The rows of all ranks; backwards, the sum over the ranks of the gradients of one's own."""
+    """All rows on each rank; backwards, the sum of all ranks' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
-        ctx.rank, ctx.count = dist.get_rank(), rows.shape[0]
-        gathered = rows.new_empty((dist.get_world_size() * ctx.count, *rows.shape[1:]))
-        dist.all_gather_single(gathered, rows.contiguous())
-        return gathered
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        rows = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, z)
+        return torch.cat(rows)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
-        return gradient[ctx.rank * ctx.count : (ctx.rank + 1) * ctx.count]
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def published(z1: torch.Tensor, z2: torch.Tensor) -> torch.Tensor:
-    """The loss as facebookresearch/vicreg has it, of the gathered rows."""
-    z1, z2 = Gather.apply(z1), Gather.apply(z2)
-    invariance = torch.nn.functional.mse_loss(z1, z2)
-    variance, covariance = 0.0, 0.0
-    for z in (z1, z2):
-        zc = z - z.mean(dim=0)
-        std = torch.sqrt(zc.var(dim=0) + 1e-4)
-        variance = variance + torch.relu(1 - std).mean() / 2
-        c = zc.T @ zc / (len(z) - 1)
-        covariance = covariance + (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
-    return 25 * invariance + 25 * variance + covariance
+def losses() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    published = published_formula("torch")
+    return {
+        "vicreg": VICRegLoss(comm=TorchCommunicator()),
+        "usual": lambda z1, z2: published(Gather.apply(z1), Gather.apply(z2)),
+    }
 
 
-def counted(function: Callable[[], Any]) -> Counter[str]:
-    """Return the collectives of `function`, and the bytes that a rank sends in a ring."""
-    counts: Counter[str] = Counter()
-    gather, reduce, size = dist.all_gather_single, dist.all_reduce, dist.get_world_size()
+@dataclass
+class Sent:
+    """What a rank sends around a ring."""
 
-    def counting_gather(output: torch.Tensor, rows: torch.Tensor, *args: Any, **more: Any) -> Any:
-        counts.update(collectives=1, bytes=(size - 1) * rows.nbytes)
-        return gather(output, rows, *args, **more)
+    size: int
+    collectives: int = 0
+    nbytes: float = 0.0
 
-    def counting_reduce(array: torch.Tensor, *args: Any, **more: Any) -> Any:
-        counts.update(collectives=1, bytes=2 * (size - 1) * array.nbytes // size)
-        return reduce(array, *args, **more)
+    def gathered(self, array: Tensor) -> None:
+        self.collectives += 1
+        self.nbytes += (self.size - 1) * array.nbytes
 
-    dist.all_gather_single, dist.all_reduce = counting_gather, counting_reduce
-    try:
-        function()
-    finally:
-        dist.all_gather_single, dist.all_reduce = gather, reduce
-    return counts
+    def reduced(self, array: Tensor) -> None:
+        self.collectives += 1
+        self.nbytes += 2 * (self.size - 1) / self.size * array.nbytes
 
 
-def rank(arguments: argparse.Namespace) -> None:
-    """Measure on this rank; the first one prints."""
-    end_with_parent()
+@contextmanager
+def counted(size: int) -> Iterator[Sent]:
+    """Count what goes through the collectives of torch.distributed."""
+    sent = Sent(size)
+    gather, gather_single, reduce = dist.all_gather, dist.all_gather_single, dist.all_reduce
+
+    def count_gather(received: Any, array: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.gathered(array)
+        return gather(received, array, *args, **kwargs)
+
+    def count_gather_single(received: Any, array: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.gathered(array)
+        return gather_single(received, array, *args, **kwargs)
+
+    def count_reduce(array: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.reduced(array)
+        return reduce(array, *args, **kwargs)
+
+    with (
+        mock.patch.object(dist, "all_gather", count_gather),
+        mock.patch.object(dist, "all_gather_single", count_gather_single),
+        mock.patch.object(dist, "all_reduce", count_reduce),
+    ):
+        yield sent
+
+
+@dataclass
+class Found:
+    """Of one way of computing a batch."""
+
+    times: list[float] = field(default_factory=list)
+    collectives: int = 0
+    nbytes: float = 0.0
+
+
+def call(loss: Callable[[Tensor, Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
+    """Return the loss and its gradients."""
+    views = [view.detach().requires_grad_() for view in views]
+    value = loss(*views)
+    value.backward()
+    return [value.detach(), *(view.grad for view in views)]
+
+
+def on_rank(rank: int, size: int, n: int, d: int, rounds: int, folder: str) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=(arguments.folder.parent / "meeting").as_uri(),
-        rank=arguments.rank,
-        world_size=arguments.ranks,
-        timeout=datetime.timedelta(minutes=5),
-    )
-    generator = torch.Generator().manual_seed(arguments.rank)
-    common = torch.randn(arguments.rows, arguments.features, generator=generator)
-    views = [
-        (common + 0.1 * torch.randn(common.shape, generator=generator)).requires_grad_()
-        for _ in range(2)
-    ]
-    criterion = VICRegLoss(comm=TorchCommunicator())
-
-    def step(loss: Callable[..., torch.Tensor]) -> float:
-        for view in views:
-            view.grad = None
-        dist.barrier()
-        began = time.perf_counter()
-        loss(*views).backward()
-        return time.perf_counter() - began
-
-    ways: dict[str, Callable[..., torch.Tensor]] = {"vicreg": criterion, "published": published}
-    gradients = []
-    for loss in ways.values():
-        step(loss)
-        gradients.append([view.grad.clone() for view in views])
-    error = max(
-        float((a - b).abs().max() / b.abs().max()) for a, b in zip(*gradients, strict=True)
-    )
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(arguments.rounds):
-        for name, loss in ways.items():
-            times[name].append(step(loss))
-    counts = {name: counted(lambda loss=loss: step(loss)) for name, loss in ways.items()}
-    if arguments.rank == 0:
-        ours, theirs = (statistics.median(of_way) for of_way in times.values())
-        print(
-            f"{arguments.ranks} x {arguments.rows:4} x {arguments.features}: "
-            f"{1000 * ours:.1f} ms, published {1000 * theirs:.1f} ms, {theirs / ours:.1f} times; "
-            f"sent {counts['vicreg']['bytes']:,} and {counts['published']['bytes']:,} bytes in "
-            f"{counts['vicreg']['collectives']} and {counts['published']['collectives']} "
-            f"collectives; gradients differ by {error:.0e}"
-        )
-    (arguments.folder / "0.done").touch()
-    dist.barrier()
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=size)
+    torch.manual_seed(rank)
+    common = torch.randn(n // size, d) + 0.1 * rank
+    views = [common + 0.3 * torch.randn(n // size, d) for _ in range(2)]
+    of, found = losses(), {name: Found() for name in ("vicreg", "usual")}
+    # The first calls, in which the ranks find each other; and both ways agree.
+    for got, wanted in zip(*(call(loss, views) for loss in of.values()), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-7)
+    for name, loss in of.items():
+        with counted(size) as sent:
+            call(loss, views)
+        found[name].collectives, found[name].nbytes = sent.collectives, sent.nbytes
+    for turn in range(rounds):
+        for name in list(of)[:: 1 - 2 * (turn % 2)]:
+            dist.barrier()
+            start = time.perf_counter()
+            call(of[name], views)
+            took = torch.tensor(time.perf_counter() - start)
+            dist.all_reduce(took, op=dist.ReduceOp.MAX)
+            found[name].times.append(took.item())
+    if rank == 0:
+        of_names = {name: vars(each) for name, each in found.items()}
+        Path(folder, "found.json").write_text(json.dumps(of_names))
     dist.destroy_process_group()
 
 
-def run(ranks: int, rows: int, features: int, rounds: int) -> str:
-    """Return what the first of `ranks` processes prints."""
+def measured(size: int, n: int, d: int, rounds: int) -> dict[str, Found]:
     with tempfile.TemporaryDirectory() as folder:
-        folders = [Path(folder, str(place)) for place in range(ranks)]
-        for each in folders:
-            each.mkdir()
-        options = ["--rows", rows, "--features", features, "--ranks", ranks, "--rounds", rounds]
-        commands = [
-            [sys.executable, __file__, *map(str, options), "--rank", str(place), "--folder", each]
-            for place, each in enumerate(map(str, folders))
-        ]
-        ends = run_together(commands, folders, [os.environ | {"OMP_NUM_THREADS": "1"}] * ranks)
-    if any(end.status for end in ends):
-        raise SystemExit(next(end.output for end in ends if end.status))
-    return ends[0].output
+        multiprocessing.spawn(on_rank, (size, n, d, rounds, folder), nprocs=size)
+        found = json.loads(Path(folder, "found.json").read_text())
+    return {name: Found(**each) for name, each in found.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def report(size: int, n: int, d: int, found: dict[str, Found]) -> str:
+    vicreg, usual = found["vicreg"], found["usual"]
+    ratios = [u / v for u, v in zip(usual.times, vicreg.times, strict=True)]
+    planned = plan(n // size, d, size).bytes_sent
+    lines = [f"{n} x {d} in all, {size} rank{'s' * (size > 1)} of {n // size} rows"]
+    for name, each in found.items():
+        median = 1000 * statistics.median(each.times)
+        lines.append(
+            f"  {name:<6}  {median:8.1f} ms  {each.collectives} collectives  "
+            f"{math.ceil(each.nbytes):>11,} bytes sent"
+        )
+    lines.append(
+        f"  {statistics.median(ratios):.1f} times faster ({min(ratios):.1f} to {max(ratios):.1f})"
     )
-    parser.add_argument("--rows", type=int, default=256, help="the rows of each rank")
-    parser.add_argument("--features", type=int, default=4096)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--growth", action="store_true", help="one rank, two and four")
-    parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.rank is not None:
-        rank(arguments)
-        return
-    for ranks in (1, 2, 4) if arguments.growth else (arguments.ranks,):
-        print(run(ranks, arguments.rows, arguments.features, arguments.rounds))
-        print(plan(arguments.rows, arguments.features, ranks))
+    if size > 1:
+        lines.append(
+            f"  {vicreg.nbytes / usual.nbytes:.4f} of the bytes, of which "
+            f"{math.ceil(vicreg.nbytes) - planned} are headers; the plan says {planned:,}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--features", type=int, default=FEATURES)
+    settings = parser.parse_args(arguments)
+    print(
+        f"{os.cpu_count()} cores; wanted: 10 times faster on 2 ranks, 1/3 of the bytes for n <= d"
+    )
+    for size, n in BATCHES:
+        found = measured(size, n, settings.features, settings.rounds)
+        print(report(size, n, settings.features, found), flush=True)
 
 
 if __name__ == "__main__":

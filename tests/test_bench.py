@@ -537,3 +537,19 @@ def test_a_folder_without_the_package_is_refused(tmp_path: Path) -> None:
     ran = compared(tmp_path)
     assert ran.returncode == 1
     assert f"{tmp_path} holds no package vicreg" in ran.stderr
+
+
+@pytest.mark.long
+def test_a_batch_over_ranks_is_counted_as_the_plan_says() -> None:
+    pytest.importorskip("torch")
+    from vicreg.distributed import plan
+
+    command = [sys.executable, str(SCRIPTS / "ranks.py"), "--rounds", "1", "--features", "768"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    counts = [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) bytes sent", out)]
+    assert len(counts) == 8
+    for place, (n, size) in enumerate([(256, 2), (512, 2), (512, 1), (128, 4)]):
+        sent, usual = counts[2 * place : 2 * place + 2]
+        # The header of 15 numbers goes to each other rank.
+        assert sent == plan(n, 768, size).bytes_sent + 60 * (size - 1)
+        assert usual == 3 * (size - 1) * n * 768 * 4 * 2

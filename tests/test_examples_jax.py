@@ -25,6 +25,7 @@ def cached_backward() -> ModuleType:
     return module
 
 
+@pytest.mark.long
 def test_the_gradient_of_chunks_is_that_of_the_batch(
     cached_backward: ModuleType, capsys: pytest.CaptureFixture
 ) -> None:

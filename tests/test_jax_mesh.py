@@ -33,11 +33,12 @@ def start(script: str, *arguments: str, devices: int) -> subprocess.Popen:
 def test_on_eight_devices() -> None:
     """On axes that JAX shards over by itself, and on those that `jax.make_mesh` makes."""
     with start("jax_mesh.py", devices=8) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     assert output == "right on a mesh\n"
 
 
+@pytest.mark.long
 def test_in_two_processes() -> None:
     """Each knows its own rows alone, and has the numbers of the whole."""
     with socket.socket() as free:
@@ -46,7 +47,7 @@ def test_in_two_processes() -> None:
     processes = [start("jax_mesh.py", str(rank), address, devices=4) for rank in range(2)]
     try:
         for process in processes:
-            output, errors = process.communicate(timeout=120)
+            output, errors = process.communicate(timeout=400)
             assert process.returncode == 0, errors
             assert output.endswith("right on a mesh\n")  # after lines of gloo's
     finally:

@@ -31,17 +31,27 @@ HERE = Path(__file__).parent
 ROWS = (2,) * 8
 SHAPES = {"wide": (40,), "narrow": (4,), "positions": (3, 20)}
 VCREG = {"variance_weight": 1.0, "covariance_weight": 0.5}
-CHECKED = pytest.mark.parametrize("checked", [True, False], ids=["checked", "unchecked"])
+#: Those that run by default are the ones that jax_ranks.py calls short.
+EACH = pytest.mark.parametrize(
+    ("shape", "checked"),
+    [
+        ("wide", True),
+        ("narrow", False),
+        pytest.param("wide", False, marks=pytest.mark.long),
+        pytest.param("narrow", True, marks=pytest.mark.long),
+        pytest.param("positions", True, marks=pytest.mark.long),
+        pytest.param("positions", False, marks=pytest.mark.long),
+    ],
+)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
-    """What the eight devices found."""
+def run(what: str, factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """Return what the eight devices found of `what`, "short" or "long"."""
 
-    def run(folder: Path) -> None:
+    def make(folder: Path) -> None:
         flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
         ended = subprocess.run(
-            [sys.executable, str(HERE / "jax_ranks.py"), str(folder)],
+            [sys.executable, str(HERE / "jax_ranks.py"), str(folder), what],
             env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
             capture_output=True,
             text=True,
@@ -51,9 +61,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
         assert ended.returncode == 0, ended.stderr
 
     found: dict[Any, Any] = pickle.loads(
-        (ranks.once(tmp_path_factory, "jax", run) / "results").read_bytes()
+        (ranks.once(factory, f"jax-{what}", make) / "results").read_bytes()
     )
     return found
+
+
+@pytest.fixture
+def results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Any, Any]:
+    """What the eight devices found."""
+    is_long = request.node.get_closest_marker("long") is not None
+    return run("long" if is_long else "short", tmp_path_factory)
 
 
 def close(got: Any, wanted: Any, shape: str) -> None:
@@ -61,8 +80,7 @@ def close(got: Any, wanted: Any, shape: str) -> None:
     assert largest_error(got, wanted) <= rounding("float64", n, SHAPES[shape][-1])
 
 
-@CHECKED
-@pytest.mark.parametrize("shape", SHAPES)
+@EACH
 def test_derivatives_of_the_loss(shape: str, checked: bool, results: dict[Any, Any]) -> None:
     views = tuple(map(jax.numpy.asarray, ranks.whole(ROWS, SHAPES[shape])))
     found = results[shape, checked]
@@ -85,9 +103,8 @@ def test_derivatives_of_the_loss(shape: str, checked: bool, results: dict[Any, A
         close(got, second, shape)
 
 
-@CHECKED
+@EACH
 @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
-@pytest.mark.parametrize("shape", SHAPES)
 def test_vcreg(shape: str, penalty: str, checked: bool, results: dict[Any, Any]) -> None:
     z, _ = ranks.whole(ROWS, SHAPES[shape])
     wanted, gradient = vcreg_value_and_grad(z, **VCREG, penalty=penalty)
