@@ -610,6 +610,27 @@ FAULTS = [
         ("ranks",),
     ),
     Fault(
+        "a sum sent around the ring once",
+        "_core/plan.py",
+        "in_parts = 2 * (ranks - 1)",
+        "in_parts = (ranks - 1)",
+        ("plan",),
+    ),
+    Fault(
+        "the products planned for the mean of the ranks' rows",
+        "_core/plan.py",
+        "multiply_adds = 2 * most * d * d",
+        "multiply_adds = 2 * sum(counts) * d * d // ranks",
+        ("plan",),
+    ),
+    Fault(
+        "the dearer route",
+        "_core/plan.py",
+        "return min(_ROUTES",
+        "return max(_ROUTES",
+        ("plan",),
+    ),
+    Fault(
         "rows that fill a rank's share up taken for samples",
         "_core/ranks.py",
         "received[rank, ..., :n, :] for rank",

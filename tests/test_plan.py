@@ -62,11 +62,11 @@ def test_bytes_are_those_that_are_sent(
 
 
 def test_multiply_adds_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in PyTorch, which has a counter: two per multiply-add, of all ranks' threads."""
+    """Counted in PyTorch, which has a counter: two per multiply-add."""
     torch = pytest.importorskip("torch")
     from torch.utils.flop_counter import FlopCounterMode
 
-    rows, d = (6, 6), 32
+    rows, d = (9, 3), 32
     whole = [torch.asarray(view) for view in ranks.whole(rows, (d,))]
 
     def of_rank(comm: Thread, method: str) -> int:
@@ -78,7 +78,7 @@ def test_multiply_adds_are_those_of_the_products(monkeypatch: pytest.MonkeyPatch
 
     for method in ("gram", "covariance"):
         counted = on_threads(2, lambda comm, method=method: of_rank(comm, method))
-        assert counted == [2 * plan(rows, d, 2, method=method).multiply_adds] * 2, counted
+        assert max(counted) == 2 * plan(rows, d, 2, method=method).multiply_adds
 
 
 def test_the_route_is_the_one_that_costs_less() -> None:
