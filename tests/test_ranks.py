@@ -7,6 +7,7 @@ processes and devices. On every rank the rows have another mean.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from vicreg import (
 from vicreg.distributed import LOCAL, MPICommunicator, TorchCommunicator
 
 WIDE, NARROW = (40,), (5,)  # more features than samples, and fewer
+CONVENTION = replace(conventions["official"], name="mine")
 VCREG = {"variance_weight": 1.0, "covariance_weight": 0.5}
 
 
@@ -341,6 +343,15 @@ def test_ranks_that_differ_are_told_who_does() -> None:
     )  # fmt: skip
     refused(2, lambda comm: loss(comm, variance_weight=comm.rank + 1.0), "weights", "2.0")
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
+
+
+def test_what_is_too_long_to_show_differs_too() -> None:
+    def of_rank(comm: Thread) -> Any:
+        over_views = ("mean", "sum")[comm.rank]
+        mine = replace(CONVENTION, source=300 * "x", variance_over_views=over_views)
+        return loss(comm, convention=mine)
+
+    refused(2, of_rank, "all arguments must be the same on every rank")
 
 
 def test_ranks_that_disagreed_can_go_on() -> None:
