@@ -51,7 +51,7 @@ def on_disk(folder: Path, shape: str) -> tuple[list[np.ndarray], list[Any]]:
     return views, chunked
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["tall", pytest.param("wide", marks=pytest.mark.long)])
 def test_losses_gradients_and_diagnosis(cluster: Any, shape: str, tmp_path: Path) -> None:
     views, chunked = on_disk(tmp_path, shape)
     assert len(cluster.scheduler_info()["workers"]) == 2
