@@ -48,6 +48,7 @@ def install_every_library(session: nox.Session) -> None:
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
+    session.install("distributed>=2025.1")  # to test Dask's arrays on a cluster of two workers
     session.install("mpi4py>=4")  # its tests are skipped where there is no mpiexec
     lightning = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
     session.install("--no-deps", *lightning)  # what else an example needs of theirs is installed

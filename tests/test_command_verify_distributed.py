@@ -485,7 +485,12 @@ def jax_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         pytest.param(
             "summed", WRONG, ("The gradient is W = 2 times the",), marks=pytest.mark.long
         ),
-        ("stopped", WRONG, ("The gradient is 1/W = 1/2 of the whole batch's: 50 % off.", LOST)),
+        pytest.param(
+            "stopped",
+            WRONG,
+            ("The gradient is 1/W = 1/2 of the whole batch's: 50 % off.", LOST),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_jax(name: str, status: int, words: tuple[str, ...], jax_losses: str) -> None:

@@ -61,6 +61,7 @@ def check(output: str, ways: int = 1) -> None:
     assert "statistics of its own batch" not in output
 
 
+@pytest.mark.long
 def test_torchrun() -> None:
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     check(output_of("ddp_torchrun.py", *run, needs=("torch",)))
@@ -71,6 +72,7 @@ def test_lightning() -> None:
     check(output_of("lightning_two_processes.py", needs=("torch", "lightning")))
 
 
+@pytest.mark.long
 def test_jax() -> None:
     check(output_of("jax_eight_devices.py", needs=("jax",)), ways=2)
 

@@ -7,6 +7,7 @@ processes and devices. On every rank the rows have another mean.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from vicreg import (
 from vicreg.distributed import LOCAL, MPICommunicator, TorchCommunicator
 
 WIDE, NARROW = (40,), (5,)  # more features than samples, and fewer
+CONVENTION = replace(conventions["official"], name="mine")
 VCREG = {"variance_weight": 1.0, "covariance_weight": 0.5}
 
 
@@ -229,6 +231,46 @@ def own(whole: list[Any], comm: Thread) -> list[Any]:
     return ranks.own(whole, UNEVEN, comm.rank)
 
 
+def test_in_pytorch_a_backward_pass_reaches_no_rank_however_often() -> None:
+    torch = pytest.importorskip("torch")
+    for shape in (WIDE, NARROW):
+        whole = [torch.asarray(view) for view in ranks.whole(UNEVEN, shape)]
+
+        def of_rank(comm: Thread, whole: list[Any] = whole) -> Any:
+            mine = [view.clone().requires_grad_() for view in own(whole, comm)]
+            loss = vicreg_loss(*mine, comm=comm)
+            before = comm.threads.calls[comm.rank].copy()
+            # As often as no other rank, so that one that waits for the others fails.
+            passes = [
+                torch.autograd.grad(loss, mine, retain_graph=True) for _ in range(comm.rank + 1)
+            ]
+            assert comm.threads.calls[comm.rank] == before
+            return passes
+
+        for passes in on_threads(3, of_rank):
+            assert not isinstance(passes, Exception), passes
+            for gradients in passes:
+                assert all(map(torch.equal, gradients, passes[0]))
+
+
+def test_in_pytorch_the_graph_keeps_no_rows_of_other_ranks() -> None:
+    torch = pytest.importorskip("torch")
+    whole = [torch.asarray(view) for view in ranks.whole(UNEVEN, WIDE)]
+
+    def of_rank(comm: Thread) -> Any:
+        mine = [view.clone().requires_grad_() for view in own(whole, comm)]
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor
+        ):
+            loss = vicreg_loss(*mine, comm=comm, method="gram")
+        assert loss.grad_fn.objective.batch.gathered is None
+        return sum(sizes), sum(view.numel() for view in mine)
+
+    for saved, given in on_threads(3, of_rank):
+        assert saved == 2 * given  # the views and their gradients
+
+
 def test_in_pytorch_there_is_no_second_derivative() -> None:
     torch = pytest.importorskip("torch")
     whole = [torch.asarray(view) for view in ranks.whole(UNEVEN, WIDE)]
@@ -341,6 +383,15 @@ def test_ranks_that_differ_are_told_who_does() -> None:
     )  # fmt: skip
     refused(2, lambda comm: loss(comm, variance_weight=comm.rank + 1.0), "weights", "2.0")
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
+
+
+def test_what_is_too_long_to_show_differs_too() -> None:
+    def of_rank(comm: Thread) -> Any:
+        over_views = ("mean", "sum")[comm.rank]
+        mine = replace(CONVENTION, source=300 * "x", variance_over_views=over_views)
+        return loss(comm, convention=mine)
+
+    refused(2, of_rank, "all arguments must be the same on every rank")
 
 
 def test_ranks_that_disagreed_can_go_on() -> None:

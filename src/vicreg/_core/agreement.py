@@ -20,7 +20,7 @@ Array = Any
 
 _BASE = 128  # digits of the headers: exact in each floating-point dtype
 _DIGITS = 5
-_LONGEST = 4096  # of a description
+_LONGEST = 2**14  # of all settings, in JSON
 _MOST = 1024  # successors that are remembered
 
 
@@ -142,7 +142,7 @@ def _difference(xp: Any, comm: Any, settings: dict[str, str], device: Any) -> st
         if len(set(values)) > 1:
             listed = "; ".join(f"{value} on {_ranks(value, values)}" for value in _unique(values))
             return f"{name} must be the same on every rank of comm; got {listed}"
-    raise AssertionError("ranks differ in their form and not in their settings")
+    return "all arguments must be the same on every rank of comm; got others on some of them"
 
 
 def _unique(values: Sequence[str]) -> list[str]:

@@ -222,13 +222,20 @@ class _Loss(_Differentiable):
 
     So nothing is computed twice, and nothing kept for later except the gradient itself. The first
     backward pass gives away its memory; where the graph is retained, a second one forms it anew.
+    Of a batch over ranks it would have to reach the others for that: there the gradient is saved,
+    and the rows of the other ranks are not.
     """
 
     @staticmethod
     def forward(ctx: Any, objective: Objective, weights: Weights, *views: Tensor) -> Tensor:
         ctx.objective, ctx.weights, ctx.views = objective, weights, len(views)
-        loss, ctx.formed = _loss_and_gradients(objective, weights, views, ctx.needs_input_grad[2:])
-        ctx.save_for_backward(*views)
+        loss, formed = _loss_and_gradients(objective, weights, views, ctx.needs_input_grad[2:])
+        if objective.batch is None:
+            ctx.formed = formed
+            ctx.save_for_backward(*views)
+        else:
+            ctx.objective = replace(objective, batch=replace(objective.batch, gathered=None))
+            ctx.save_for_backward(*views, *formed)
         ctx.save_for_forward(*views)
         return loss
 
@@ -240,11 +247,14 @@ class _Loss(_Differentiable):
             scaled = tuple(None if w is None else w * cotangent for w in of_terms)
             of_terms = _only_computed(ctx, scaled)
             return (None, None, *_Differentiable.gradients(ctx, of_terms))
-        views, wanted, xp = ctx.saved_tensors, ctx.needs_input_grad[2:], library((cotangent,))
+        saved, wanted, xp = ctx.saved_tensors, ctx.needs_input_grad[2:], recorded
+        views, formed = saved[: ctx.views], saved[ctx.views :]
         with no_autocast(views[0]):
-            formed, ctx.formed = ctx.formed, None
-            if formed is None:
-                _, formed = _loss_and_gradients(ctx.objective, ctx.weights, views, wanted)
+            if ctx.objective.batch is None:
+                xp = library((cotangent,))
+                formed, ctx.formed = ctx.formed, None
+                if formed is None:
+                    _, formed = _loss_and_gradients(ctx.objective, ctx.weights, views, wanted)
             return (
                 None,
                 None,

@@ -122,8 +122,10 @@ def _synchronised(encoder: Any, now: bool) -> Iterator[None]:
     """A context in which ranks share the gradients of their parameters only if it is time."""
     if hasattr(encoder, "set_requires_gradient_sync"):  # torch.distributed.fsdp.fully_shard
         encoder.set_requires_gradient_sync(now)
-        yield
-        encoder.set_requires_gradient_sync(True)
+        try:
+            yield
+        finally:
+            encoder.set_requires_gradient_sync(True)
     elif hasattr(encoder, "no_sync") and not now:  # DistributedDataParallel
         with encoder.no_sync():
             yield

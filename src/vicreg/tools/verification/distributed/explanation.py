@@ -67,8 +67,6 @@ def explained(results: Sequence[Compared], known: Known | None) -> list[str]:
     """
     if not results:
         return []
-    if not results:
-        return []
     known = known if _have_alone(results) else None
     lines = []
     if not all(one.value_passed for one in results):
@@ -284,8 +282,8 @@ def _by_term(
         fault = _fault(factor, of_alone.get(place, 0.0), of_own_rows, size)
         if fault:
             faults.setdefault(fault, []).append(TERMS[place])
-    parts = [f"its {_all_terms(terms)} {fault}" for fault, terms in faults.items()]
-    return f" I{'; '.join(parts)[1:]}." if parts else ""
+    parts = "; its ".join(f"{_all_terms(terms)} {fault}" for fault, terms in faults.items())
+    return f" Its {parts}." if parts else ""
 
 
 def _fault(whole: float, alone: float, of_own_rows: str, size: int) -> str:
