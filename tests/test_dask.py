@@ -16,6 +16,9 @@ import vicreg
 
 dask = pytest.importorskip("dask")
 from dask import array  # noqa: E402
+from dask.core import get_dependencies  # noqa: E402
+
+from vicreg._adapters.dask_passes import in_another_pass  # noqa: E402
 
 SHAPE, CHUNKS = (60, 7), (9, 7)
 KINDS = {
@@ -110,6 +113,25 @@ def test_how_often_a_chunk_is_read(function: Callable[[list[Any]], Any], times: 
         dask.compute(function(views))
     assert max(count.values()) == times
     assert len(count) == sum(view.numblocks[0] for view in views)
+
+
+def test_a_pass_begins_when_all_is_known_that_it_needs(tmp_path: Path) -> None:
+    """Only the tasks of the first pass need nothing: a cluster may begin those at any time."""
+    views = on_disk(tmp_path, 10, 4, 5)
+    _, gradients = vicreg.vicreg_value_and_grad(*views)
+    tasks = dict(gradients[0].__dask_graph__())
+    read = [key for key in tasks if str(key[0]).startswith("from-npy-stack")]
+    assert len(read) == 2 * 2 * 5
+    assert sum(not get_dependencies(tasks, key) for key in read) == 2 * 5
+
+
+def test_what_a_pass_returns_may_follow_from_what_is_known() -> None:
+    z = array.from_array(np.arange(12.0).reshape(6, 2), chunks=(2, 2))
+    total = z.sum(axis=0)
+    outputs = (z * total, 2 * total, total, array.zeros_like(z), z)
+    for got, wanted in zip(in_another_pass(outputs, (total,)), outputs, strict=True):
+        np.testing.assert_array_equal(got.compute(), wanted.compute())
+        assert got.name != wanted.name
 
 
 @pytest.mark.parametrize("kind", KINDS)
