@@ -378,7 +378,13 @@ def test_no_process_is_left_behind(
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # one that is killed removes no files
     command = [Path(sys.executable).with_name("vicreg"), "verify", "--distributed", "2"]
     command += ["--target", f"{losses}:hangs", "--timeout", "60"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The tests may have been started where Ctrl-C is ignored, as by nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     workers: set[str] = set()
     end = time.monotonic() + 60
     while len(workers) < 2 and time.monotonic() < end:

@@ -247,11 +247,12 @@ class _Loss(_Differentiable):
             scaled = tuple(None if w is None else w * cotangent for w in of_terms)
             of_terms = _only_computed(ctx, scaled)
             return (None, None, *_Differentiable.gradients(ctx, of_terms))
-        saved, wanted, xp = ctx.saved_tensors, ctx.needs_input_grad[2:], recorded
+        is_alone = ctx.objective.batch is None
+        xp = library((cotangent,)) if is_alone else recorded  # which updates nothing in place
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         views, formed = saved[: ctx.views], saved[ctx.views :]
         with no_autocast(views[0]):
-            if ctx.objective.batch is None:
-                xp = library((cotangent,))
+            if is_alone:
                 formed, ctx.formed = ctx.formed, None
                 if formed is None:
                     _, formed = _loss_and_gradients(ctx.objective, ctx.weights, views, wanted)
