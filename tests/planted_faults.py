@@ -240,6 +240,20 @@ FAULTS = [
         ("libraries", "definition"),
     ),
     Fault(
+        "Dask's chunks kept from one pass to the next",
+        "_adapters/dask_passes.py",
+        "if not known:",
+        "if len(known):",
+        ("dask",),
+    ),
+    Fault(
+        "a pass over Dask's chunks that does not wait for what it needs",
+        "_adapters/dask_passes.py",
+        "return copy if is_after else",
+        "return copy if node.dependencies is not None else",
+        ("dask",),
+    ),
+    Fault(
         "a term's gradient lost where only it is wanted of a large view",
         "_core/terms/invariance.py",
         "gradients[place] = change if gradient is None else add(gradient, change)",

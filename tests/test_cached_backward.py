@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from vicreg._adapters.torch import cached  # noqa: E402
 from vicreg.torch import VICRegLoss, cached_backward  # noqa: E402
 
 INPUTS, OUTPUTS, ROWS = 6, 20, 22
@@ -128,6 +131,10 @@ def test_buffers_are_updated_once_and_batch_statistics_are_warned_of() -> None:
                 wanted(rows)
     for got, buffer in zip(module.buffers(), wanted.buffers(), strict=True):
         assert torch.equal(got, buffer)
+    whole, chunks = encoder(nn.BatchNorm1d(16)), encoder(nn.BatchNorm1d(16))
+    plain(whole, views)
+    cached_backward(chunks, views, CRITERION, ROWS)  # in one chunk: without a warning
+    assert_close(gradients(chunks), gradients(whole))
     whole, chunks = encoder(nn.BatchNorm1d(16)).eval(), encoder(nn.BatchNorm1d(16)).eval()
     plain(whole, views)
     cached_backward(chunks, views, CRITERION, 5)  # without a warning
@@ -175,6 +182,63 @@ def test_activations_of_one_chunk_are_kept_at_a_time() -> None:
 
     cached_backward(encoder(Counting()), inputs(), CRITERION, 5)
     assert (alive, most) == (0, 5)
+
+
+def test_a_view_without_a_part_in_the_loss() -> None:
+    def loss(a: Any, b: Any) -> Any:
+        return a.pow(2).mean()
+
+    views, one, other = inputs(), encoder(), [encoder(), encoder(nn.Tanh())]
+    plain(one, views, loss)
+    shared: list[bool] = []
+
+    class Shared(nn.Module):
+        """What DistributedDataParallel is to it: how often gradients are shared."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module, self.now = other[0], True
+
+        @contextlib.contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.now = False
+            yield
+            self.now = True
+
+        def forward(self, x: Any) -> Any:
+            if torch.is_grad_enabled():
+                shared.append(self.now)
+            return self.module(x)
+
+    wrapped = Shared()
+    cached_backward(wrapped, views, loss, 5)
+    assert_close(gradients(wrapped), gradients(one))
+    assert shared == [False] * 4 + [True]
+    cached_backward(other, views, loss, 5)
+    assert all(parameter.grad is None for parameter in other[1].parameters())
+
+
+def test_the_random_state_of_the_encoders_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a GPU, when the views are on a CPU: here of a device without random numbers."""
+    asked: list[set[str]] = []
+
+    def states(*tensors: Any) -> Any:
+        asked.append({tensor.device.type for tensor in tensors})
+        return [], []
+
+    monkeypatch.setattr(cached, "get_device_states", states)
+
+    class Elsewhere(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, device="meta"))
+
+        def forward(self, x: Any) -> Any:
+            return x
+
+    x = inputs()[0].requires_grad_()
+    cached_backward(Elsewhere(), (x,), lambda z: z.sum(), ROWS)
+    assert asked == [{"cpu", "meta"}]
 
 
 def test_compiled() -> None:

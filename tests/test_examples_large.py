@@ -35,12 +35,23 @@ def test_in_chunks_of_pytorch(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
-def test_in_chunks_of_dask(workers: int, capsys: pytest.CaptureFixture) -> None:
+def test_in_chunks_of_dask(workers: int, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     pytest.importorskip("dask.array")
     if workers:
         pytest.importorskip("distributed")
-    arguments = ["--samples", "20000", "--features", "16", "--workers", str(workers)]
-    example("dask_larger_than_memory").main(arguments)
-    _, loss, gradient = map(numbers, capsys.readouterr().out.splitlines())
-    assert loss[1] <= 1e-5 * loss[0]
-    assert gradient[0] < 1e-5
+    sizes = ["--samples", "3000", "--features", "16", "--chunk-size", "500"]
+    folder = ["--folder", str(tmp_path)]
+    example("dask_larger_than_memory").main([*sizes, *folder, "--workers", str(workers)])
+    out = capsys.readouterr().out
+    loss, gradient, rank = map(numbers, out.splitlines()[-3:])
+    assert loss[0] == loss[1]
+    assert gradient[0] < 1e-12
+    assert rank[0] == rank[1]
+    assert out.count("memory taken by") == (workers or 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dask_refuses_what_it_is_not_about() -> None:
+    pytest.importorskip("dask.array")
+    with pytest.raises(SystemExit, match="2"):
+        example("dask_larger_than_memory").main(["--samples", "5", "--features", "12"])

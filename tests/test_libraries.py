@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tomllib
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,29 +142,6 @@ def test_chunks_change_no_value(shape: tuple[int, ...], chunks: tuple[int, int])
     for gradient, truth in zip(gradients, right, strict=True):
         atol = bound * np.abs(truth).max()
         np.testing.assert_allclose(gradient.compute(), truth, rtol=0, atol=atol)
-
-
-def test_a_loss_of_chunks_on_disk_has_few_of_them_in_memory(tmp_path: Path) -> None:
-    """Of 2 × 30: those that are read, stacked, shifted and centred, of each view."""
-    dask = pytest.importorskip("dask")
-    from dask import array
-
-    rows, features, count = 2000, 60, 30
-    chunk = np.random.default_rng(4).standard_normal((rows, features))
-    for view in range(2):
-        (tmp_path / str(view)).mkdir()
-        array.to_npy_stack(
-            tmp_path / str(view), array.concatenate([array.from_array(chunk, -1)] * count)
-        )
-    views = [array.from_npy_stack(tmp_path / str(view), mmap_mode=None) for view in range(2)]
-    loss = vicreg.vicreg_loss(*views)
-    vicreg.vicreg_loss(*(view[:5] for view in views)).compute()  # loads what a first call loads
-    tracemalloc.start()
-    with dask.config.set(scheduler="synchronous"):
-        loss.compute()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak <= 12 * chunk.nbytes
 
 
 def test_an_unknown_shape_is_refused() -> None:

@@ -1,8 +1,9 @@
-"""Dask: graphs of few tasks, and for a value one pass over the chunks.
+"""Dask: graphs of few tasks, and few passes over the chunks, each of which reads them anew.
 
 The Gram route needs all samples at once: they are put in one chunk, and the features in as few as
 Dask's own limit on the size of one allows. By the definition the samples stay in their chunks, as
-many features as there are in each. Nothing is computed before the caller does.
+many features as there are in each: a value takes one pass, and gradients another. Nothing is
+computed before the caller does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import array_api_compat.dask.array as standard
 import dask.array
 from dask.delayed import delayed
 
+from vicreg._adapters import dask_passes
 from vicreg._adapters import standard as eager
 from vicreg._core import chunks, collapse, engine, sums
 from vicreg._core.layout import Axes
@@ -25,6 +27,7 @@ from vicreg._core.samples import Samples
 from vicreg._core.terms.covariance import uses_gram
 
 Array = Any
+Arrays = tuple[Array, ...]
 _da: Any = dask.array  # which has few types
 
 
@@ -41,7 +44,15 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return the loss and the gradient of each view, in the view's own chunks."""
-    loss, gradients = engine.value_and_grad(xp, _rechunked(views, objective), weights, objective)
+    chunked = _rechunked(views, objective)
+    values, saved = engine.forward(xp, chunked, objective)
+    loss = engine.weighted_sum(xp, weights, values, objective)
+    cotangents = engine.as_cotangents(xp, weights, views, objective)
+    wanted = (True,) * len(views)
+    gradients: Any = engine.pullback(xp, chunked, saved, cotangents, objective, wanted)
+    if any(objective.axes.laid_out(xp, view).numblocks[-2] > 1 for view in chunked):
+        first = engine.first_samples(xp, chunked, objective)
+        gradients = xp.in_another_pass(gradients, (*first, *engine.flatten(saved)))
     return loss, tuple(
         gradient.rechunk(view.chunks) for gradient, view in zip(gradients, views, strict=True)
     )
@@ -69,6 +80,9 @@ class _Dask(Library):
         """
         stacked = _da.stack(arrays)
         return stacked.rechunk({0: -1}) if stacked.numblocks[-2] > 1 else stacked
+
+    def in_another_pass(self, outputs: Arrays, known: Arrays) -> Arrays:
+        return dask_passes.in_another_pass(outputs, known)
 
     def can_choose(self, array: Array) -> bool:
         return bool(array.numblocks[-2] == 1)

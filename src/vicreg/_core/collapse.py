@@ -47,6 +47,7 @@ class _Deviations(NamedTuple):
     size: Array  # (d,), the largest magnitude of the batch itself
     units: Array  # (d,), the mean square of the values' units in the last place, over reach²
     alive: Array  # (d,), 1 or 0
+    known: tuple[Array, ...]  # all that `scaled` is formed from, but the batch
 
 
 def measure(
@@ -71,8 +72,9 @@ def measure(
 
     values, unit = _spectrum(xp, deviations, epsilon, svdvals)
     directions = deviations.scaled / _or_one(xp, norms)
-    pairs = _or_one(xp, living * (living - 1) / 2)
-    correlation = _sum_of_abs_correlations(xp, directions, block) / pairs
+    correlation = _sum_of_abs_correlations(xp, directions, block)
+    values, correlation = xp.in_another_pass((values, correlation), deviations.known)
+    correlation = correlation / _or_one(xp, living * (living - 1) / 2)
     return Measures(
         std,
         xp.mean(std),
@@ -99,14 +101,14 @@ def _deviations(xp: Library, z: Array, epsilon: float) -> _Deviations:
     samples = Samples(xp, shifted / divisor, DEFAULT_SIZES)
     units = epsilon * (_power_of_two_below(xp, z) / divisor)
     units = xp.where(dead, xp.zeros_like(units), units)
-    return _Deviations(
-        samples.centred,
-        samples.energies,
-        reach,
-        size,
-        xp.sum_squares_over_samples(units, DEFAULT_SIZES.summed) / z.shape[0],
-        xp.astype(xp.logical_not(dead), z.dtype),
-    )
+    units = xp.sum_squares_over_samples(units, DEFAULT_SIZES.summed) / z.shape[0]
+    known = (z[:1, :], samples.first, reach, size)
+    sums = xp.in_another_pass((samples.mean, samples.energies, units), known)
+    mean, energies, units = sums
+    samples.forget_centred()
+    samples.assume_mean(mean)
+    alive = xp.astype(xp.logical_not(dead), z.dtype)
+    return _Deviations(samples.centred, energies, reach, size, units, alive, (*known, *sums))
 
 
 def _power_of_two_below(xp: Library, z: Array) -> Array:
@@ -131,8 +133,8 @@ def _spectrum(
     unit = _or_one(xp, xp.max(reach))
     relative = reach / unit
     batch = scaled * relative
-    # Decompositions raise, or do not end, where a value is not finite.
-    finite = xp.all(xp.isfinite(batch))
+    # Decompositions raise, or do not end, where a value is not finite; nor is its reach then.
+    finite = xp.all(xp.isfinite(reach))
     values = svdvals(xp.where(finite, batch, xp.zeros_like(batch)))
     # Of n centred samples the last direction is empty, except for rounding.
     values = values[: min(n - 1, d)]

@@ -205,6 +205,12 @@ def like_its_view(xp: Library, gradient: Array | None, view: Array, objective: O
     return objective.axes.like_view(xp, gradient, view)
 
 
+def first_samples(xp: Library, views: Sequence[Array], objective: Objective) -> tuple[Array, ...]:
+    """Return the first sample of each group of views, which `Saved.mean` is counted from."""
+    groups = _groups(_samples_per_view(xp, views, objective), objective)
+    return tuple(samples.first for _, samples in groups)
+
+
 def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
     """Return what is saved as one tuple, for libraries that keep arrays alone."""
     return tuple(

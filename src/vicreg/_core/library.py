@@ -64,6 +64,15 @@ class Library:
         setattr(self, name, function)
         return function
 
+    def in_another_pass(
+        self, outputs: tuple[Array, ...], known: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        """Return `outputs`, which take another pass over the samples once all is `known`.
+
+        A library that streams reads the samples anew for it; it keeps none of them until then.
+        """
+        return outputs
+
     def can_ask(self, array: Array) -> bool:
         """Whether a truth value of `array` is had at once, without waiting for a device."""
         return False

@@ -47,6 +47,11 @@ class Samples:
         self._energies: Array | None = None
 
     @property
+    def first(self) -> Array:
+        """The first sample, ``(..., 1, d)``."""
+        return self.z[..., :1, :]
+
+    @property
     def mean(self) -> Array:
         """The mean of the samples less the first of them, ``(..., 1, d)``."""
         if self._mean is None:
@@ -67,7 +72,7 @@ class Samples:
     def _centre(self) -> Array:
         # With the first sample subtracted the mean is rounded on the scale of the spread and not
         # of a common offset, and a constant feature gives exact zeros.
-        shifted = self.z - self.z[..., :1, :]
+        shifted = self.z - self.first
         if self._mean is None:
             total = self.xp.sum_over_samples(shifted, self.sizes.summed)
             self._mean = total[..., None, :] / self.count

@@ -61,7 +61,8 @@ def cached_backward(
             "cached_backward must be called where gradients are recorded; it was under "
             "torch.no_grad()"
         )
-    _warn_of_batch_statistics(encoders)
+    if any(len(view) > chunk_size for view in views):
+        _warn_of_batch_statistics(encoders)
     chunks: list[list[_Chunk]] = []
     embeddings: list[Tensor] = []
     for one, view in zip(encoders, views, strict=True):
@@ -83,10 +84,13 @@ def cached_backward(
 def _embedded(encoder: Encoder, view: Tensor, chunk_size: int) -> tuple[list[_Chunk], Tensor]:
     """Return the chunks of `view`, and the embeddings of all: a leaf of a graph."""
     chunks, embeddings = [], []
+    # The views may be on a CPU and be moved by the encoder, as DistributedDataParallel does.
+    parameters = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
+    devices = {tensor.device: tensor for tensor in (view, *parameters)}.values()
     with torch.no_grad():
         for start in range(0, max(len(view), 1), chunk_size):
             end = min(start + chunk_size, len(view))
-            states = (torch.get_rng_state(), *get_device_states(view))
+            states = (torch.get_rng_state(), *get_device_states(*devices))
             chunks.append(_Chunk(view, start, end, *states))
             rows = chunks[-1].rows
             embedded = encoder(rows)
@@ -96,7 +100,7 @@ def _embedded(encoder: Encoder, view: Tensor, chunk_size: int) -> tuple[list[_Ch
                     f"{_described(embedded)} for an input of shape {tuple(rows.shape)}"
                 )
             embeddings.append(embedded)
-    return chunks, torch.cat(embeddings).requires_grad_()
+    return chunks, torch.cat(embeddings).detach().requires_grad_()
 
 
 def _propagate(
@@ -106,14 +110,16 @@ def _propagate(
 ) -> None:
     """Embed each chunk once more, with a graph, and go back through it."""
     left: Counter[int] = Counter()
-    for encoder, of_view in zip(encoders, chunks, strict=True):
-        left[id(encoder)] += len(of_view)
     for encoder, of_view, gradient in zip(encoders, chunks, gradients, strict=True):
+        left[id(encoder)] += 0 if gradient is None else len(of_view)
+    for encoder, of_view, gradient in zip(encoders, chunks, gradients, strict=True):
+        if gradient is None:  # the view has no part in the loss
+            continue
         for chunk in of_view:
             left[id(encoder)] -= 1
             with chunk.replayed(), _synchronised(encoder, left[id(encoder)] == 0):
                 embedded = encoder(chunk.rows)
-                if gradient is not None and embedded.requires_grad:
+                if embedded.requires_grad:
                     torch.autograd.backward(embedded, gradient[chunk.start : chunk.end])
 
 
