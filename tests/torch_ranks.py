@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import ranks
 import torch
 from torch import distributed as dist
@@ -59,7 +60,10 @@ def layer(comm: TorchCommunicator, shape: str, penalty: str) -> dict[str, Any]:
     """What the layer adds, over the number of ranks; its log; and the loss's own gradient."""
     (z, _) = tensors(ROWS[comm.size], SHAPES[shape], comm.rank, "float64")
     regularize = VCReg(**VCREG, penalty=penalty, comm=comm)
-    regularize(z).sum().backward()
+    regularized = regularize(z)
+    with pytest.raises(RuntimeError, match="after the backward pass where there is a comm"):
+        _ = regularize.last_terms  # other ranks may not ask
+    regularized.sum().backward()
     (other, _) = tensors(ROWS[comm.size], SHAPES[shape], comm.rank, "float64")
     loss = vcreg_loss(other, **VCREG, penalty=penalty, comm=comm)
     loss.backward()

@@ -286,7 +286,8 @@ class VCReg(torch.nn.Module):
             raise RuntimeError(
                 "last_terms must be read after the layer has regularized an input: in training "
                 "mode, with an input that requires a gradient, and not under torch.compile or "
-                "torch.func; after the backward pass where the input is checkpointed or dropped"
+                "torch.func; after the backward pass where there is a comm, or the input is "
+                "checkpointed or dropped"
             )
         loss, _, variance, covariance = outputs
         if not self._objective.each_term:
