@@ -65,8 +65,8 @@ FAULTS = [
     Fault(
         "a common offset not removed before the mean",
         "_core/samples.py",
-        "shifted = self.z - self.z[..., :1, :]",
-        "shifted = self.z - 0 * self.z[..., :1, :]",
+        "shifted = self.z - self.first",
+        "shifted = self.z - 0 * self.first",
         ("accuracy",),
     ),
     Fault(
