@@ -95,7 +95,7 @@ def test_few_chunks_on_disk_are_in_memory(
 
 
 @pytest.mark.parametrize(
-    ("function", "times"), [(loss, 1), (loss_and_gradients, 2), (diagnosis, 3)], ids=str
+    ("function", "times"), [(loss, 1), (loss_and_gradients, 2), (diagnosis, 3)]
 )
 def test_how_often_a_chunk_is_read(function: Callable[[list[Any]], Any], times: int) -> None:
     """But for the first of a view: it holds the first sample, which is subtracted from each."""
