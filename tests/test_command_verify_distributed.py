@@ -378,12 +378,11 @@ def test_no_process_is_left_behind(
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # one that is killed removes no files
     command = [Path(sys.executable).with_name("vicreg"), "verify", "--distributed", "2"]
     command += ["--target", f"{losses}:hangs", "--timeout", "60"]
+    # The tests may have been started where Ctrl-C is ignored, as by nohup.
+    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    heeding += "os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        # The tests may have been started where Ctrl-C is ignored, as by nohup.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", heeding, *command], stderr=subprocess.PIPE, text=True
     )
     workers: set[str] = set()
     end = time.monotonic() + 60
