@@ -619,8 +619,8 @@ FAULTS = [
     Fault(
         "own rows from their own first one, the mean from the first of all",
         "_core/ranks.py",
-        "shifted = self.z - self._everyone.z[..., :1, :]",
-        "shifted = self.z - self.z[..., :1, :]",
+        "self.z - self._everyone.first, self.mean",
+        "self.z - self.first, self.mean",
         ("ranks",),
     ),
     Fault(
@@ -647,8 +647,8 @@ FAULTS = [
     Fault(
         "rows that fill a rank's share up taken for samples",
         "_core/ranks.py",
-        "received[rank, ..., :n, :] for rank",
-        "received[rank, ..., : max(counts), :] for rank",
+        "received[rank][..., :n, :] for rank",
+        "received[rank][..., : max(counts), :] for rank",
         ("ranks",),
     ),
     Fault(

@@ -199,11 +199,11 @@ class MPICommunicator(Communicator):
 
     Examples
     --------
-    In a script that ``mpiexec`` starts, as ``mpiexec -n 4 python script.py``::
+    In a script that ``mpiexec`` starts, as ``mpiexec -n 4 python script.py``, it is given as
+    ``vicreg_value_and_grad(z1, z2, comm=comm)``:
 
-        from vicreg.distributed import MPICommunicator
-
-        loss, gradients = vicreg_value_and_grad(z1, z2, comm=MPICommunicator())
+    >>> from vicreg.distributed import MPICommunicator
+    >>> comm = MPICommunicator()
     """
 
     comm: Any = None

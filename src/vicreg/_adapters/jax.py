@@ -16,7 +16,6 @@ from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes, as_computed
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
-from vicreg._core.terms.covariance import Gram
 
 Array = Any
 
@@ -138,17 +137,19 @@ class _OnMesh(Communicator):
 
 
 def _on_each_device(views: tuple[Array, ...], objective: Objective) -> Objective:
-    """Return `objective` with the samples of `views` on each device of their mesh, if need be.
+    """Return `objective` with the samples of `views` on each device of their mesh.
 
-    For the Gram route they are sent once so: by itself, the compiler sends them for each product.
+    That is for terms that multiply each sample with each other. The samples are then sent once;
+    the compiler by itself would send them for each product.
     """
     mesh = jax.typeof(views[0]).sharding.mesh
-    is_gram = any(isinstance(term, Gram) for term in objective.terms_of(views))
-    if AxisType.Auto not in mesh.axis_types or mesh.size == 1 or not is_gram:
+    *_, n, d = objective.axes.core_shape(views[0].shape)
+    is_sharded = AxisType.Auto in mesh.axis_types and mesh.size > 1
+    if not is_sharded or not ranks.gathers(objective, (n,), d):
         return objective
     comm, own = _OnMesh(mesh), jnp.stack([objective.axes.in_order(xp, view) for view in views])
     everyone = as_computed(xp, comm.all_gather(own)[0])
-    return dataclasses.replace(objective, batch=ranks.Batch(comm, (own.shape[-2],), everyone))
+    return dataclasses.replace(objective, batch=ranks.Batch(comm, (n,), everyone))
 
 
 def axis_rank(axis_name: Any) -> Array:

@@ -58,7 +58,7 @@ class Agreement:
         own: Own,
         payload: Callable[[tuple[int, ...]], Array],
         device: Any,
-    ) -> tuple[tuple[int, ...], Array]:
+    ) -> tuple[tuple[int, ...], list[Array]]:
         """Return the number of rows of each rank, and what each of them sends.
 
         Parameters
@@ -75,7 +75,8 @@ class Agreement:
         Returns
         -------
         counts : tuple of int
-        received : array, shape (size, *payload.shape)
+        received : list of arrays
+            In the order of the ranks, each of the shape of `payload`.
 
         Raises
         ------
@@ -93,15 +94,16 @@ class Agreement:
                 sent = xp.zeros((expected.length,), dtype=expected.dtype, device=device)
             header = xp.asarray(_digits(numbers), dtype=sent.dtype, device=device)
             received = comm.all_gather(xp.concat([header, xp.reshape(sent, (-1,))]))
-            found = [_numbers(row) for row in received[:, : header.shape[0]].tolist()]
-            forms, sums, counts = zip(*found, strict=True)
+            headers = [_numbers(row) for row in received[:, : header.shape[0]].tolist()]
+            forms, sums, counts = zip(*headers, strict=True)
             if len({*zip(forms, sums, strict=True)}) > 1:
                 self._last, self._next = None, {}
                 raise ValueError(_difference(xp, comm, own.settings, device))
             if expected is not None and (expected.form, expected.counts) == (own.form, counts):
                 self._remember(expected)
-                shape = (comm.size, *sent.shape)
-                return counts, xp.reshape(received[:, header.shape[0] :], shape)
+                # Each by itself is in one piece of memory: nothing is copied.
+                rest = (received[rank, header.shape[0] :] for rank in range(comm.size))
+                return counts, [xp.reshape(each, sent.shape) for each in rest]
             like = payload(counts)
             expected = _Expected(own.form, counts, like.dtype, math.prod(like.shape))
 

@@ -47,7 +47,7 @@ class _Deviations(NamedTuple):
     size: Array  # (d,), the largest magnitude of the batch itself
     units: Array  # (d,), the mean square of the values' units in the last place, over reach²
     alive: Array  # (d,), 1 or 0
-    known: tuple[Array, ...]  # all that `scaled` is formed from, but the batch
+    known: tuple[Array, ...]  # all that `scaled` is formed from, except the batch
 
 
 def measure(

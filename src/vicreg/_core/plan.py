@@ -94,7 +94,7 @@ class Plan:
         return self.cost_of(self.route).multiply_adds
 
     def cost_of(self, route: Route) -> Cost:
-        """Return what a route costs, be it taken or not."""
+        """Return what a route costs, whether it is taken or not."""
         return cost(route, self.n_per_rank, self.d, self.views, self.itemsize)
 
     def __str__(self) -> str:
@@ -124,9 +124,9 @@ def plan(
 ) -> Plan:
     """Return which route the loss of a batch over ranks takes, and what it costs.
 
-    It counts what one call sends for the value and the gradient, but for the 60 bytes or so by
-    which the ranks know that they compute the same, and for the first call of a shape, which tells
-    them how much to send. It counts the products of matrices alone as arithmetic.
+    It counts what one call sends for the value and the gradient, and the products of matrices. It
+    leaves out the header of each call, 15 numbers for each other rank, and the exchange before the
+    first call of a shape, which says how much there is to send.
 
     Parameters
     ----------

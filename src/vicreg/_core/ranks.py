@@ -113,8 +113,7 @@ class GatheredSamples(SummedSamples):
         return self._everyone.energies
 
     def _centre(self) -> Array:
-        shifted = self.z - self._everyone.z[..., :1, :]
-        return memory.subtract(self.xp, shifted, self.mean)
+        return memory.subtract(self.xp, self.z - self._everyone.first, self.mean)
 
     def own_columns(self, columns: Array, one_hot: Array) -> Array:
         """As in `Samples`."""
@@ -165,8 +164,8 @@ def joined(
     if comm.size == 1:
         return replace(objective, comm=None)
     objective = _with_route(objective, counts, own[0].shape[-1])
-    if _is_gathered(objective):
-        rows = [received[rank, ..., :n, :] for rank, n in enumerate(counts) if n]
+    if gathers(objective, counts, own[0].shape[-1]):
+        rows = [received[rank][..., :n, :] for rank, n in enumerate(counts) if n]
         batch = Batch(comm, counts, gathered=as_computed(xp, xp.concat(rows, axis=-2)))
     else:
         batch = Batch(comm, counts, mean=_mean(received, counts, comm.rank))
@@ -180,9 +179,10 @@ def _with_route(objective: Objective, counts: tuple[int, ...], d: int) -> Object
     return replace(objective, method=plan.cheaper_route(counts, d))
 
 
-def _is_gathered(objective: Objective) -> bool:
-    is_gram = objective.method == "gram" and objective.penalty == "square"
-    return is_gram and objective.computed[2]
+def gathers(objective: Objective, counts: tuple[int, ...], d: int) -> bool:
+    """Return whether each rank needs the rows of all, of which the ranks have `counts`."""
+    is_gram = _with_route(objective, counts, d).method == "gram"
+    return is_gram and objective.penalty == "square" and objective.computed[2]
 
 
 def _payload(
@@ -190,7 +190,7 @@ def _payload(
 ) -> Array:
     """Return what this rank sends: its rows, filled up to the most of any rank, or their mean."""
     n, d = own[0].shape[-2:]
-    if not _is_gathered(_with_route(objective, counts, d)):
+    if not gathers(objective, counts, d):
         return xp.stack([_first_and_mean(xp, as_computed(xp, z), objective.sizes) for z in own])
     rows = xp.stack(own)
     missing = max(counts) - n

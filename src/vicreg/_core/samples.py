@@ -59,7 +59,7 @@ class Samples:
         return self._mean
 
     def assume_mean(self, mean: Array | None) -> None:
-        """Take `mean`, computed before, for ``mean``; None is nothing to take."""
+        """Use `mean`, which was computed before, as ``mean``; None lets it be computed."""
         self._mean = mean
 
     @property

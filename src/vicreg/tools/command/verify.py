@@ -1,6 +1,5 @@
 """``vicreg verify``: check that libraries, or a function, compute the right loss."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -11,7 +10,7 @@ import typer
 
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
-from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.command.shared import chosen, stderr_console, write_report
 from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
@@ -312,22 +311,9 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
     common = report.in_common(results)
     if common:
         console.print(f"All that failed is of: {common}.", markup=False, soft_wrap=True)
-    _write(files, results, description(backends), f"vicreg verify: {title}")
-
-
-def _write(files: _Files, results: Any, made_with: dict[str, str], title: str) -> None:
-    from vicreg.tools.files import replacing
-    from vicreg.tools.verification import report
-
-    texts = {
-        "json": json.dumps(report.as_json(results, made_with), indent=2, allow_nan=False) + "\n",
-        "markdown": report.as_markdown(results, made_with, title),
-    }
-    for kind, file in files.items():
-        if file is not None:
-            with replacing(file) as unfinished:
-                unfinished.write_text(texts[kind], encoding="utf-8")
-            _print(f"The report is in {file}")
+    made_with = description(backends)
+    as_json = report.as_json(results, made_with)
+    write_report(files, as_json, report.as_markdown(results, made_with, f"vicreg verify: {title}"))
 
 
 def _print(line: str) -> None:

@@ -1,13 +1,12 @@
 """``vicreg verify --distributed``: a loss over several ranks beside one process."""
 
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from vicreg.tools.command.functions import printable
-from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.command.shared import chosen, stderr_console, write_report
 from vicreg.tools.dtypes import FULL
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.requirements import RequirementError, require
@@ -96,7 +95,6 @@ def _gpus(backend: str) -> int:
 def _show(results: Any, files: dict[str, Path | None]) -> None:
     from rich.console import Console
 
-    from vicreg.tools.files import replacing
     from vicreg.tools.machine import description
     from vicreg.tools.verification.distributed import report
 
@@ -113,12 +111,5 @@ def _show(results: Any, files: dict[str, Path | None]) -> None:
     library = results.setting.backend
     made_with = description() | {library: version(library)}
     title = f"vicreg verify: {results.title}"
-    texts = {
-        "json": json.dumps(report.as_json(results, made_with), indent=2, allow_nan=False) + "\n",
-        "markdown": report.as_markdown(results, made_with, title),
-    }
-    for kind, file in files.items():
-        if file is not None:
-            with replacing(file) as unfinished:
-                unfinished.write_text(texts[kind], encoding="utf-8")
-            console.print(f"The report is in {file}", markup=False, soft_wrap=True)
+    as_json = report.as_json(results, made_with)
+    write_report(files, as_json, report.as_markdown(results, made_with, title))

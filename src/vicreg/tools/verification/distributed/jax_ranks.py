@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vicreg import vicreg_loss
 from vicreg.distributed import JaxCommunicator
 from vicreg.tools.backends import backend_named
 from vicreg.tools.functions import LossFunction
-from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.distributed.batches import STEP, Batch
 from vicreg.tools.verification.distributed.job import Answer, Job, Question
 
@@ -50,22 +48,7 @@ class Ranks:
 
     def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
-        convention, method = question.convention, question.method
-        assert convention is not None
-        _, variance, covariance = DEFINITIONS[convention].weights
-
-        def loss(z1: jax.Array, z2: jax.Array) -> Any:
-            return vicreg_loss(
-                z1,
-                z2,
-                convention=convention,
-                method=method,
-                variance_weight=variance,
-                covariance_weight=covariance,
-                comm=JaxCommunicator(AXIS),
-            )
-
-        return loss
+        return question.package_loss(JaxCommunicator(AXIS))
 
     def answers(self, loss: Callable[..., Any], question: Question) -> dict[int, Answer]:
         """Return the answer of each rank."""

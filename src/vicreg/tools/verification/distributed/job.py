@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vicreg import vicreg_loss
+from vicreg.distributed import Communicator
+from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.distributed.batches import Batch
 
 __all__ = ["Answer", "Job", "Question", "read_answers", "read_job", "write_answer", "write_job"]
@@ -49,6 +54,19 @@ class Question:
     convention: str | None = None
     method: str = "auto"
     moving: bool = False
+
+    def package_loss(self, comm: Communicator) -> Callable[..., Any]:
+        """Return the loss of this package, of two arrays, over the ranks of `comm`."""
+        assert self.convention is not None
+        _, variance, covariance = DEFINITIONS[self.convention].weights
+        return functools.partial(
+            vicreg_loss,
+            convention=self.convention,
+            method=self.method,
+            variance_weight=variance,
+            covariance_weight=covariance,
+            comm=comm,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vicreg import vicreg_loss
 from vicreg.distributed import TorchCommunicator
 from vicreg.tools.backends import Floats
 from vicreg.tools.backends.torch import TorchBackend
 from vicreg.tools.functions import FunctionError, LossFunction
-from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.distributed.batches import STEP, Batch
 from vicreg.tools.verification.distributed.job import Answer, Job, Question
 
@@ -61,22 +59,7 @@ class Ranks:
 
     def package_loss(self, question: Question) -> Callable[..., Any]:
         """Return the loss of this package over all ranks."""
-        convention, method = question.convention, question.method
-        assert convention is not None
-        _, variance, covariance = DEFINITIONS[convention].weights
-
-        def loss(z1: torch.Tensor, z2: torch.Tensor) -> Any:
-            return vicreg_loss(
-                z1,
-                z2,
-                convention=convention,
-                method=method,
-                variance_weight=variance,
-                covariance_weight=covariance,
-                comm=TorchCommunicator(),
-            )
-
-        return loss
+        return question.package_loss(TorchCommunicator())
 
     def answers(self, loss: Callable[..., Any], question: Question) -> dict[int, Answer]:
         """Return the answer of this rank."""
