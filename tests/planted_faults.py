@@ -610,6 +610,20 @@ FAULTS = [
         ("ranks",),
     ),
     Fault(
+        "features that are kept apart taken twice for a rank's own rows",
+        "_core/ranks.py",
+        "return self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))",
+        "return 2.0 * self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))",
+        ("ranks",),
+    ),
+    Fault(
+        "the covariances of one rank's rows where the difference cancels",
+        "_core/terms/covariance/gram.py",
+        "xp.sum_of_blocks(wanted, difference, zc, part",
+        "xp.sum_of_blocks(wanted, difference, samples.centred, part",
+        ("ranks",),
+    ),
+    Fault(
         "the samples of one rank counted",
         "_core/ranks.py",
         "return sum(self.counts)",
