@@ -57,7 +57,7 @@ def in_another_pass(outputs: Arrays, known: Arrays) -> Arrays:
 
 def _keys(arrays: Arrays) -> Iterator[Key]:
     for array in arrays:
-        yield from flatten(array.__dask_keys__())  # type: ignore[no-untyped-call]
+        yield from flatten(array.__dask_keys__())
 
 
 def _needed(nodes: Nodes, keys: Iterable[Key], ends: set[Key]) -> Needed:
