@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -59,15 +57,12 @@ def test_a_convention_is_named_in_any_spelling(given: str, wanted: str) -> None:
     assert both_names(given) == both_names(conventions[wanted]) == wanted
 
 
-def test_each_codebase_has_the_convention_of_its_published_values() -> None:
+def test_each_codebase_has_the_convention_of_its_published_values(published: list[dict]) -> None:
     checked = set()
-    for file in ("published.json", "more.json"):
-        data = json.loads((Path(__file__).parent / "data" / file).read_text())
-        for source in data["cases"][0]["published"]:
-            for codebase in codebases.values():
-                if codebase.name in source["source"]:
-                    assert codebase.convention == source["convention"]
-                    checked.add(codebase.name)
+    for source, codebase in itertools.product(published[0]["published"], codebases.values()):
+        if codebase.name in source["source"]:
+            assert codebase.convention == source["convention"]
+            checked.add(codebase.name)
     # The others publish no PyTorch code of a loss of two arrays.
     assert set(codebases) - checked == {"tensorflow/similarity", "tensorflow/gnn", "pldm"}
 
