@@ -10,7 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg._conventions import Convention, codebases, convention_named, conventions
+from vicreg._conventions import (
+    Convention,
+    codebases,
+    codebases_of,
+    convention_named,
+    conventions,
+)
 from vicreg.tools.requirements import RequirementError
 
 __all__ = ["add_to", "chosen_conventions"]
@@ -128,5 +134,5 @@ def _weights(convention: Convention) -> str:
 def _print_json() -> None:
     data: dict[str, dict[str, Any]] = {name: asdict(one) for name, one in conventions.items()}
     for name, fields in data.items():
-        fields["codebases"] = [one.name for one in codebases.values() if one.convention == name]
+        fields["codebases"] = codebases_of(name)
     print(json.dumps(data, indent=2))
