@@ -19,8 +19,9 @@ from vicreg._conventions import (
 )
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import HALF_PRECISION, Axes, dtype_name
-from vicreg._core.objective import ALL, Flags, Objective, Penalty
+from vicreg._core.objective import ALL, Flags, Objective
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
+from vicreg._typing import Penalty
 
 Array = Any
 
