@@ -33,6 +33,11 @@ from vicreg.tools.verification.suite import Measurement, measured
 
 __all__ = ["ConformanceProblem", "check_conformance", "conformance_problems"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Array = Any
 Floats = npt.NDArray[np.float64]
 
