@@ -87,12 +87,13 @@ def test_demo_refuses_before_training(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for library, name in (("torch", "PyTorch"), ("jax", "JAX"), ("cupy", "CuPy")):
+    packages = {"torch": ("PyTorch", "torch"), "cupy": ("CuPy", "cupy-cuda12x")}
+    for library, (name, package) in packages.items():
         monkeypatch.setitem(sys.modules, library, None)
-        line = f"vicreg: {name} is not installed: pip install 'vicreg[{library}]'"
+        line = f"vicreg: {name} is not installed: pip install {package}"
         refused(run("demo", "--backend", library), line)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    refused(run("demo"), "scikit-learn is not installed: pip install 'vicreg[command]'")
+    refused(run("demo"), "scikit-learn is not installed: pip install scikit-learn")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "sklearn")
     refused(run("demo", "--plot", "a.png"), "matplotlib is not installed")
@@ -190,7 +191,7 @@ def test_version() -> None:
     assert run("--version").stdout == f"vicreg {vicreg.__version__}\n"
 
 
-def test_without_its_extra_the_command_says_which(
+def test_without_its_packages_the_command_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
@@ -198,7 +199,7 @@ def test_without_its_extra_the_command_says_which(
         main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "vicreg: the command needs its extra: pip install 'vicreg[command]'\n"
+        "vicreg: the command needs typer and rich: pip install typer rich\n"
     )
 
 

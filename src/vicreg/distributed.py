@@ -20,6 +20,11 @@ __all__ = [
     "plan",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Array = Any
 
 

@@ -1,4 +1,4 @@
-"""PyTorch modules."""
+"""PyTorch modules; and the losses, as in `vicreg`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from vicreg import _losses
 from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import cached, layer
-from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import VCREG_EPS, Convention, checked_number
+from vicreg._checks import checked_library, checked_objective, explains_arguments
+from vicreg._conventions import (
+    VCREG_EPS,
+    Convention,
+    ConventionName,
+    both_names,
+    checked_number,
+)
 from vicreg._core.communicator import Communicator
+from vicreg._losses import *  # noqa: F403
+from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms
 from vicreg._losses.vcreg import checked_settings
-from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
+from vicreg._typing import CovarianceGradient, Method, Penalty
 
 __all__ = [
     "AttachedVCReg",
@@ -27,6 +36,11 @@ __all__ = [
     "attach_vcreg",
     "cached_backward",
 ]
+__all__ += _losses.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class VICRegLoss(torch.nn.Module):
@@ -39,11 +53,12 @@ class VICRegLoss(torch.nn.Module):
     Parameters
     ----------
     convention : str or Convention, optional
-        Which published function to compute.
+        Which published function to compute: a name in `vicreg.conventions`, or a codebase's,
+        as "lightly".
     invariance_weight, variance_weight, covariance_weight : float or torch.Tensor, optional
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
-        ``variance_mu`` and ``covariance_v``.
+        ``variance_mu`` and ``covariance_v``. An error says so for these and for others' names.
     gamma, eps, method, feature_axis, sample_axis, comm : optional
         As in `vicreg.vicreg_loss`. For the whole batch of a model under DistributedDataParallel
         or FSDP, `comm` must be a `vicreg.distributed.TorchCommunicator`.
@@ -69,16 +84,17 @@ class VICRegLoss(torch.nn.Module):
     0.99
     """
 
+    @explains_arguments
     def __init__(
         self,
         *,
-        convention: str | Convention = "official",
+        convention: ConventionName | Convention = "official",
         invariance_weight: float | torch.Tensor | None = None,
         variance_weight: float | torch.Tensor | None = None,
         covariance_weight: float | torch.Tensor | None = None,
         gamma: float = 1.0,
         eps: float | None = None,
-        method: str = "auto",
+        method: Method = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
         comm: Communicator | None = None,
@@ -100,18 +116,23 @@ class VICRegLoss(torch.nn.Module):
 
         `ref_emb`, as pytorch-metric-learning calls it, is one more view.
         """
-        loss: torch.Tensor = vicreg_loss(*_with(views, ref_emb), **self._settings())
-        return loss
+        return vicreg_loss(*_with(views, ref_emb), **self._settings())
 
-    def terms(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> VICRegTerms:
+    if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
+
+        def __call__(  # noqa: D102
+            self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+        ) -> torch.Tensor: ...
+
+    def terms(
+        self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+    ) -> VICRegTerms[torch.Tensor]:
         """Return the loss and its three terms, unweighted: for logging, and differentiable."""
         return vicreg_terms(*_with(views, ref_emb), **self._settings())
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
-        settings = self._settings()
-        if isinstance(self.convention, Convention):
-            settings["convention"] = self.convention.name
+        settings = self._settings() | {"convention": both_names(self.convention)}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
     def _settings(self) -> dict[str, Any]:
@@ -217,12 +238,12 @@ class VCReg(torch.nn.Module):
         covariance_weight: float | torch.Tensor,
         gamma: float = 1.0,
         eps: float | None = VCREG_EPS,
-        penalty: str = "square",
+        penalty: Penalty = "square",
         delta: float = 1.0,
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
         comm: Communicator | None = None,
-        covariance_gradient: str = "exact",
+        covariance_gradient: CovarianceGradient = "exact",
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
@@ -276,6 +297,10 @@ class VCReg(torch.nn.Module):
             regularized = layer.regularized_uncompiled
         result = regularized(z, objective, weights, self.scale, passed)
         return adapter.replicated(result, x)
+
+    if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
 
     @property
     def last_terms(self) -> VCRegTerms:
@@ -332,7 +357,20 @@ class AttachedVCReg:
 
 
 def attach_vcreg(
-    model: torch.nn.Module, modules: str | Iterable[str], **settings: Any
+    model: torch.nn.Module,
+    modules: str | Iterable[str],
+    *,
+    variance_weight: float | torch.Tensor,
+    covariance_weight: float | torch.Tensor,
+    gamma: float = 1.0,
+    eps: float | None = VCREG_EPS,
+    penalty: Penalty = "square",
+    delta: float = 1.0,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    covariance_gradient: CovarianceGradient = "exact",
+    scale: float | Callable[[], float] = 1.0,
 ) -> AttachedVCReg:
     """Regularize the outputs of named submodules of a model, by hooks: it stays as it is.
 
@@ -342,8 +380,9 @@ def attach_vcreg(
         Any model. A layer is in training mode when the module before it is.
     modules : str, or iterable of str
         Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
-    **settings
-        The arguments of each `VCReg` layer. Under a ``GradScaler``, `scale` must be
+    variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, sample_axis, \
+comm, covariance_gradient, scale
+        As in `VCReg`, for each layer. Under a ``GradScaler``, `scale` must be
         ``scaler.get_scale``.
 
     Returns
@@ -373,7 +412,22 @@ def attach_vcreg(
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
     names = [modules] if isinstance(modules, str) else _checked_names(modules)
     chosen = _modules_named(model, names)
-    layers = {name: VCReg(**settings) for name in names}
+    layers = {
+        name: VCReg(
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
+            gamma=gamma,
+            eps=eps,
+            penalty=penalty,
+            delta=delta,
+            feature_axis=feature_axis,
+            sample_axis=sample_axis,
+            comm=comm,
+            covariance_gradient=covariance_gradient,
+            scale=scale,
+        )
+        for name in names
+    }
     hooks = [
         module.register_forward_hook(_Hook(name, layers[name])) for name, module in chosen.items()
     ]
@@ -494,5 +548,4 @@ class _Hook:
                 f"modules must return one tensor each; got {type(output).__name__} of "
                 f"{self.name!r}"
             )
-        regularized: torch.Tensor = self.layer.train(module.training)(output)
-        return regularized
+        return self.layer.train(module.training)(output)

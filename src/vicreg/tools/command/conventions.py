@@ -1,17 +1,25 @@
 """``vicreg conventions``: the published conventions as tables or as data."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg._conventions import Convention, conventions
+from vicreg._conventions import (
+    Convention,
+    codebases,
+    codebases_of,
+    convention_named,
+    conventions,
+)
+from vicreg.tools.requirements import RequirementError
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "chosen_conventions"]
 
 _HELP = """Compare the published conventions: "VICReg" is not one function.
 
@@ -27,9 +35,18 @@ _COLUMNS = (
 )
 
 _WHICH_ONE = (
-    "Which one do you have? vicreg_loss without arguments is 'official': the same number as "
-    "facebookresearch's code, lightly and pytorch-metric-learning."
+    "Without a name it is official. The names of codebases may be given for those of conventions, "
+    'as in convention="lightly" or --convention lightly.'
 )
+
+
+def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the conventions that `--convention` names, without duplicates."""
+    try:
+        names = [convention_named(name, "--convention").name for name in given]
+    except ValueError as error:
+        raise RequirementError(str(error)) from error
+    return tuple(dict.fromkeys(names))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,6 +65,7 @@ def _print_conventions() -> None:
         console.print(table)
     console.print(_COLUMNS, style="dim")
     console.print()
+    console.print(_codebases_table())
     console.print(_WHICH_ONE)
 
 
@@ -80,13 +98,18 @@ def _functions_table() -> Table:
 
 
 def _sources_table() -> Table:
-    headings = ("Convention", "Weights", "Published in, and also computed by")
+    headings = ("Convention", "Weights", "Published in")
     table = _empty_table("Where each is from", headings)
     for convention in conventions.values():
-        others = [f"also {implementation}" for implementation in convention.implementations]
-        table.add_row(
-            convention.name, _weights(convention), "\n".join([convention.source, *others])
-        )
+        table.add_row(convention.name, _weights(convention), convention.source)
+    return table
+
+
+def _codebases_table() -> Table:
+    headings = ("Codebase", "Convention", "What computes it")
+    table = _empty_table("Which one do you have?", headings)
+    for codebase in codebases.values():
+        table.add_row(codebase.name, codebase.convention, codebase.function)
     return table
 
 
@@ -109,4 +132,7 @@ def _weights(convention: Convention) -> str:
 
 
 def _print_json() -> None:
-    print(json.dumps({name: asdict(entry) for name, entry in conventions.items()}, indent=2))
+    data: dict[str, dict[str, Any]] = {name: asdict(one) for name, one in conventions.items()}
+    for name, fields in data.items():
+        fields["codebases"] = codebases_of(name)
+    print(json.dumps(data, indent=2))

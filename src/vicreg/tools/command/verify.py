@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vicreg.tools.command.conventions import chosen_conventions
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
 from vicreg.tools.command.shared import chosen, stderr_console, write_report
@@ -161,9 +162,7 @@ def _verify_libraries(
     from vicreg.tools.verification.suite import run_suite
 
     chosen_dtypes = chosen("--dtype", dtypes or DTYPES, DTYPES)
-    chosen_conventions = chosen(
-        "--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS)
-    )
+    formulas = chosen_conventions(conventions or tuple(DEFINITIONS))
     not_asked: tuple[str, ...] = ()
     if not full and not names and not namespaces:
         names = names_where("is_default")
@@ -176,7 +175,7 @@ def _verify_libraries(
         for backend in backends
         if not backend.takes_large
     }
-    planned = setups(chosen_dtypes, chosen_conventions, full)
+    planned = setups(chosen_dtypes, formulas, full)
     steps = expected_steps(backends, planned)
     if full:
         expected = pace_of_this_machine() * sum(step.seconds for step in steps)
@@ -202,11 +201,10 @@ def _verify_target(
     from vicreg.tools.functions import FunctionError, LossFunction, load_function
     from vicreg.tools.progress import steps_progress
     from vicreg.tools.verification.costs import expected_target_steps
-    from vicreg.tools.verification.definition import DEFINITIONS
     from vicreg.tools.verification.explanation import explanations
     from vicreg.tools.verification.target import TARGET_CASES, run_target
 
-    (convention, *more) = chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    (convention, *more) = chosen_conventions(conventions or ["official"])
     if more:
         raise RequirementError("--convention may be given once with --target")
     # In half precision the squares of plain code overflow, or are too coarse to judge.

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vicreg.tools.command.conventions import chosen_conventions
 from vicreg.tools.command.functions import printable
 from vicreg.tools.command.shared import chosen, stderr_console, write_report
 from vicreg.tools.dtypes import FULL
@@ -43,7 +44,7 @@ def verify_distributed(
             "--convention is of this package's loss: with --distributed a target is compared with "
             "itself in one process"
         )
-    formulas = chosen("--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS))
+    formulas = chosen_conventions(conventions or tuple(DEFINITIONS))
     require(backend)
     setting = Setting(
         size,
