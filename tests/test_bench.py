@@ -292,7 +292,8 @@ def test_a_process_that_fails_says_why() -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, Path]:
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("bench")
-    files = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "html", "png")]
+    kinds = {"json": "json", "html": "html", "plot": "png"}
+    files = [f"--{option}={folder / f'bench.{kind}'}" for option, kind in kinds.items()]
     chosen = [f"--backend={name}" for name in installed("numpy", "torch", "jax")]
     result = run("bench", *SMALL, *chosen, *files)
     assert result.exit_code == 0, result.output
@@ -397,9 +398,9 @@ def test_bad_usage_is_one_line(no_work: None, tmp_path: Path) -> None:
     refused(run("bench", "--backend=numpy", "--dtype=bfloat16"), "nothing to run on")
     refused(run("bench", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
     refused(run("bench", "--html", str(tmp_path)), "is a directory")
-    refused(run("bench", "--png", str(tmp_path / "a.txt")), "its suffix must be one of")
+    refused(run("bench", "--plot", str(tmp_path / "a.txt")), "its suffix must be one of")
     same = str(tmp_path / "same.png")
-    refused(run("bench", "--json", same, "--png", same), "must be different files")
+    refused(run("bench", f"--json={same}", "--plot", same), "must be different files")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -424,7 +425,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(
 
 def test_help_teaches() -> None:
     printed = run("bench", "--help").stdout
-    for option in ("--size", "--mode", "--compile", "--quick", "--json", "--html", "--png"):
+    for option in ("--size", "--mode", "--compile", "--quick", "--json", "--html", "--plot"):
         assert option in printed
 
 

@@ -1,8 +1,6 @@
 """``vicreg conventions``: the published conventions as tables or as data."""
 
-import json
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 from rich import box
@@ -10,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vicreg._conventions import Convention, conventions
+from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import JsonFile, check_files, report_console, write_json
 
 __all__ = ["add_to"]
 
@@ -36,14 +36,15 @@ def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
 
     @app.command("conventions", help=_HELP)
-    def conventions_(
-        as_json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
-    ) -> None:
-        _print_json() if as_json else _print_conventions()
+    def conventions_(json_file: JsonFile = None) -> None:
+        with one_line_errors("conventions"):
+            check_files({"--json": json_file})
+            _print_conventions(report_console(json_file))
+            data = {name: asdict(entry) for name, entry in conventions.items()}
+            write_json(json_file, data)
 
 
-def _print_conventions() -> None:
-    console = Console(highlight=False)
+def _print_conventions(console: Console) -> None:
     for table in (_functions_table(), _sources_table()):
         console.print(table)
     console.print(_COLUMNS, style="dim")
@@ -106,7 +107,3 @@ def _weights(convention: Convention) -> str:
     if convention.weights is None:
         return "none"
     return ", ".join(f"{weight:g}" for weight in convention.weights)
-
-
-def _print_json() -> None:
-    print(json.dumps({name: asdict(entry) for name, entry in conventions.items()}, indent=2))
