@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vicreg._conventions import conventions
 from vicreg._diagnostics import Diagnosis
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.shared import (
+    CONVENTIONS,
     STDOUT,
     JsonFile,
     PlotFile,
@@ -52,7 +52,7 @@ def add_to(app: typer.Typer) -> None:
             str,
             typer.Option(
                 metavar="NAME",
-                autocompletion=names_completed(tuple(conventions)),
+                autocompletion=names_completed(CONVENTIONS),
                 help="Whose terms: see vicreg conventions.",
             ),
         ] = "official",

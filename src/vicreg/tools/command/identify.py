@@ -9,7 +9,14 @@ import typer
 
 from vicreg.tools.command.errors import one_line_errors, stop
 from vicreg.tools.command.functions import library_hint, printable
-from vicreg.tools.command.shared import STDOUT, JsonFile, check_files, names_completed, write_json
+from vicreg.tools.command.shared import (
+    STDOUT,
+    JsonFile,
+    check_files,
+    names_completed,
+    say_written,
+    write_json,
+)
 from vicreg.tools.functions import FunctionError, load_function
 from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import require
@@ -71,7 +78,8 @@ def _identify(path: str, backend: str, json_file: Path | None) -> bool:
         raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:
         stop(str(error))
-    write_json(json_file, answer.as_data())
     if json_file != STDOUT:
         print(printable(str(answer)))
+    write_json(json_file, answer.as_data())
+    say_written({"--json": json_file})
     return answer.identified

@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vicreg._conventions import conventions
+from vicreg._conventions import codebases, convention_named, conventions
 from vicreg.tools.command.errors import UsageError
 from vicreg.tools.command.functions import printable
 from vicreg.tools.dtypes import DTYPES
 from vicreg.tools.libraries import NAMES
 
 __all__ = [
+    "CONVENTIONS",
     "STDOUT",
     "Backends",
     "Conventions",
@@ -29,6 +30,7 @@ __all__ = [
     "Subcommands",
     "check_files",
     "chosen",
+    "chosen_conventions",
     "names_completed",
     "report_console",
     "say_written",
@@ -69,8 +71,11 @@ def _several(what: str, names: Sequence[str]) -> Any:
     )
 
 
+#: What ``--convention`` takes.
+CONVENTIONS = (*conventions, *codebases)
+
 Backends = Annotated[list[str] | None, _several("A library", NAMES)]
-Conventions = Annotated[list[str] | None, _several("A convention", tuple(conventions))]
+Conventions = Annotated[list[str] | None, _several("A convention", CONVENTIONS)]
 Devices = Annotated[list[str] | None, _several("A device (cpu, cuda, cuda:1)", ("cpu", "cuda"))]
 Dtypes = Annotated[list[str] | None, _several("A dtype (float32)", DTYPES)]
 
@@ -100,6 +105,15 @@ def chosen(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str
         if name not in known:
             raise UsageError(f"{option} must be one of {', '.join(known)}; got {name!r}")
     return tuple(dict.fromkeys(given))
+
+
+def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the conventions that ``--convention`` names, without duplicates."""
+    try:
+        names = [convention_named(name, "--convention").name for name in given]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return tuple(dict.fromkeys(names))
 
 
 def check_files(files: Mapping[str, Path | None]) -> None:

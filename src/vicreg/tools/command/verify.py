@@ -18,6 +18,7 @@ from vicreg.tools.command.shared import (
     JsonFile,
     check_files,
     chosen,
+    chosen_conventions,
     report_console,
     say_written,
     stderr_console,
@@ -155,9 +156,7 @@ def _verify_libraries(
     from vicreg.tools.verification.suite import run_suite
 
     chosen_dtypes = chosen("--dtype", dtypes or DTYPES, DTYPES)
-    chosen_conventions = chosen(
-        "--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS)
-    )
+    formulas = chosen_conventions(conventions or tuple(DEFINITIONS))
     not_asked: tuple[str, ...] = ()
     if not full and not names and not namespaces:
         names = names_where("is_default")
@@ -170,7 +169,7 @@ def _verify_libraries(
         for backend in backends
         if not backend.takes_large
     }
-    planned = setups(chosen_dtypes, chosen_conventions, full)
+    planned = setups(chosen_dtypes, formulas, full)
     steps = expected_steps(backends, planned)
     if full:
         expected = pace_of_this_machine() * sum(step.seconds for step in steps)
@@ -196,11 +195,10 @@ def _verify_target(
     from vicreg.tools.functions import FunctionError, LossFunction, load_function
     from vicreg.tools.progress import steps_progress
     from vicreg.tools.verification.costs import expected_target_steps
-    from vicreg.tools.verification.definition import DEFINITIONS
     from vicreg.tools.verification.explanation import explanations
     from vicreg.tools.verification.target import TARGET_CASES, run_target
 
-    (convention, *more) = chosen("--convention", conventions or ["official"], tuple(DEFINITIONS))
+    (convention, *more) = chosen_conventions(conventions or ["official"])
     if more:
         raise UsageError("--convention may be given once with --target")
     # In half precision the squares of plain code overflow, or are too coarse to judge.

@@ -9,6 +9,7 @@ from vicreg.tools.command.errors import UsageError
 from vicreg.tools.command.functions import printable
 from vicreg.tools.command.shared import (
     chosen,
+    chosen_conventions,
     report_console,
     say_written,
     stderr_console,
@@ -51,7 +52,7 @@ def verify_distributed(
             "--convention is of this package's loss: with --distributed a target is compared with "
             "itself in one process"
         )
-    formulas = chosen("--convention", conventions or tuple(DEFINITIONS), tuple(DEFINITIONS))
+    formulas = chosen_conventions(conventions or tuple(DEFINITIONS))
     require(backend)
     setting = Setting(
         size,
