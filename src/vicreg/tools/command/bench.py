@@ -88,13 +88,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _sizes(given: Sequence[str] | None, quick: bool, has_plots: bool) -> list[tuple[int, int]]:
-    from vicreg.tools.benchmark.study import QUICK_SIZES, SIZES, SWEEP
+    from vicreg.tools.benchmark.study import QUICK_SIZES, SIZES, SWEEP, is_quick
 
     if given:
-        return list(dict.fromkeys(_size(text) for text in given))
-    if quick:
-        return list(QUICK_SIZES)
-    return [*SIZES, *(SWEEP if has_plots else ())]
+        sizes = {_size(text) for text in given}
+    elif quick:
+        sizes = set(QUICK_SIZES)
+    else:
+        sizes = {*SIZES, *(SWEEP if has_plots else ())}
+    if quick and (large := [(n, d) for n, d in sizes if not is_quick(n, d)]):
+        named = ", ".join(f"{n}x{d}" for n, d in sorted(large))
+        raise UsageError(f"--size is too large for --quick, which takes seconds; got {named}")
+    return sorted(sizes)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -129,6 +134,7 @@ def _measure(
         reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
     largest = max(sizes, key=lambda size: size[0] * size[1])
+    _warn_if_busy()
 
     def memory(problem: Any) -> Sequence[str]:
         if not quick:
@@ -147,15 +153,25 @@ def _measure(
             ),
             lambda line: steps[0](line),
         )
+    if not study.results:
+        reasons = [": ".join(one) for one in study.not_measured]
+        raise RequirementError(f"nothing could be measured: {'; '.join(reasons)}")
     study.not_measured[:0] = left_out.items()
     if not devices and all(one.device == "cpu" for one in backends):
         study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(backends)}"))
     if quick:
         study.not_measured.append(("memory of other sizes and computations", "--quick"))
-    if not study.results:
-        _, why = study.not_measured[-1]
-        raise RequirementError(f"nothing could be measured: {why}")
     return study
+
+
+def _warn_if_busy() -> None:
+    from vicreg.tools.benchmark.study import BUSY
+    from vicreg.tools.machine import load_per_core
+
+    load = load_per_core()
+    if load is not None and load > BUSY:
+        line = f"This machine is busy with other work (a load of {load:.1f} a core): its ratios"
+        stderr_console().print(f"{line} will be uncertain.", highlight=False, soft_wrap=True)
 
 
 def _listed(backends: Iterable[Any]) -> str:
@@ -170,6 +186,8 @@ def _show(study: Any, console: Any) -> None:
         title = f"{mode}, {dtype}, 2 views; {study.made_with['processor']}"
         console.print(report.results_table(study, dtype, title))
     console.print(report.CAPTION, style="dim")
+    for line in report.uncertainties(study):
+        console.print(line)
     if study.not_measured:
         console.print("\nNot measured:")
         for what, why in study.not_measured:
