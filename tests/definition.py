@@ -88,6 +88,8 @@ CONVENTIONS = {
     "vicregl": Formula(mean_square, hinge_on_std(1e-4, 1), over_d(1), False, False),
     "jolibrain": Formula(mean_square, hinge_on_std(0.0, 1), over_d(1), False, False),
     "tensorflow-similarity": Formula(mean_square, hinge_on_std(1e-4, 0), over_d(1), False, True),
+    "eb-jepa": Formula(mean_square, hinge_on_std(1e-4, 1), over_pairs, True, True),
+    "tensorflow-gnn": Formula(mean_square, hinge_on_std(1e-4, 0), over_d(0), True, True),
     "vcreg": Formula(None, hinge_on_std(1e-5, 1), over_pairs, False, False),
 }
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from vicreg import Convention, conventions, translate_weights, vicreg_loss
+from vicreg._conventions import ConventionName, both_names, codebases, convention_named
 
 NAMES = ("invariance_weight", "variance_weight", "covariance_weight")
 
@@ -22,6 +24,8 @@ def test_the_mapping_is_read_only_and_named() -> None:
         "vicregl",
         "jolibrain",
         "tensorflow-similarity",
+        "eb-jepa",
+        "tensorflow-gnn",
         "vcreg",
     ]
     assert all(name == convention.name for name, convention in conventions.items())
@@ -31,9 +35,54 @@ def test_the_mapping_is_read_only_and_named() -> None:
         conventions["paper"].eps = 0.0  # type: ignore[misc]
 
 
+def test_the_names_for_type_checkers_are_the_data() -> None:
+    assert get_args(ConventionName) == (*conventions, *codebases)
+
+
+@pytest.mark.parametrize("codebase", codebases.values(), ids=str)
+def test_a_codebase_is_named_in_any_spelling(codebase) -> None:
+    wanted = conventions[codebase.convention]
+    for name in (codebase.name, *codebase.also):
+        for spelt in (name, name.upper(), name.replace("_", "-"), name.replace("-", "_")):
+            assert convention_named(spelt) is wanted
+            assert both_names(spelt) == f"{wanted.name} ({spelt})"
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [("EB_JEPA", "eb-jepa"), ("tensorflow_gnn", "tensorflow-gnn"), ("Official", "official")],
+)
+def test_a_convention_is_named_in_any_spelling(given: str, wanted: str) -> None:
+    assert convention_named(given) is conventions[wanted]
+    assert both_names(given) == both_names(conventions[wanted]) == wanted
+
+
+def test_each_codebase_has_the_convention_of_its_published_values(published: list[dict]) -> None:
+    checked = set()
+    for source, codebase in itertools.product(published[0]["published"], codebases.values()):
+        if codebase.name in source["source"]:
+            assert codebase.convention == source["convention"]
+            checked.add(codebase.name)
+    # The others publish no PyTorch code of a loss of two arrays.
+    assert set(codebases) - checked == {"tensorflow/similarity", "tensorflow/gnn", "pldm"}
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ("oficial", "official"),
+        ("ligthly", "lightly"),
+        ("facebookresearch/eb-jep", "facebookresearch/eb_jepa"),
+    ],
+)
+def test_a_misspelt_name_is_told_the_nearest(given: str, nearest: str) -> None:
+    with pytest.raises(ValueError, match=f"got {given!r}: did you mean {nearest!r}\\?$"):
+        convention_named(given)
+
+
 def same_function(source: str, target: str) -> bool:
-    """By the table: these four differ in divisors and in sums over views alone."""
-    linear = {"official", "paper", "algorithm1", "vicregl"}
+    """By the table: these five differ in divisors and in sums over views alone."""
+    linear = {"official", "paper", "algorithm1", "vicregl", "eb-jepa"}
     return source == target or {source, target} <= linear
 
 
@@ -55,8 +104,8 @@ def test_translated_weights_compute_the_same_function(n: int, d: int) -> None:
         there = vicreg_loss(*views, convention=target, **dict(zip(NAMES, got, strict=True)))
         # A factor is one multiplication and one division; the sums are the same.
         assert here == pytest.approx(there, rel=1e-14)
-    # official, paper, algorithm1 and vicregl among themselves, and each with itself.
-    assert translated == 16 + 4
+    # official, paper, algorithm1, vicregl and eb-jepa among themselves, and each with itself.
+    assert translated == 25 + 5
 
 
 def test_single_terms_translate_where_the_others_differ() -> None:

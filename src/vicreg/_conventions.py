@@ -1,11 +1,13 @@
-"""The published conventions, as data, and the arithmetic that translates weights between them.
+"""The published conventions and codebases, as data, and the translation of weights between them.
 
 "VICReg" is not one function: the published implementations differ in a handful of choices, and
-:class:`Convention` has one field for each choice. Nothing here computes a loss.
+:class:`Convention` has one field for each choice. A :class:`Codebase` names the convention that it
+computes, and what it calls the arguments. Nothing here computes a loss.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -14,13 +16,48 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
-__all__ = ["Convention", "Weights", "convention_named", "conventions", "translate_weights"]
+__all__ = [
+    "Codebase",
+    "Convention",
+    "ConventionName",
+    "Weights",
+    "both_names",
+    "codebases",
+    "convention_named",
+    "conventions",
+    "translate_weights",
+]
 
 Weights = tuple[float, float, float]
 InvarianceReduction = Literal["mean", "squared norm", "none"]
 HingeArgument = Literal["std", "variance"]
 OverViews = Literal["mean", "sum"]
 CovarianceDivisor = Literal["d", "d(d-1)"]
+
+#: The conventions, and the codebases by the names in `codebases`: for type checkers.
+ConventionName = Literal[
+    "official",
+    "paper",
+    "algorithm1",
+    "article",
+    "vicregl",
+    "jolibrain",
+    "tensorflow-similarity",
+    "eb-jepa",
+    "tensorflow-gnn",
+    "vcreg",
+    "facebookresearch/vicreg",
+    "lightly",
+    "pytorch-metric-learning",
+    "stable-pretraining",
+    "solo-learn",
+    "facebookresearch/VICRegL",
+    "jolibrain/vicreg-loss",
+    "tensorflow/similarity",
+    "facebookresearch/eb_jepa",
+    "pldm",
+    "tensorflow/gnn",
+]
 
 #: The ε of VCReg's paper.
 VCREG_EPS = 1e-5
@@ -52,8 +89,6 @@ class Convention:
         What the sum of the squared off-diagonal covariances is divided by.
     weights : tuple of three floats, or None
         The published weights of invariance, variance and covariance; None where none are.
-    implementations : tuple of str
-        Other codebases that compute the same function.
 
     Examples
     --------
@@ -79,7 +114,6 @@ class Convention:
     covariance_over_views: OverViews = "sum"
     covariance_divisor: CovarianceDivisor = "d"
     weights: Weights | None = (25.0, 25.0, 1.0)
-    implementations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, choices in _CHOICES.items():
@@ -138,15 +172,7 @@ def checked_number(
 
 
 _PUBLISHED = (
-    Convention(
-        name="official",
-        source="facebookresearch/vicreg, main_vicreg.py",
-        implementations=(
-            "lightly VICRegLoss",
-            "pytorch-metric-learning VICRegLoss",
-            "stable-pretraining VICRegLoss (torch and JAX)",
-        ),
-    ),
+    Convention(name="official", source="facebookresearch/vicreg, main_vicreg.py"),
     Convention(
         name="paper",
         source="Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equations 1 to 6",
@@ -157,7 +183,6 @@ _PUBLISHED = (
         name="algorithm1",
         source="Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), Algorithm 1",
         variance_over_views="sum",
-        implementations=("solo-learn vicreg_loss_func",),
     ),
     Convention(
         name="article",
@@ -187,6 +212,20 @@ _PUBLISHED = (
         variance_correction=0,
     ),
     Convention(
+        name="eb-jepa",
+        source="facebookresearch/eb_jepa, VICRegLoss",
+        variance_over_views="sum",
+        covariance_divisor="d(d-1)",
+        weights=(1.0, 1.0, 1.0),
+    ),
+    Convention(
+        name="tensorflow-gnn",
+        source="tensorflow/gnn, vicreg_loss",
+        variance_correction=0,
+        covariance_correction=0,
+        variance_over_views="sum",
+    ),
+    Convention(
         name="vcreg",
         source="Zhu et al. 2023 (arXiv 2306.13292); no invariance term",
         invariance="none",
@@ -203,18 +242,167 @@ conventions: Mapping[str, Convention] = MappingProxyType(
 """The published conventions by name (read-only)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Codebase:
+    """A published implementation, by a name that ``convention="..."`` takes.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    convention : str
+        The convention that it computes.
+    function : str
+        What of it computes that.
+    arguments : mapping of str to str
+        Its names of arguments, and how they are written in this package.
+    also : tuple of str
+        Other names of it, which are taken too.
+    """
+
+    name: str
+    convention: str
+    function: str
+    arguments: Mapping[str, str]
+    also: tuple[str, ...] = ()
+
+
+def _arguments(
+    invariance: str, variance: str, covariance: str, **others: str
+) -> Mapping[str, str]:
+    return {
+        invariance: "invariance_weight=",
+        variance: "variance_weight=",
+        covariance: "covariance_weight=",
+        **others,
+    }
+
+
+_CODEBASES = (
+    Codebase(
+        name="facebookresearch/vicreg",
+        convention="official",
+        function="main_vicreg.py",
+        arguments=_arguments("sim_coeff", "std_coeff", "cov_coeff"),
+    ),
+    Codebase(
+        name="lightly",
+        convention="official",
+        function="VICRegLoss",
+        also=("lightly-ai/lightly",),
+        arguments=_arguments(
+            "lambda_param",
+            "mu_param",
+            "nu_param",
+            gather_distributed="comm=vicreg.distributed.TorchCommunicator()",
+        ),
+    ),
+    Codebase(
+        name="pytorch-metric-learning",
+        convention="official",
+        function="VICRegLoss",
+        also=("KevinMusgrave/pytorch-metric-learning",),
+        arguments=_arguments("invariance_lambda", "variance_mu", "covariance_v"),
+    ),
+    Codebase(
+        name="stable-pretraining",
+        convention="official",
+        function="VICRegLoss (torch and JAX)",
+        also=("rbalestr-lab/stable-pretraining", "galilai-group/stable-pretraining"),
+        arguments=_arguments("sim_coeff", "std_coeff", "cov_coeff", epsilon="eps="),
+    ),
+    Codebase(
+        name="solo-learn",
+        convention="algorithm1",
+        function="vicreg_loss_func",
+        also=("vturrisi/solo-learn",),
+        arguments=_arguments("sim_loss_weight", "var_loss_weight", "cov_loss_weight"),
+    ),
+    Codebase(
+        name="facebookresearch/VICRegL",
+        convention="vicregl",
+        function="main_vicregl.py",
+        arguments=_arguments("inv_coeff", "var_coeff", "cov_coeff"),
+    ),
+    Codebase(
+        name="jolibrain/vicreg-loss",
+        convention="jolibrain",
+        function="VICRegLoss",
+        arguments=_arguments("inv_coeff", "var_coeff", "cov_coeff"),
+    ),
+    Codebase(
+        name="tensorflow/similarity",
+        convention="tensorflow-similarity",
+        function="VicReg",
+        arguments=_arguments("lambda_", "mu", "nu", std_const="eps="),
+    ),
+    Codebase(
+        name="facebookresearch/eb_jepa",
+        convention="eb-jepa",
+        function="VICRegLoss",
+        arguments={"std_coeff": "variance_weight=", "cov_coeff": "covariance_weight="},
+    ),
+    Codebase(
+        name="pldm",
+        convention="eb-jepa",
+        function="VICRegObjective, its terms",
+        arguments=_arguments("sim_coeff", "std_coeff", "cov_coeff", std_margin="gamma="),
+    ),
+    Codebase(
+        name="tensorflow/gnn",
+        convention="tensorflow-gnn",
+        function="vicreg_loss",
+        arguments=_arguments("sim_weight", "var_weight", "cov_weight"),
+    ),
+)
+
+codebases: Mapping[str, Codebase] = MappingProxyType(
+    {codebase.name: codebase for codebase in _CODEBASES}
+)
+"""The published implementations by name (read-only)."""
+
+
+def _plain(name: str) -> str:
+    """Return `name` as it is compared: neither case nor ``_`` for ``-`` matter."""
+    return name.lower().replace("_", "-")
+
+
+_NAMES = [(name, name) for name in conventions] + [
+    (name, codebase.convention)
+    for codebase in _CODEBASES
+    for name in (codebase.name, *codebase.also)
+]
+#: Each name that is taken, as it is compared, with how it is written and its convention.
+_BY_NAME = {_plain(name): (name, conventions[convention]) for name, convention in _NAMES}
+
+
 def convention_named(convention: str | Convention, argument: str = "convention") -> Convention:
-    """Return the convention of that name, or `convention` itself where it is one already."""
+    """Return the convention of that name or codebase, or `convention` itself if it is one."""
     if isinstance(convention, Convention):
         return convention
     if not isinstance(convention, str):
         raise TypeError(
             f"{argument} must be a name or a Convention; got {type(convention).__name__}"
         )
-    if convention not in conventions:
-        known = ", ".join(repr(name) for name in conventions)
-        raise ValueError(f"{argument} must be one of {known}; got {convention!r}")
-    return conventions[convention]
+    if convention in conventions:
+        return conventions[convention]
+    plain = _plain(convention)
+    if plain in _BY_NAME:
+        return _BY_NAME[plain][1]
+    known = ", ".join(repr(name) for name in conventions)
+    near = difflib.get_close_matches(plain, _BY_NAME, 1)
+    hint = f": did you mean {_BY_NAME[near[0]][0]!r}?" if near else ""
+    raise ValueError(
+        f"{argument} must be one of {known}, or a codebase's name; got {convention!r}{hint}"
+    )
+
+
+def both_names(convention: str | Convention) -> str:
+    """Return the convention's name, and in brackets the codebase's if it was named by that."""
+    name = convention_named(convention).name
+    if isinstance(convention, Convention) or _plain(convention) == _plain(name):
+        return name
+    return f"{name} ({convention})"
 
 
 def translate_weights(

@@ -1,15 +1,22 @@
 """``vicreg conventions``: the published conventions as tables or as data."""
 
-import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg._conventions import Convention, conventions
+from vicreg._conventions import Convention, codebases, conventions
+from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import (
+    JsonFile,
+    check_files,
+    report_console,
+    say_written,
+    write_json,
+)
 
 __all__ = ["add_to"]
 
@@ -27,8 +34,8 @@ _COLUMNS = (
 )
 
 _WHICH_ONE = (
-    "Which one do you have? vicreg_loss without arguments is 'official': the same number as "
-    "facebookresearch's code, lightly and pytorch-metric-learning."
+    "Without a name it is official. The names of codebases may be given for those of conventions, "
+    'as in convention="lightly" or --convention lightly.'
 )
 
 
@@ -36,18 +43,21 @@ def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
 
     @app.command("conventions", help=_HELP)
-    def conventions_(
-        as_json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
-    ) -> None:
-        _print_json() if as_json else _print_conventions()
+    def conventions_(json_file: JsonFile = None) -> None:
+        with one_line_errors("conventions"):
+            files = {"--json": json_file}
+            check_files(files)
+            _print_conventions(report_console(json_file))
+            write_json(json_file, _as_data())
+            say_written(files)
 
 
-def _print_conventions() -> None:
-    console = Console(highlight=False)
+def _print_conventions(console: Console) -> None:
     for table in (_functions_table(), _sources_table()):
         console.print(table)
     console.print(_COLUMNS, style="dim")
     console.print()
+    console.print(_codebases_table())
     console.print(_WHICH_ONE)
 
 
@@ -80,13 +90,18 @@ def _functions_table() -> Table:
 
 
 def _sources_table() -> Table:
-    headings = ("Convention", "Weights", "Published in, and also computed by")
+    headings = ("Convention", "Weights", "Published in")
     table = _empty_table("Where each is from", headings)
     for convention in conventions.values():
-        others = [f"also {implementation}" for implementation in convention.implementations]
-        table.add_row(
-            convention.name, _weights(convention), "\n".join([convention.source, *others])
-        )
+        table.add_row(convention.name, _weights(convention), convention.source)
+    return table
+
+
+def _codebases_table() -> Table:
+    headings = ("Codebase", "Convention", "What computes it")
+    table = _empty_table("Which one do you have?", headings)
+    for codebase in codebases.values():
+        table.add_row(codebase.name, codebase.convention, codebase.function)
     return table
 
 
@@ -108,5 +123,8 @@ def _weights(convention: Convention) -> str:
     return ", ".join(f"{weight:g}" for weight in convention.weights)
 
 
-def _print_json() -> None:
-    print(json.dumps({name: asdict(entry) for name, entry in conventions.items()}, indent=2))
+def _as_data() -> dict[str, dict[str, Any]]:
+    data: dict[str, dict[str, Any]] = {name: asdict(one) for name, one in conventions.items()}
+    for name, fields in data.items():
+        fields["codebases"] = [one.name for one in codebases.values() if one.convention == name]
+    return data

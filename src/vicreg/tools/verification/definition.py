@@ -97,7 +97,7 @@ def _pairs(d: int) -> int:
 
 #: facebookresearch/vicreg main_vicreg.py; Bardes, Ponce, LeCun 2022, equations 1 to 6; Algorithm 1
 #: there; the article of that name; facebookresearch/VICRegL; jolibrain/vicreg-loss;
-#: tensorflow/similarity; Zhu et al. 2023.
+#: tensorflow/similarity; facebookresearch/eb_jepa; tensorflow/gnn; Zhu et al. 2023.
 DEFINITIONS: Mapping[str, Definition] = {
     "official": Definition("mean", True, 1e-4, 1, 1, False, True, _d, (25.0, 25.0, 1.0)),
     "paper": Definition("norm", True, 1e-4, 1, 1, True, True, _d, (25.0, 25.0, 1.0)),
@@ -108,6 +108,8 @@ DEFINITIONS: Mapping[str, Definition] = {
     "tensorflow-similarity": Definition(
         "mean", True, 1e-4, 0, 1, False, True, _d, (25.0, 25.0, 1.0)
     ),
+    "eb-jepa": Definition("mean", True, 1e-4, 1, 1, True, True, _pairs, (1.0, 1.0, 1.0)),
+    "tensorflow-gnn": Definition("mean", True, 1e-4, 0, 0, True, True, _d, (25.0, 25.0, 1.0)),
     "vcreg": Definition(None, True, 1e-5, 1, 1, False, False, _pairs, (0.0, 1.0, 1.0)),
 }
 
