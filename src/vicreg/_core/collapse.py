@@ -93,8 +93,9 @@ def measure(
 
 def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
     """Return whether each sample has norm 1, as rounding to `epsilon` leaves it."""
-    clipped = xp.clip(z, -2.0, 2.0)  # so that no square overflows
-    squares = xp.sum(clipped * clipped, axis=1)
+    # Up to 2, so that no square overflows.
+    magnitude = xp.minimum(xp.abs(z), xp.full_like(z[:1, :], 2.0))
+    squares = xp.sum(magnitude * magnitude, axis=1)
     # The norm was rounded, and each quotient by it; then the squares here, and their sum.
     bound = 4 * epsilon + 4 * math.sqrt(z.shape[1]) * float(xp.finfo(z.dtype).eps)
     return xp.all(xp.abs(squares - 1.0) <= bound)
