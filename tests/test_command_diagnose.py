@@ -190,7 +190,7 @@ class TestPlot:
     def test_the_file(self, tmp_path: Path, suffix: str) -> None:
         file = tmp_path / f"figure{suffix}"
         result = run(saved(tmp_path, Z), "--plot", file)
-        assert result.stdout == f"{diagnose(Z)}\nThe figure is in {file}\n"
+        assert result.stdout == f"{diagnose(Z)}\nWritten: {file}\n"
         assert file.stat().st_size > 10_000
 
     def test_beside_json_nothing_else_is_printed(self, tmp_path: Path) -> None:

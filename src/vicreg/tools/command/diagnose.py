@@ -1,6 +1,5 @@
 """``vicreg diagnose``: how far saved embeddings have collapsed."""
 
-import json
 import math
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,16 @@ import typer
 
 from vicreg._diagnostics import Diagnosis
 from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import (
+    CONVENTIONS,
+    STDOUT,
+    JsonFile,
+    PlotFile,
+    check_files,
+    names_completed,
+    say_written,
+    write_json,
+)
 from vicreg.tools.requirements import RequirementError, ToolError, require
 
 __all__ = ["add_to"]
@@ -40,28 +49,29 @@ def add_to(app: typer.Typer) -> None:
             Path | None, typer.Argument(metavar="OTHER", help="Another view of them: .npy.")
         ] = None,
         convention: Annotated[
-            str, typer.Option(help="Whose terms: see vicreg conventions.")
+            str,
+            typer.Option(
+                metavar="NAME",
+                autocompletion=names_completed(CONVENTIONS),
+                help="Whose terms: see vicreg conventions.",
+            ),
         ] = "official",
-        plot: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf."),
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+        plot: PlotFile = None,
+        json_file: JsonFile = None,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("diagnose"):
             require("numpy")
-            if plot is not None:
-                from vicreg.tools.files import check_figure_file
-
-                check_figure_file(plot)
+            files = {"--plot": plot, "--json": json_file}
+            check_files(files)
             diagnosis = _diagnosed(file, other, convention)
-            print(json.dumps(_as_data(diagnosis), indent=2) if as_json else diagnosis)
+            if json_file != STDOUT:
+                print(diagnosis)
+            write_json(json_file, _as_data(diagnosis))
             if plot is not None:
                 from vicreg.tools.diagnostics_plot import save_plot
 
                 save_plot(diagnosis, file.name, plot)
-                if not as_json:
-                    print(f"The figure is in {plot}")
+            say_written(files)
 
 
 def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:

@@ -1,15 +1,24 @@
 """``vicreg identify``: which published convention a function is."""
 
-import json
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vicreg.tools.command.errors import one_line_errors, stop
 from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.command.shared import (
+    STDOUT,
+    JsonFile,
+    check_files,
+    names_completed,
+    say_written,
+    write_json,
+)
 from vicreg.tools.functions import FunctionError, load_function
+from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import require
 
 __all__ = ["add_to"]
@@ -42,18 +51,24 @@ def add_to(app: typer.Typer) -> None:
             str, typer.Argument(metavar="MODULE:FUNCTION", help="What to identify.")
         ],
         backend: Annotated[
-            str, typer.Option(metavar="NAME", help="The library whose arrays it takes.")
+            str,
+            typer.Option(
+                metavar="NAME",
+                autocompletion=names_completed(NAMES),
+                help="The library whose arrays it takes.",
+            ),
         ] = "numpy",
-        as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+        json_file: JsonFile = None,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("identify"):
             require("numpy")
-            identified = _identify(function, backend, as_json)
+            check_files({"--json": json_file})
+            identified = _identify(function, backend, json_file)
         if not identified:
             raise typer.Exit(1)
 
 
-def _identify(path: str, backend: str, as_json: bool) -> bool:
+def _identify(path: str, backend: str, json_file: Path | None) -> bool:
     import vicreg
 
     try:
@@ -63,8 +78,8 @@ def _identify(path: str, backend: str, as_json: bool) -> bool:
         raise FunctionError(f"{error}{library_hint(error, backend)}") from error
     except ValueError as error:
         stop(str(error))
-    if as_json:
-        print(json.dumps(answer.as_data(), indent=2))
-    else:
+    if json_file != STDOUT:
         print(printable(str(answer)))
+    write_json(json_file, answer.as_data())
+    say_written({"--json": json_file})
     return answer.identified

@@ -8,10 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from vicreg.tools.command.conventions import chosen_conventions
-from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.errors import UsageError, one_line_errors
 from vicreg.tools.command.functions import library_hint, printable
-from vicreg.tools.command.shared import chosen, stderr_console, write_report
+from vicreg.tools.command.shared import (
+    Backends,
+    Conventions,
+    Devices,
+    Dtypes,
+    JsonFile,
+    check_files,
+    chosen,
+    chosen_conventions,
+    report_console,
+    say_written,
+    stderr_console,
+    write_json,
+    write_text,
+)
 from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
@@ -47,29 +60,18 @@ vicreg verify --distributed 3 --target my_code:my_loss
                                                your own, with its gather layer
 """
 
-_Names = list[str]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
 
     @app.command(help=_HELP)
     def verify(
-        backend: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
-        ] = None,
-        dtype: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A dtype; may be given again.")
-        ] = None,
-        device: Annotated[
-            _Names | None,
-            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
-        ] = None,
-        convention: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A convention; may be given again.")
-        ] = None,
+        backend: Backends = None,
+        dtype: Dtypes = None,
+        device: Devices = None,
+        convention: Conventions = None,
         namespace: Annotated[
-            _Names | None,
+            list[str] | None,
             typer.Option(metavar="MODULE", help="Any namespace of the array API standard."),
         ] = None,
         target: Annotated[
@@ -94,9 +96,7 @@ def add_to(app: typer.Typer) -> None:
                 help="How long a rank may take for one batch with --distributed (10).",
             ),
         ] = None,
-        json_file: Annotated[
-            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
-        ] = None,
+        json_file: JsonFile = None,
         markdown_file: Annotated[
             Path | None,
             typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
@@ -111,24 +111,18 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = False,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("verify"):
             require("numpy")
-            from vicreg.tools.files import check_file
-
-            files = {"json": json_file, "markdown": markdown_file}
-            for file in files.values():
-                if file is not None:
-                    check_file(file)
-            if json_file and markdown_file and json_file.resolve() == markdown_file.resolve():
-                raise RequirementError("--json and --markdown must be two files")
+            files = {"--json": json_file, "--markdown": markdown_file}
+            check_files(files)
             if timeout is not None and distributed is None:
-                raise RequirementError("--timeout is of --distributed")
+                raise UsageError("--timeout is of --distributed")
             if target is not None or distributed is not None:
                 option = "--target" if distributed is None else "--distributed"
                 if namespace:
-                    raise RequirementError(f"{option} takes its library by --backend")
+                    raise UsageError(f"{option} takes its library by --backend")
                 if full:
-                    raise RequirementError(f"--full is of libraries; {option} has one suite")
+                    raise UsageError(f"--full is of libraries; {option} has one suite")
             if distributed is not None:
                 settings = (backend, dtype, device, convention, seed, timeout or 10.0, files)
                 passed = verify_distributed(distributed, target, *settings)
@@ -206,7 +200,7 @@ def _verify_target(
 
     (convention, *more) = chosen_conventions(conventions or ["official"])
     if more:
-        raise RequirementError("--convention may be given once with --target")
+        raise UsageError("--convention may be given once with --target")
     # In half precision the squares of plain code overflow, or are too coarse to judge.
     chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
     with redirect_stdout(sys.stderr):  # the module may print
@@ -230,12 +224,17 @@ def _verify_target(
     title = f"{path} against {convention}"
     _show(results, backends, title, files)
     if not results.passed:
-        for one in functions:
-            for line in explanations(one, convention, results, seed):
-                _print(f"On {one.backend}: {line}.")
+        lines = [
+            f"On {one.backend}: {line}."
+            for one in functions
+            for line in explanations(one, convention, results, seed)
+        ]
         failed = [one for one in results.measurements if one.values["loss"] > 1.0]
         for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
-            _print(f"\nWhat it is on {name}, by vicreg identify:\n{_identified(function, name)}")
+            answer = _identified(function, name)
+            lines.append(f"\nWhat it is on {name}, by vicreg identify:\n{answer}")
+        for line in lines:
+            report_console(files["--json"]).print(printable(line), markup=False, soft_wrap=True)
     return results.passed
 
 
@@ -275,12 +274,10 @@ def _backends(
 
 
 def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> None:
-    from rich.console import Console
-
     from vicreg.tools.machine import description
     from vicreg.tools.verification import report
 
-    console = Console(highlight=False)
+    console = report_console(files["--json"])
     console.print(report.results_table(results, title))
     console.print(report.UNIT, style="dim")
     paths = report.paths_table(results)
@@ -310,11 +307,7 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
     if common:
         console.print(f"All that failed is of: {common}.", markup=False, soft_wrap=True)
     made_with = description(backends)
-    as_json = report.as_json(results, made_with)
-    write_report(files, as_json, report.as_markdown(results, made_with, f"vicreg verify: {title}"))
-
-
-def _print(line: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
+    write_json(files["--json"], report.as_json(results, made_with))
+    text = report.as_markdown(results, made_with, f"vicreg verify: {title}")
+    write_text(files["--markdown"], text)
+    say_written(files)
