@@ -26,7 +26,7 @@ _ROUNDING_SLACK = 2
 
 
 class Measures(NamedTuple):
-    """What is measured of one batch ``(n, d)``; 0-d except for the first and the last."""
+    """What is measured of one batch ``(n, d)``; 0-d but where a shape is given."""
 
     std: Array  # (d,)
     mean_std: Array
@@ -36,6 +36,7 @@ class Measures(NamedTuple):
     effective_rank: Array
     participation_ratio: Array
     singular_values: Array  # (min(n - 1, d),)
+    unit_norm: Array  # a boolean
 
 
 class _Deviations(NamedTuple):
@@ -65,6 +66,7 @@ def measure(
     epsilon = float(xp.finfo(z.dtype).eps)
     z = axes.laid_out(xp, z)
     n, d = z.shape
+    unit_norm = _have_unit_norm(xp, z, epsilon)
     deviations = _deviations(xp, z, epsilon)
     norms = xp.sqrt(deviations.energies)
     std = deviations.reach * norms / math.sqrt(n - 1)
@@ -85,7 +87,17 @@ def measure(
         _effective_rank(xp, values),
         _participation_ratio(xp, values),
         values * unit,
+        unit_norm,
     )
+
+
+def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
+    """Return whether each sample has norm 1, as rounding to `epsilon` leaves it."""
+    clipped = xp.clip(z, -2.0, 2.0)  # so that no square overflows
+    squares = xp.sum(clipped * clipped, axis=1)
+    # The norm was rounded, and each quotient by it; then the squares here, and their sum.
+    bound = 4 * epsilon + 4 * math.sqrt(z.shape[1]) * float(xp.finfo(z.dtype).eps)
+    return xp.all(xp.abs(squares - 1.0) <= bound)
 
 
 def _deviations(xp: Library, z: Array, epsilon: float) -> _Deviations:
