@@ -203,7 +203,8 @@ def diagnose(
       or the effective rank is below a tenth of `rank_limit`, or below 1.5 where that is above 2;
     - too few samples to tell: 4 or fewer;
     - dead features: there are some;
-    - strongly correlated: the mean absolute correlation is 0.5 or more, and twice what chance gives;
+    - strongly correlated: the mean absolute correlation is 0.5 or more, and more than twice what
+      chance gives;
     - low effective rank: it is below a third of `rank_limit`;
     - low variance: the variance term is above 0.25;
     - healthy.

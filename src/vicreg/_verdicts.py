@@ -200,7 +200,7 @@ class Judge:
 
     @property
     def on_participation(self) -> str:
-        """Words on the participation ratio, which is low beside a good rank where few are large."""
+        """Words on the participation ratio: low beside a good rank where few are large."""
         is_low = self.participation_ratio < _LOW_RANK * self.rank_limit
         if self.on_rank in ("good", "") and is_low:
             return "some dimensions vary far more than others"
