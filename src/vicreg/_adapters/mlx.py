@@ -64,9 +64,15 @@ def _placed(values: Sequence[Array], terms: engine.Terms) -> engine.Values:
 
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and the gradient of each view."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return what `evaluate` does, and the gradient of the loss by each view."""
     return engine.value_and_grad(xp, views, weights, objective)
+
+
+def floats(arrays: Sequence[Array]) -> list[float]:
+    """Return the values of arrays of shape ()."""
+    mx.eval(arrays)
+    return [float(array.item()) for array in arrays]
 
 
 def without_gradient(array: Array) -> Array:

@@ -3,6 +3,7 @@
 from vicreg._adapters.torch import communicator
 from vicreg._adapters.torch.autograd import evaluate, value_and_grad
 from vicreg._adapters.torch.library import (
+    floats,
     is_distributed,
     local,
     measure,
@@ -14,6 +15,7 @@ from vicreg._adapters.torch.library import (
 __all__ = [
     "communicator",
     "evaluate",
+    "floats",
     "is_distributed",
     "local",
     "measure",

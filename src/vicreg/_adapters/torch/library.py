@@ -134,6 +134,12 @@ def without_gradient(array: Tensor) -> Tensor:
     return local(array.detach())
 
 
+def floats(arrays: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors of shape (), in one transfer from their device."""
+    values: list[float] = torch.stack([without_gradient(array) for array in arrays]).tolist()
+    return values
+
+
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     with no_autocast(array):
