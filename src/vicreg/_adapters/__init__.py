@@ -1,6 +1,6 @@
 """One thin adapter a framework: how its differentiation reaches the core. No mathematics here.
 
-Every adapter module has the same six functions:
+Every adapter module has the same seven functions:
 
 ``evaluate(views, objective, weights)``
     the loss, and after it each term where the objective wants them, differentiable where the
@@ -11,6 +11,8 @@ Every adapter module has the same six functions:
     arrays of shape () as Python's numbers, which waits for all of them at once
 ``without_gradient(array)``
     the array as a constant of differentiation
+``rows(array, axes)``
+    the array as ``(n, d)``, likewise
 ``measure(array, axes)``
     how far a batch has collapsed: ``_core.collapse.Measures``
 ``register(record, constants)``

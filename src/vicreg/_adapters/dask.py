@@ -201,6 +201,11 @@ def without_gradient(array: Array) -> Array:
     return array
 
 
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``."""
+    return axes.in_order(xp, array)
+
+
 def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     measures = collapse.measure(xp, array, axes, _singular_values)

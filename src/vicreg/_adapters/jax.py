@@ -281,6 +281,11 @@ def without_gradient(array: Array) -> Array:
     return jax.lax.stop_gradient(array)
 
 
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``, a constant of differentiation."""
+    return axes.in_order(xp, without_gradient(array))
+
+
 @functools.partial(jax.jit, static_argnums=1)
 @_as_written
 def measure(array: Array, axes: Axes) -> collapse.Measures:

@@ -80,6 +80,11 @@ def without_gradient(array: Array) -> Array:
     return mx.stop_gradient(array)
 
 
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``, a constant of differentiation."""
+    return axes.in_order(xp, without_gradient(array))
+
+
 def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     return collapse.measure(xp, array, axes, _singular_values)

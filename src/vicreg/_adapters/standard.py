@@ -80,6 +80,11 @@ def without_gradient(array: Array) -> Array:
     return array
 
 
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``."""
+    return axes.in_order(library(array), array)
+
+
 def measure(array: Array, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     xp = array_namespace(array)

@@ -48,7 +48,7 @@ class VICRegTerms(NamedTuple, Generic[ArrayT]):
     covariance: ArrayT
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """Return the four as Python's floats, by their names: for TensorBoard and other loggers.
+        """Return the four as Python's floats, by their names: for loggers.
 
         This waits until the device has computed them, so call it in the steps that are logged and
         not in each. Inside a function that is being compiled there are no values yet: return the

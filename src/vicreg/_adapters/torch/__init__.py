@@ -9,6 +9,7 @@ from vicreg._adapters.torch.library import (
     measure,
     register,
     replicated,
+    rows,
     without_gradient,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "measure",
     "register",
     "replicated",
+    "rows",
     "value_and_grad",
     "without_gradient",
 ]

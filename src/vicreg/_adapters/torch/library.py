@@ -140,6 +140,11 @@ def floats(arrays: Sequence[Tensor]) -> list[float]:
     return values
 
 
+def rows(array: Tensor, axes: Axes) -> Tensor:
+    """Return `array` as ``(n, d)``, as `without_gradient` does."""
+    return axes.in_order(_eager, without_gradient(array))
+
+
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     with no_autocast(array):
