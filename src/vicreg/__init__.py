@@ -71,21 +71,18 @@ else:  # a type checker would take each name for one that it finds
     def __getattr__(name: str) -> Any:
         from importlib import import_module
 
-        if name in _MODULES:
-            try:
-                return import_module(f"vicreg.{name}")
-            except ModuleNotFoundError as error:
-                raise AttributeError(f"vicreg.{name} needs {_missing(error)}") from error
-        if name not in _HOMES:
+        module = f"vicreg.{name}" if name in _MODULES else _HOMES.get(name)
+        if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = _HOMES[name]
         try:
-            value = getattr(import_module(home), name)
+            imported = import_module(module)
         except ModuleNotFoundError as error:
-            # Not an AttributeError, whose message `from vicreg import` drops.
-            raise ImportError(f"{name} is in {home}, which needs {_missing(error)}") from error
-        globals()[name] = value
-        return value
+            needed = f"{error.name}: pip install {error.name}"
+            if name in _MODULES:
+                raise AttributeError(f"{module} needs {needed}") from error
+            # Python drops the message of an AttributeError from `from vicreg import VICRegLoss`.
+            raise ImportError(f"{name} is in {module}, which needs {needed}") from error
+        return imported if name in _MODULES else getattr(imported, name)
 
 
 def __dir__() -> list[str]:

@@ -236,10 +236,9 @@ def _raise_differs(
 def _checked_array(view: Array, name: str, objective: Objective) -> str:
     library = library_of(view)
     if library is None:
-        hint = ": pass the views one by one" if isinstance(view, (list, tuple)) else ""
         raise TypeError(
             f"{name} must be an array of a library that follows the array API standard; "
-            f"got {type(view).__name__}{hint}"
+            f"got {type(view).__name__}{_from_list(view)}"
         )
     kind = unsupported_kind(view, library)
     if kind is not None:
@@ -259,6 +258,19 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
             f"which sends those of {' and '.join(sent)}"
         )
     return library
+
+
+def _from_list(value: Any) -> str:
+    """Return how a list becomes an array, for an error; nothing for what is no list."""
+    if not isinstance(value, (list, tuple)):
+        return ""
+    library = library_of(value[0]) if value else None
+    if library is None:
+        return ": convert it with numpy.asarray"
+    if value[0].ndim > 1:
+        return ": pass the views one by one"
+    namespace = {"jax": "jax.numpy", "mlx": "mlx.core", "dask": "dask.array"}.get(library, library)
+    return f": make one array of it with {namespace}.stack"
 
 
 def _check_axes(ndim: int, name: str, axes: Axes) -> None:

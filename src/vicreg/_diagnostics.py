@@ -8,7 +8,7 @@ from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import Convention
+from vicreg._conventions import Convention, ConventionName
 from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
 from vicreg._verdicts import Judge
 
@@ -192,7 +192,7 @@ def diagnose(
     z: Array,
     *,
     other: Array | None = None,
-    convention: str | Convention = "official",
+    convention: ConventionName | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
 ) -> Diagnosis:

@@ -112,4 +112,5 @@ def vcreg(
         jnp.asarray(scale, dtype=dtype) * jnp.asarray(weight, dtype=dtype) if counts else None
         for weight, counts in zip(weights, objective.in_loss, strict=True)
     )
-    return regularized(x, cotangents, objective)
+    result: jax.Array = regularized(x, cotangents, objective)
+    return result

@@ -119,7 +119,10 @@ class VICRegLoss(torch.nn.Module):
         return vicreg_loss(*_with(views, ref_emb), **self._settings())
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
-        __call__ = forward
+
+        def __call__(  # noqa: D102
+            self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+        ) -> torch.Tensor: ...
 
     def terms(
         self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
@@ -301,7 +304,8 @@ class VCReg(torch.nn.Module):
         return adapter.replicated(result, x)
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
-        __call__ = forward
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
 
     @property
     def last_terms(self) -> VCRegTerms:

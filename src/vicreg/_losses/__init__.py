@@ -1,4 +1,4 @@
-"""The functions that compute a loss, one file for each family: in `vicreg`, and in each library's module."""
+"""The functions that compute a loss, one file for each family."""
 
 from vicreg._losses.vcreg import vcreg_loss, vcreg_value_and_grad
 from vicreg._losses.vicreg import (

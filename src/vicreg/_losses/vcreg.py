@@ -115,8 +115,8 @@ def vcreg_loss(
     library, objective, weights = _checked(
         z, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    (loss,) = adapter_for(library).evaluate((z,), objective, weights)
-    return loss
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate((z,), objective, weights)
+    return outputs[0]
 
 
 def vcreg_value_and_grad(
@@ -178,7 +178,7 @@ sample_axis, method, comm
     return loss, gradient
 
 
-def _checked(z: Array, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
+def _checked(z: ArrayT, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
     objective, checked = checked_settings(*settings)
     return checked_library((z,), ("z",), objective, checked), objective, checked
 

@@ -165,8 +165,8 @@ def vicreg_loss(
     library, objective, weights = _checked_views(
         views, convention, given, gamma, eps, method, axes, comm
     )
-    (loss,) = adapter_for(library).evaluate(views, objective, weights)
-    return loss
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(views, objective, weights)
+    return outputs[0]
 
 
 def vicreg_terms(
@@ -464,7 +464,9 @@ def _checked_views(
     views: tuple[ArrayT, ...], *settings: Any, each_term: bool = False
 ) -> tuple[str, Objective, CheckedWeights]:
     if len(views) < 2:
-        raise ValueError(f"views must be two or more arrays; got {len(views)}")
+        is_list = len(views) == 1 and isinstance(views[0], (list, tuple))
+        hint = ": pass the views one by one" if is_list else ""
+        raise ValueError(f"views must be two or more arrays; got {len(views)}{hint}")
     objective, checked = checked_objective(*settings, each_term=each_term)
     names = tuple(f"views[{i}]" for i in range(len(views)))
     return checked_library(views, names, objective, checked), objective, checked
@@ -483,5 +485,5 @@ def _single_term(
     objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, comm)
     arrays = tuple(views.values())
     library = checked_library(arrays, tuple(views), objective)
-    (value,) = adapter_for(library).evaluate(arrays, objective, checked)
-    return value
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, checked)
+    return outputs[0]

@@ -67,6 +67,7 @@ def add_to(app: typer.Typer) -> None:
 def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:
     import numpy as np
 
+    from vicreg._conventions import convention_named
     from vicreg._diagnostics import diagnose
 
     z = _loaded(file)
@@ -79,7 +80,7 @@ def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:
     # An overflow shows as infinity in the report, so that NumPy need not warn.
     with np.errstate(all="ignore"):
         try:
-            return diagnose(z, other=second, convention=convention)
+            return diagnose(z, other=second, convention=convention_named(convention))
         except (TypeError, ValueError) as error:
             raise RequirementError(str(error)) from error
 

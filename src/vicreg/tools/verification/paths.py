@@ -48,7 +48,7 @@ class Path:
         (loss,) = _call("evaluate", views, self._of_vicreg(settings))
         return loss
 
-    def vicreg_terms(self, *views: Array, **settings: Any) -> VICRegTerms:
+    def vicreg_terms(self, *views: Array, **settings: Any) -> VICRegTerms[Array]:
         """Return what `vicreg.vicreg_terms` does."""
         return VICRegTerms(*_call("evaluate", views, self._of_vicreg(settings, each_term=True)))
 
