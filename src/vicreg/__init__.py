@@ -57,6 +57,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from vicreg import distributed
     from vicreg import jax as jax
+    from vicreg import lightning as lightning
     from vicreg import testing as testing
     from vicreg import torch as torch
     from vicreg._diagnostics import Diagnosis, diagnose

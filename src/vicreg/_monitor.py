@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import checked_library, checked_objective
 from vicreg._diagnostics import diagnose
-from vicreg._typing import Array
+from vicreg._typing import Array, ArrayT
 
 __all__ = ["CollapseMonitor"]
 
@@ -105,24 +106,27 @@ class CollapseMonitor:
                     f"{name or 'embeddings'} must be an array that has values; got one of a "
                     "function that JAX traces: return it, and call the monitor outside"
                 )
-        is_due = self.is_due
-        self._step += 1
-        if not is_due:
-            return None
-        return self._look({name: self.sample(z, name) for name, z in named.items()})
+        samples = named if self.is_due else {}
+        return self.step({name: self.sample(z, name) for name, z in samples.items()})
 
-    def sample(self, z: Array, name: str = "") -> Array:
+    def sample(self, z: ArrayT, name: str = "") -> ArrayT:
         """Return the samples of `z` that are diagnosed, ``(n, d)``, detached."""
         library = checked_library((z,), (name or "embeddings",), self._objective)
-        rows = adapter_for(library).rows(z, self._objective.axes)
+        rows: Any = adapter_for(library).rows(z, self._objective.axes)
         n = rows.shape[0]
         # Of several axes of samples no step falls on the same position of each.
         step = max(n // self.max_samples, 1)
         while math.gcd(step, n) > 1:
             step -= 1
-        return rows[: step * self.max_samples : step, :]
+        sample: ArrayT = rows[: step * self.max_samples : step, :]
+        return sample
 
-    def _look(self, samples: Mapping[str, Array]) -> dict[str, float]:
+    def step(self, samples: Mapping[str, Array]) -> dict[str, float] | None:
+        """Do what a call does, with what `sample` returned in a step that `is_due`."""
+        is_due = self.is_due
+        self._step += 1
+        if not is_due:
+            return None
         scalars: dict[str, float] = {}
         for name, z in samples.items():
             diagnosis = diagnose(z)

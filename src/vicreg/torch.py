@@ -507,9 +507,8 @@ def cached_backward(
 def _checked_modules(model: Any, modules: Any) -> dict[str, torch.nn.Module]:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    return _modules_named(
-        model, [modules] if isinstance(modules, str) else _checked_names(modules)
-    )
+    names = [modules] if isinstance(modules, str) else _checked_names(modules)
+    return _modules_named(model, names)
 
 
 def _modules_named(model: torch.nn.Module, names: list[str]) -> dict[str, torch.nn.Module]:
@@ -649,7 +648,7 @@ class CollapseMonitor:
             logger. None in a step that is not looked at.
         """
         samples, self._samples = self._samples, {}
-        scalars = self._monitor(samples)
+        scalars = self._monitor.step(samples)
         if scalars is not None:
             self._unseen -= samples.keys()
             if self._hooks and self._unseen:
@@ -672,7 +671,7 @@ class CollapseMonitor:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _keep(self, name: str, module: torch.nn.Module, _: Any, output: Any) -> None:
         output = _checked_output(output, name)
         if module.training and self._monitor.is_due:

@@ -193,7 +193,7 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
 
 def floats(arrays: Sequence[Array]) -> list[float]:
     """Return the values of arrays of shape (), in one pass over their chunks."""
-    return [float(value) for value in dask.compute(*arrays)]
+    return [float(value) for value in _da.compute(*arrays)]
 
 
 def without_gradient(array: Array) -> Array:

@@ -142,7 +142,8 @@ def floats(arrays: Sequence[Tensor]) -> list[float]:
 
 def rows(array: Tensor, axes: Axes) -> Tensor:
     """Return `array` as ``(n, d)``, as `without_gradient` does."""
-    return axes.in_order(_eager, without_gradient(array))
+    as_rows: Tensor = axes.in_order(_eager, without_gradient(array))
+    return as_rows
 
 
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
