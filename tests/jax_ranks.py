@@ -94,6 +94,7 @@ def others(views: tuple[Any, ...]) -> dict[str, Any]:
     """Axes, precisions and weights besides."""
     loss = functools.partial(vicreg_loss, comm=COMM)
     terms = functools.partial(vicreg_terms, comm=COMM)
+    with_terms = functools.partial(vicreg_value_and_grad, comm=COMM, terms=True)
     mesh = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Auto,))
     same = jax.shard_map(loss, mesh=mesh, in_specs=WHOLE, out_specs=WHOLE)
 
@@ -104,6 +105,7 @@ def others(views: tuple[Any, ...]) -> dict[str, Any]:
         "two axes": on_two_axes(views, ("i", "j")),
         "one of two axes": on_two_axes(views, "i"),
         "terms": tuple(mapped(terms, True, WHOLE)(*views)),
+        "terms with gradients": mapped(with_terms, True, (WHOLE, SHARDED))(*views)[0],
         "half": mapped(loss, True, WHOLE)(*[view.astype(jnp.bfloat16) for view in views]),
         "by the weight": jax.grad(weighted)(jnp.float64(2.0)),
         "mapped": jax.vmap(loss, axis_name="i")(*[view.reshape(8, 2, 40) for view in views]),
