@@ -17,7 +17,10 @@ from typer.testing import CliRunner, Result
 
 import vicreg
 from vicreg import conventions
+from vicreg._conventions import codebases, codebases_of
 from vicreg.tools.command import application, main
+from vicreg.tools.command.conventions import chosen_conventions
+from vicreg.tools.requirements import RequirementError
 
 
 def run(*arguments: str, width: int = 80) -> Result:
@@ -53,6 +56,9 @@ def test_conventions_prints_every_one_whole(width: int) -> None:
         )
         assert weights in rows[1]
     assert "Which one do you have?" in result.stdout
+    for name, codebase in codebases.items():
+        (row,) = (line.split() for line in lines if line.split()[:1] == [name])
+        assert row[1] == codebase.convention
 
 
 def test_conventions_as_json_are_the_data() -> None:
@@ -61,6 +67,13 @@ def test_conventions_as_json_are_the_data() -> None:
     for name, fields in printed.items():
         for field, value in dataclasses.asdict(conventions[name]).items():
             assert fields[field] == (list(value) if isinstance(value, tuple) else value)
+        assert fields["codebases"] == list(codebases_of(name))
+
+
+def test_a_convention_may_be_given_by_a_codebases_name() -> None:
+    assert chosen_conventions(["Lightly", "eb_jepa", "official"]) == ("official", "eb-jepa")
+    with pytest.raises(RequirementError, match=r"--convention must .*: did you mean 'lightly'\?"):
+        chosen_conventions(["lihgtly"])
 
 
 def test_demo_trains_and_says_what_to_see(tmp_path: Path) -> None:
