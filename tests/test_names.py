@@ -74,7 +74,7 @@ def test_what_needs_a_library_that_is_not_there_says_so(monkeypatch: pytest.Monk
 
 def test_a_name_that_is_not_there() -> None:
     assert not hasattr(vicreg, "vicreg_los")
-    with pytest.raises(AttributeError, match="no attribute .vicreg_los"):
+    with pytest.raises(AttributeError, match="has no attribute"):
         _ = vicreg.vicreg_los
 
 
