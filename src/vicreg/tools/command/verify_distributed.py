@@ -9,6 +9,7 @@ from vicreg.tools.command.functions import printable
 from vicreg.tools.command.shared import chosen, stderr_console, write_report
 from vicreg.tools.dtypes import FULL
 from vicreg.tools.functions import FunctionError
+from vicreg.tools.loading import Target
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["LIBRARIES", "verify_distributed"]
@@ -19,7 +20,7 @@ LIBRARIES = ("torch", "jax")
 
 def verify_distributed(
     size: int,
-    target: str | None,
+    target: Target | None,
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
