@@ -21,6 +21,7 @@ from vicreg.tools.command.shared import (
     PlotFile,
     check_files,
     chosen,
+    chosen_conventions,
     names_completed,
     say_written,
     stderr_console,
@@ -90,6 +91,7 @@ def add_to(app: typer.Typer) -> None:
             require("numpy")
             files = {"--plot": plot, "--json": json_file}
             check_files(files)
+            chosen_conventions([convention])
             failures = _failures(fail_on)
             diagnosis = interruptible(
                 lambda: _diagnosed(_keyed(file, other, key or ()), convention),

@@ -70,6 +70,9 @@ vicreg verify --distributed 3 --target my_code:my_loss
                                                your own, with its gather layer
 """
 
+#: The longest --timeout: a day, in seconds.
+_LONGEST = 86_400
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
@@ -99,13 +102,15 @@ def add_to(app: typer.Typer) -> None:
         distributed: Annotated[
             int | None,
             typer.Option(
-                min=2, metavar="N", help="Compare N ranks on this machine with one process."
+                min=2,
+                max=64,
+                metavar="N",
+                help="Compare N ranks on this machine with one process.",
             ),
         ] = None,
         timeout: Annotated[
             float | None,
             typer.Option(
-                min=1,
                 metavar="SECONDS",
                 help="How long a rank may take for one batch with --distributed (10).",
             ),
@@ -131,10 +136,12 @@ def add_to(app: typer.Typer) -> None:
             check_files(files)
             if timeout is not None and distributed is None:
                 raise UsageError("--timeout is of --distributed")
+            if timeout is not None and not 1 <= timeout <= _LONGEST:  # neither does NaN
+                raise UsageError(f"--timeout must be of 1 to {_LONGEST} seconds; got {timeout}")
             own = None if target is None else Target(target, kwargs or (), output, shape)
-            if own is None and (kwargs or output or shape):
+            if own is None and (kwargs or output is not None or shape is not None):
                 raise UsageError("--kwargs, --output and --shape are of --target")
-            if distributed is not None and shape:
+            if distributed is not None and shape is not None:
                 raise UsageError("--distributed gives arrays (n, d): it has no --shape")
             if target is not None or distributed is not None:
                 option = "--target" if distributed is None else "--distributed"
