@@ -670,7 +670,7 @@ class TestVerdict:
         z, verdict, level = VERDICTS[name]
         diagnosis = diagnose(z)
         assert diagnosis.verdict.startswith(verdict)
-        assert diagnosis._judge.level == level
+        assert diagnosis.level == level
         assert diagnosis.collapsed is (level == "collapsed")
         assert str(diagnosis).splitlines()[0] == diagnosis.verdict
 
@@ -700,7 +700,7 @@ class TestVerdict:
         """On the variance a std of 0.8 falls short by 0.36, on the std itself by 0.2."""
         diagnosis = diagnose(0.8 * orthogonal(64, 8) * math.sqrt(63), convention=convention)
         level = "low-variance" if convention == "article" else "healthy"
-        assert diagnosis._judge.level == level
+        assert diagnosis.level == level
 
     def test_it_is_the_same_in_every_library(self, xp: Backend) -> None:
         for name in ("healthy", "few directions", "unit norm"):

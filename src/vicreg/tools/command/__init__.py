@@ -54,9 +54,8 @@ def main() -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "vicreg"
-        stop(f"{message().rstrip('.')}: see {command} --help")
+        command = ["vicreg", *(word for word in sys.argv[1:2] if word in _SUBCOMMANDS)]
+        stop(f"{message().rstrip('.')}: see {' '.join(command)} --help")
     sys.exit(status or 0)
 
 

@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from vicreg.tools.command.errors import UsageError, one_line_errors
-from vicreg.tools.command.functions import library_hint, printable
+from vicreg.tools.command.functions import (
+    METAVAR,
+    Kwargs,
+    Output,
+    Shape,
+    library_hint,
+    printable,
+)
 from vicreg.tools.command.shared import (
     Backends,
     Conventions,
@@ -28,6 +35,7 @@ from vicreg.tools.command.shared import (
 from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
+from vicreg.tools.loading import Target
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
@@ -55,10 +63,15 @@ vicreg verify --markdown report.md             with a report to keep
 vicreg verify --namespace my_arrays            a library of your own
 vicreg verify --target my_code:my_loss --backend torch
                                                your own loss against official
+vicreg verify --target ./my_code.py:MyLoss --backend torch --kwargs 'std_coeff=1'
+                                               a class in a file, made with arguments
 vicreg verify --distributed 3                  this package's loss on three ranks
 vicreg verify --distributed 3 --target my_code:my_loss
                                                your own, with its gather layer
 """
+
+#: The longest --timeout: a day, in seconds.
+_LONGEST = 86_400
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,21 +90,27 @@ def add_to(app: typer.Typer) -> None:
         target: Annotated[
             str | None,
             typer.Option(
-                metavar="MODULE:FUNCTION",
+                metavar=METAVAR,
                 help="Your own function of two arrays (n, d), held to a convention (official); "
-                "its gradient by the library's autodiff, or else by finite differences.",
+                "its gradient by the library's autodiff, or else by finite differences. The "
+                "module may be a file, my_code.py.",
             ),
         ] = None,
+        kwargs: Kwargs = None,
+        output: Output = None,
+        shape: Shape = None,
         distributed: Annotated[
             int | None,
             typer.Option(
-                min=2, metavar="N", help="Compare N ranks on this machine with one process."
+                min=2,
+                max=64,
+                metavar="N",
+                help="Compare N ranks on this machine with one process.",
             ),
         ] = None,
         timeout: Annotated[
             float | None,
             typer.Option(
-                min=1,
                 metavar="SECONDS",
                 help="How long a rank may take for one batch with --distributed (10).",
             ),
@@ -117,6 +136,13 @@ def add_to(app: typer.Typer) -> None:
             check_files(files)
             if timeout is not None and distributed is None:
                 raise UsageError("--timeout is of --distributed")
+            if timeout is not None and not 1 <= timeout <= _LONGEST:  # neither does NaN
+                raise UsageError(f"--timeout must be of 1 to {_LONGEST} seconds; got {timeout}")
+            own = None if target is None else Target(target, kwargs or (), output, shape)
+            if own is None and (kwargs or output is not None or shape is not None):
+                raise UsageError("--kwargs, --output and --shape are of --target")
+            if distributed is not None and shape is not None:
+                raise UsageError("--distributed gives arrays (n, d): it has no --shape")
             if target is not None or distributed is not None:
                 option = "--target" if distributed is None else "--distributed"
                 if namespace:
@@ -125,9 +151,9 @@ def add_to(app: typer.Typer) -> None:
                     raise UsageError(f"--full is of libraries; {option} has one suite")
             if distributed is not None:
                 settings = (backend, dtype, device, convention, seed, timeout or 10.0, files)
-                passed = verify_distributed(distributed, target, *settings)
-            elif target is not None:
-                passed = _verify_target(target, backend, dtype, device, convention, seed, files)
+                passed = verify_distributed(distributed, own, *settings)
+            elif own is not None:
+                passed = _verify_target(own, backend, dtype, device, convention, seed, files)
             else:
                 passed = _verify_libraries(
                     backend, namespace, dtype, device, convention, seed, full, files
@@ -184,7 +210,7 @@ def _verify_libraries(
 
 
 def _verify_target(
-    path: str,
+    target: Target,
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -192,7 +218,7 @@ def _verify_target(
     seed: int,
     files: _Files,
 ) -> bool:
-    from vicreg.tools.functions import FunctionError, LossFunction, load_function
+    from vicreg.tools.functions import FunctionError, LossFunction
     from vicreg.tools.progress import steps_progress
     from vicreg.tools.verification.costs import expected_target_steps
     from vicreg.tools.verification.explanation import explanations
@@ -204,24 +230,23 @@ def _verify_target(
     # In half precision the squares of plain code overflow, or are too coarse to judge.
     chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
     with redirect_stdout(sys.stderr):  # the module may print
-        function = load_function(path)
+        function = target.load()
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
-    functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
     steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
     try:
-        for one in functions:  # fail early if it cannot be called
-            first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
-            with redirect_stdout(sys.stderr):
-                first_view, second_view = TARGET_CASES[0].views(seed)
-                one(first_view, second_view, dtype=first)
-        with steps_progress(stderr_console(), steps) as on_case, redirect_stdout(sys.stderr):
+        functions = [
+            LossFunction(function, backend, target.output, target.shape) for backend in backends
+        ]
+        with redirect_stdout(sys.stderr), steps_progress(stderr_console(), steps) as on_case:
             results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     results.left_out.update(left_out)
     results.left_out["positions"] = "a function of two arrays (n, d) has none"
-    title = f"{path} against {convention}"
+    title = f"{target.path} against {convention}"
     _show(results, backends, title, files)
     if not results.passed:
         lines = [
@@ -231,19 +256,19 @@ def _verify_target(
         ]
         failed = [one for one in results.measurements if one.values["loss"] > 1.0]
         for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
-            answer = _identified(function, name)
+            answer = _identified(function, name, target)
             lines.append(f"\nWhat it is on {name}, by vicreg identify:\n{answer}")
         for line in lines:
             report_console(files["--json"]).print(printable(line), markup=False, soft_wrap=True)
     return results.passed
 
 
-def _identified(function: Callable[..., Any], backend: str) -> str:
+def _identified(function: Callable[..., Any], backend: str, target: Target) -> str:
     from vicreg.tools.identification import identify
 
     try:
         with redirect_stdout(sys.stderr):
-            return str(identify(function, backend))
+            return str(identify(function, backend, output=target.output, shape=target.shape))
     except RequirementError as error:  # it takes no other shapes than those above
         return str(error)
 

@@ -18,6 +18,7 @@ from vicreg.tools.command.shared import (
 )
 from vicreg.tools.dtypes import FULL
 from vicreg.tools.functions import FunctionError
+from vicreg.tools.loading import Target
 from vicreg.tools.requirements import require
 
 __all__ = ["LIBRARIES", "verify_distributed"]
@@ -28,7 +29,7 @@ LIBRARIES = ("torch", "jax")
 
 def verify_distributed(
     size: int,
-    target: str | None,
+    target: Target | None,
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
