@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._checks import checked_library, checked_objective
@@ -114,12 +114,13 @@ class CollapseMonitor:
         library = checked_library((z,), (name or "embeddings",), self._objective)
         rows: Any = adapter_for(library).rows(z, self._objective.axes)
         n = rows.shape[0]
+        if n <= self.max_samples:
+            return cast(ArrayT, rows)
         # Of several axes of samples no step falls on the same position of each.
-        step = max(n // self.max_samples, 1)
+        step = n // self.max_samples
         while math.gcd(step, n) > 1:
             step -= 1
-        sample: ArrayT = rows[: step * self.max_samples : step, :]
-        return sample
+        return cast(ArrayT, rows[: step * self.max_samples : step, :])
 
     def step(self, samples: Mapping[str, Array]) -> dict[str, float] | None:
         """Do what a call does, with what `sample` returned in a step that `is_due`."""
