@@ -146,7 +146,8 @@ def test_usage_errors_are_one_line(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("vicreg: ")
-    assert printed.err.endswith("see vicreg --help\n")
+    command = "vicreg" if arguments[0] == "vikreg" else f"vicreg {arguments[0]}"
+    assert printed.err.endswith(f": see {command} --help\n")
     assert printed.err.count("\n") == 1
     assert arguments[-1].lstrip("-") in printed.err or arguments[1] in printed.err
 

@@ -251,8 +251,8 @@ def test_bad_usage_is_one_line(own_code: str, tmp_path: Path) -> None:
     refused(run("verify", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
     refused(run("verify", "--markdown", str(tmp_path)), "is a directory")
     twice = str(tmp_path / "report")
-    refused(run("verify", "--json", twice, "--markdown", twice), "must be two files")
-    refused(run("verify", "--json", "/dev/null"), "is no plain file")
+    refused(run("verify", f"--json={twice}", "--markdown", twice), "must be different files")
+    refused(run("verify", "--json=/dev/null"), "is no plain file")
     half = ("--dtype", "float16")
     refused(
         run("verify", "--target", f"{own_code}:loss", *half), "must be one of float64, float32"

@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from errors import UNIT_ROUNDOFF, rounding
+from one_graph import in_one_graph
 
 from vicreg import (
     covariance_loss,
@@ -190,7 +191,7 @@ TRACED = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
 def compiled(function, backend: str, *, dynamic: bool | None = False):
     """Return `function` under the compiler, which may not break the graph; warnings are errors."""
     torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
+    return in_one_graph(function, dynamic=dynamic, backend=backend)
 
 
 @pytest.mark.parametrize("backend", TRACED)
@@ -706,10 +707,10 @@ class TestWeights:
             compiled.append(graph)
             return graph.forward
 
-        @torch.compile(backend=backend, fullgraph=True)
-        def function(a, b, weight):
+        def loss(a, b, weight):
             return vicreg_loss(a, b, covariance_weight=weight)
 
+        function = in_one_graph(loss, backend=backend)
         for weight in (1.0, 2.0, 0.5):
             got = function(a, b, torch.tensor(weight))
             torch.testing.assert_close(got, vicreg_loss(a, b, covariance_weight=weight))

@@ -30,7 +30,8 @@ from vicreg.tools.backends import (
     find_backends,
 )
 from vicreg.tools.backends.numpy import NumpyBackend
-from vicreg.tools.functions import FunctionError, LossFunction, load_function
+from vicreg.tools.functions import FunctionError, LossFunction
+from vicreg.tools.loading import load_function
 from vicreg.tools.verification import bounds as bounds_module
 from vicreg.tools.verification import definition as definition_module
 from vicreg.tools.verification import rationals

@@ -74,13 +74,11 @@ def test_it_works_beside_one_library(library: str, wheel: Path, tmp_path: Path) 
     script = f"""
 import vicreg
 {make}
-assert abs(float(vicreg.vicreg_loss(z, z)) - float(vicreg.variance_loss(z) * 25)
-           - float(vicreg.covariance_loss(z)) * 2) < 1e-5
+terms = vicreg.vicreg_terms(z, z)
+assert abs(float(vicreg.vicreg_loss(z, z) - 25 * terms.variance - terms.covariance)) < 1e-4
 {differentiate}
-assert gradient.shape == (3, 3) and float(abs(gradient).max()) > 0
-for other in {others}:
-    assert not hasattr(vicreg, other)
-    assert other not in dir(vicreg) or True
+assert tuple(gradient.shape) == (3, 3) and float(abs(gradient).max()) > 0
+assert not any(hasattr(vicreg, other) for other in {others})
 """
     subprocess.run([programs / "python", "-W", "ignore", "-c", script], check=True)
     ran = subprocess.run([programs / "vicreg", "demo"], capture_output=True, text=True)

@@ -18,6 +18,7 @@ from vicreg._losses import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CollapseMonitor",
     "Convention",
     "Diagnosis",
     "Identification",
@@ -42,6 +43,7 @@ _MODULES = ("distributed", "jax", "lightning", "testing", "torch")
 
 #: What training has no use for or needs PyTorch, and the module that has it, imported likewise.
 _HOMES = {
+    "CollapseMonitor": "vicreg._monitor",
     "Diagnosis": "vicreg._diagnostics",
     "diagnose": "vicreg._diagnostics",
     "Identification": "vicreg.tools.identification",
@@ -55,9 +57,11 @@ _HOMES = {
 if TYPE_CHECKING:
     from vicreg import distributed
     from vicreg import jax as jax
+    from vicreg import lightning as lightning
     from vicreg import testing as testing
     from vicreg import torch as torch
     from vicreg._diagnostics import Diagnosis, diagnose
+    from vicreg._monitor import CollapseMonitor
     from vicreg.tools.identification import Identification, identify
     from vicreg.torch import VCReg as VCReg
     from vicreg.torch import VICRegLoss as VICRegLoss

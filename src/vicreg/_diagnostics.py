@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vicreg._adapters.dispatch import adapter_for
+from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import checked_library, checked_objective
 from vicreg._conventions import Convention, ConventionName
 from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
+from vicreg._verdicts import Judge
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -19,17 +19,28 @@ Array = Any
 #: The fields that are no arrays.
 _CONSTANTS = ("n", "d", "rank_limit", "convention")
 
-#: A rank is good from the first share of its maximum on, and has collapsed below the second; so
-#: has a std, as a share of the hinge's 1. White noise with n = d has half of the maximum by the
-#: participation ratio, and more for any other n.
-_FILLED, _COLLAPSED = 1 / 3, 1 / 10
-#: Below this rank nearly all of the variance is in one direction.
-_ONE_DIRECTION = 1.5
-#: The mean |correlation| up to which features count as independent (unless chance alone gives half
-#: as much), and from which on they count as redundant.
-_INDEPENDENT, _REDUNDANT = 0.1, 0.5
-#: Up to this many samples chance alone gives as much, and no correlation tells anything.
-_TOO_FEW = 4
+#: The fields that a verdict is made of, beside those and `unit_norm`.
+_JUDGED = (
+    "mean_std",
+    "dead_features",
+    "mean_abs_correlation",
+    "effective_rank",
+    "participation_ratio",
+    "variance",
+)
+
+#: The fields that loggers get.
+_LOGGED = (
+    "mean_std",
+    "min_std",
+    "dead_features",
+    "mean_abs_correlation",
+    "effective_rank",
+    "participation_ratio",
+    "variance",
+    "covariance",
+    "invariance",
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -60,6 +71,8 @@ class Diagnosis:
         (Σ λ)² / Σ λ², λ being the squares of `singular_values`; in the same range.
     singular_values : array, shape (rank_limit,)
         Of the centred batch, the largest first; 0 where rounding alone explains it.
+    unit_norm : array of bool, shape ()
+        Whether each sample has norm 1, except for rounding.
     variance, covariance : array, shape ()
         The terms of the batch, unweighted.
     invariance : array, shape (), or None
@@ -72,6 +85,8 @@ class Diagnosis:
     >>> diagnosis = diagnose(np.ones((256, 64)))
     >>> print(diagnosis.dead_features, diagnosis.effective_rank, diagnosis.rank_limit)
     64 0.0 64
+    >>> diagnosis.collapsed, diagnosis.verdict
+    (True, 'Collapsed: every sample is the same')
     """
 
     n: int
@@ -86,23 +101,85 @@ class Diagnosis:
     effective_rank: Array
     participation_ratio: Array
     singular_values: Array
+    unit_norm: Array
     variance: Array
     covariance: Array
     invariance: Array | None
 
+    @property
+    def verdict(self) -> str:
+        """What to make of all of it, in one line, as the notes of `diagnose` say."""
+        return self._judge.verdict
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the verdict is that the batch has collapsed."""
+        return self.level == "collapsed"
+
+    @property
+    def level(self) -> str:
+        """The verdict as one word, for a program: the worst of what holds.
+
+        "not-finite", "collapsed", "dead", "correlated", "low-rank", "low-variance",
+        "too-few-samples" or "healthy".
+        """
+        return self._judge.level
+
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Return the measures as Python's numbers, by their names: for loggers.
+
+        This waits until the device has computed them. Inside a function that is being compiled
+        there are no values yet: return the diagnosis from it.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            What each name begins with, such as "projector/".
+
+        Returns
+        -------
+        dict of str to float or int
+            The fields that are one number, without those that are known from the shape alone; and
+            "collapsed", which is 0 or 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from vicreg import diagnose
+        >>> scalars = diagnose(np.ones((256, 64))).scalars("projector/")
+        >>> scalars["projector/dead_features"], scalars["projector/collapsed"]
+        (64, 1)
+        """
+        named = {name: getattr(self, name) for name in _LOGGED}
+        scalars = floats_of({name: array for name, array in named.items() if array is not None})
+        scalars["dead_features"] = int(scalars["dead_features"])
+        scalars["collapsed"] = int(self.collapsed)
+        return {f"{prefix}{name}": value for name, value in scalars.items()}
+
+    @property
+    def _judge(self) -> Judge:
+        return Judge(
+            n=self.n,
+            d=self.d,
+            rank_limit=self.rank_limit,
+            unit_norm=bool(self.unit_norm),
+            **{name: float(getattr(self, name)) for name in _JUDGED},
+        )
+
     def __str__(self) -> str:
         heading = f"{self.n} samples of {_counted(self.d, 'feature')}"
-        if self.rank_limit < self.d:
-            heading += f", which span at most {_counted(self.rank_limit, 'dimension')}"
         try:
-            rows = _rows(self)
+            heading += ", each of norm 1" if self.unit_norm else ""
+            verdict, rows = self.verdict, _rows(self)
         except Exception:
             # In a function that is being compiled there are no values yet, and each library has
             # an error of its own for it.
             return f"{heading}; the values are not there to be shown"
+        if self.rank_limit < self.d:
+            heading += f", which span at most {_counted(self.rank_limit, 'dimension')}"
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
-        return "\n".join([heading, *lines])
+        return "\n".join([verdict, heading, *lines])
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field.name}={self._shown(field.name)}" for field in fields(self))
@@ -172,6 +249,22 @@ def diagnose(
     The correlations and the ranks do not depend on the scale of `z`; the terms do, and overflow
     where it is beyond the root of the dtype's largest number.
 
+    The verdict is the first of these that holds:
+
+    - not finite: some value is NaN or infinite;
+    - collapsed: no feature varies; or (of more than 4 samples) the variance term is 0.9 or more;
+      or the effective rank is below a tenth of `rank_limit`, or below 1.5 where that is above 2;
+    - too few samples to tell: 4 or fewer;
+    - dead features: there are some;
+    - strongly correlated: the mean absolute correlation is 0.5 or more, and more than twice what
+      chance gives;
+    - low effective rank: it is below a third of `rank_limit`;
+    - low variance: the variance term is above 0.25;
+    - healthy.
+
+    Where every sample has norm 1, no std reaches the hinge: their mean is at most 1/√d, and the
+    share of that which is missing counts in place of the variance term.
+
     A feature that differs by one unit in the last place between two samples is not dead: at 1e7
     that is 1 in float32. One that was computed to be constant, except for rounding, is not either;
     its `std` says how little it varies. A batch of few directions that is stored in a dtype has
@@ -184,14 +277,18 @@ def diagnose(
     >>> from vicreg import diagnose
     >>> rng = np.random.default_rng(0)
     >>> z = rng.standard_normal((256, 4)) @ rng.standard_normal((4, 64))
-    >>> print(diagnose(z))
+    >>> diagnosis = diagnose(z)
+    >>> diagnosis.collapsed
+    True
+    >>> print(diagnosis)
+    Collapsed: it fills 3.9 of 64 dimensions
     256 samples of 64 features
-      mean std             1.88       good: the hinge of the loss is at 1
+      mean std             1.88       good: short of the hinge at 1 by 0.01
       smallest std         0.638
       dead features        0 of 64    good
-      mean |correlation|   0.43       high: chance alone gives 0.05
-      effective rank       3.9 of 64  collapsed to few directions
-      participation ratio  3.6 of 64  collapsed to few directions
+      mean |correlation|   0.43       moderate: chance alone gives 0.05
+      effective rank       3.9 of 64  collapsed to few dimensions
+      participation ratio  3.6 of 64  collapsed to few dimensions
       variance term        0.01024    0 where every std reaches 1
       covariance term      258.6      0 where no features correlate
       invariance term      none       compares two views: give the other one
@@ -226,24 +323,22 @@ def diagnose(
 
 def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     """Return the lines of the report: what is measured, the number, what to make of it."""
-    number = {
-        field.name: float(getattr(diagnosis, field.name))
-        for field in fields(diagnosis)
-        if field.name not in (*_CONSTANTS, "std", "singular_values", "invariance")
-    }
-    n, d, limit = diagnosis.n, diagnosis.d, diagnosis.rank_limit
-    mean, dead = number["mean_std"], number["dead_features"]
-    correlation = number["mean_abs_correlation"]
-    rank, ratio = number["effective_rank"], number["participation_ratio"]
+    judge = diagnosis._judge
+    d, limit = diagnosis.d, diagnosis.rank_limit
+    rank, ratio = judge.effective_rank, judge.participation_ratio
     return [
-        ("mean std", f"{mean:.3g}", _on_std(mean)),
-        ("smallest std", f"{number['min_std']:.3g}", ""),
-        ("dead features", f"{dead:.0f} of {d}", _on_dead_features(dead, d, mean)),
-        ("mean |correlation|", f"{correlation:.3g}", _on_correlation(correlation, n, d - dead)),
-        ("effective rank", f"{rank:.1f} of {limit}", _on_rank(rank, limit, d)),
-        ("participation ratio", f"{ratio:.1f} of {limit}", _on_rank(ratio, limit, d)),
-        ("variance term", f"{number['variance']:.4g}", "0 where every std reaches 1"),
-        ("covariance term", f"{number['covariance']:.4g}", "0 where no features correlate"),
+        ("mean std", f"{judge.mean_std:.3g}", judge.on_std),
+        ("smallest std", f"{float(diagnosis.min_std):.3g}", ""),
+        ("dead features", f"{judge.dead_features:.0f} of {d}", judge.on_dead_features),
+        ("mean |correlation|", f"{judge.mean_abs_correlation:.3g}", judge.on_correlation),
+        ("effective rank", f"{rank:.1f} of {limit}", judge.on_rank),
+        ("participation ratio", f"{ratio:.1f} of {limit}", judge.on_participation),
+        ("variance term", f"{judge.variance:.4g}", judge.on_variance),
+        (
+            "covariance term",
+            f"{float(diagnosis.covariance):.4g}",
+            "0 where no features correlate",
+        ),
         _invariance_row(diagnosis),
     ]
 
@@ -252,60 +347,6 @@ def _invariance_row(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if diagnosis.invariance is None:
         return ("invariance term", "none", "compares two views: give the other one")
     return ("invariance term", f"{float(diagnosis.invariance):.4g}", "0 where the views agree")
-
-
-_NOT_FINITE = "not every value is finite"
-
-
-def _on_std(mean: float) -> str:
-    if math.isnan(mean):
-        return _NOT_FINITE
-    if mean == 0:
-        return "collapsed: every sample is the same"
-    word = "good" if mean >= _FILLED else "low" if mean >= _COLLAPSED else "collapsed"
-    return f"{word}: the hinge of the loss is at 1"
-
-
-def _on_dead_features(dead: float, d: int, mean_std: float) -> str:
-    if math.isnan(mean_std):
-        return _NOT_FINITE
-    if not dead:
-        return "good"
-    return "collapsed: all are constant" if dead == d else "bad: these are constant"
-
-
-def _on_correlation(correlation: float, n: int, living: float) -> str:
-    if math.isnan(correlation):
-        return _NOT_FINITE
-    if living < 2:
-        return "no two features vary"
-    chance = _chance_correlation(n)
-    if n <= _TOO_FEW:
-        word = "too few samples to tell"
-    elif correlation <= max(2 * chance, _INDEPENDENT):
-        word = "good"
-    else:
-        word = "high" if correlation < _REDUNDANT else "bad"
-    return f"{word}: chance alone gives {chance:.2g}"
-
-
-def _chance_correlation(n: int) -> float:
-    """Return the mean |r| of n samples of two independent normal features."""
-    return math.exp(math.lgamma((n - 1) / 2) - math.lgamma(n / 2)) / math.sqrt(math.pi)
-
-
-def _on_rank(rank: float, limit: int, d: int) -> str:
-    if math.isnan(rank):
-        return _NOT_FINITE
-    if rank == 0:
-        return "collapsed: nothing varies"
-    if limit == 1 < d:
-        return "too few samples to tell"
-    if rank < _ONE_DIRECTION and limit > 2:
-        return "collapsed to few directions"
-    if rank >= _FILLED * limit:
-        return "good"
-    return "low" if rank >= _COLLAPSED * limit else "collapsed to few directions"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""A JAX function beyond the losses; and the losses, as in `vicreg`."""
+"""A JAX function beyond the losses; and the losses and the monitor, as in `vicreg`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from vicreg._conventions import VCREG_EPS
 from vicreg._core.communicator import Communicator
 from vicreg._losses import *  # noqa: F403
 from vicreg._losses.vcreg import checked_settings
+from vicreg._monitor import CollapseMonitor
 from vicreg._typing import CovarianceGradient, Penalty
 
-__all__ = ["vcreg"]
+__all__ = ["CollapseMonitor", "vcreg"]
 __all__ += _losses.__all__
 
 

@@ -174,7 +174,7 @@ sample_axis, method, comm
     library, objective, weights = _checked(
         z, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
+    (loss,), (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
     return loss, gradient
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, overload
 
-from vicreg._adapters.dispatch import adapter_for
+from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import CheckedWeights, checked_library, checked_objective
 from vicreg._conventions import Convention, ConventionName
 from vicreg._core.communicator import Communicator
@@ -24,12 +24,48 @@ __all__ = [
 
 
 class VICRegTerms(NamedTuple, Generic[ArrayT]):
-    """The loss and its three terms, unweighted: 0-d arrays of the views' library."""
+    """The loss and its three terms, unweighted: 0-d arrays of the views' library.
+
+    Parameters
+    ----------
+    loss : array, shape ()
+        The sum of the terms, each times its weight: to differentiate, and to log.
+    invariance, variance, covariance : array, shape ()
+        The terms, 0 where the convention has none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vicreg_terms
+    >>> terms = vicreg_terms(np.ones((8, 3)), np.zeros((8, 3)))
+    >>> {name: round(value, 2) for name, value in terms.scalars("train/").items()}
+    {'train/loss': 49.75, 'train/invariance': 1.0, 'train/variance': 0.99, 'train/covariance': 0.0}
+    """
 
     loss: ArrayT
     invariance: ArrayT
     variance: ArrayT
     covariance: ArrayT
+
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Return the four as Python's floats, by their names: for loggers.
+
+        This waits until the device has computed them, so call it in the steps that are logged and
+        not in each. Inside a function that is being compiled there are no values yet: return the
+        terms from it. Nothing is differentiated through it.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            What each name begins with, such as "train/".
+
+        Returns
+        -------
+        dict of str to float
+            ``writer.add_scalar(name, value, step)`` for each item, ``wandb.log(scalars)``, or
+            Lightning's ``self.log_dict(scalars)``.
+        """
+        return floats_of({f"{prefix}{name}": term for name, term in self._asdict().items()})
 
 
 def vicreg_loss(
@@ -189,6 +225,7 @@ method, feature_axis, sample_axis, comm
     return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
 
 
+@overload
 def vicreg_value_and_grad(
     *views: ArrayT,
     convention: ConventionName | Convention = "official",
@@ -201,7 +238,37 @@ def vicreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> tuple[ArrayT, tuple[ArrayT, ...]]:
+    terms: Literal[False] = False,
+) -> tuple[ArrayT, tuple[ArrayT, ...]]: ...
+@overload
+def vicreg_value_and_grad(
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: Method = "auto",
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    terms: Literal[True],
+) -> tuple[VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
+def vicreg_value_and_grad(
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: Method = "auto",
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    terms: bool = False,
+) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]:
     """Return the loss and its exact gradient by each view, in closed form, on every library.
 
     Parameters
@@ -209,11 +276,14 @@ def vicreg_value_and_grad(
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
 method, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
+    terms : bool, optional
+        Whether each term is wanted beside the loss. It comes from the same pass; only a term
+        whose weight is 0 is one more to compute.
 
     Returns
     -------
-    loss : array, shape ()
-        As `vicreg_loss` returns it.
+    loss : array, shape (), or VICRegTerms
+        As `vicreg_loss` returns it; with `terms`, as `vicreg_terms` does.
     gradients : tuple of arrays
         One a view, of its shape, dtype and device.
 
@@ -239,14 +309,20 @@ method, feature_axis, sample_axis, comm
     ...     z1, z2 = z1 - 0.05 * grad1, z2 - 0.05 * grad2
     >>> bool(loss < 0.01)
     True
+
+    With the terms, to log them:
+
+    >>> terms, gradients = vicreg_value_and_grad(np.ones((8, 3)), np.zeros((8, 3)), terms=True)
+    >>> {name: round(value, 2) for name, value in terms.scalars().items()}
+    {'loss': 49.75, 'invariance': 1.0, 'variance': 0.99, 'covariance': 0.0}
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, comm
+        views, convention, given, gamma, eps, method, axes, comm, each_term=terms
     )
-    loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
-    return loss, gradients
+    outputs, gradients = adapter_for(library).value_and_grad(views, objective, weights)
+    return VICRegTerms(*outputs) if terms else outputs[0], gradients
 
 
 def invariance_loss(

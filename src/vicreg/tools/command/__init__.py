@@ -31,7 +31,9 @@ vicreg verify --distributed 2  do two processes compute what one does?
 vicreg identify MODULE:NAME    which convention a function of yours is
 vicreg bench --quick           how fast each library is here
 vicreg conventions             compare the published implementations
-vicreg conventions --json      the same as data
+vicreg conventions --json      the same as data, as of every subcommand
+
+python -m vicreg is the same command.
 """
 
 
@@ -52,7 +54,8 @@ def main() -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        stop(f"{message().rstrip('.')}: see vicreg --help")
+        command = ["vicreg", *(word for word in sys.argv[1:2] if word in _SUBCOMMANDS)]
+        stop(f"{message().rstrip('.')}: see {' '.join(command)} --help")
     sys.exit(status or 0)
 
 
@@ -65,9 +68,11 @@ def application() -> "Typer":
     """
     import typer
 
+    from vicreg.tools.command.shared import Subcommands
+
     app = typer.Typer(
         help=_HELP,
-        add_completion=False,
+        cls=Subcommands,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )
