@@ -532,6 +532,27 @@ FAULTS = [
         ("definition", "vcreg"),
     ),
     Fault(
+        "EB-JEPA's variance averaged over the views",
+        "_conventions.py",
+        'VICRegLoss",\n        variance_over_views="sum",',
+        'VICRegLoss",\n        variance_over_views="mean",',
+        ("published",),
+    ),
+    Fault(
+        "TensorFlow GNN's covariance divided by n - 1",
+        "_conventions.py",
+        'covariance_correction=0,\n        variance_over_views="sum",',
+        'covariance_correction=1,\n        variance_over_views="sum",',
+        ("published",),
+    ),
+    Fault(
+        "codebases' names in one spelling alone",
+        "_conventions.py",
+        'return name.lower().replace("_", "-")',
+        "return name",
+        ("conventions",),
+    ),
+    Fault(
         "VCReg's eps is VICReg's",
         "_conventions.py",
         "VCREG_EPS = 1e-5",

@@ -124,6 +124,11 @@ def test_a_list_of_views_is_told_to_be_passed_one_by_one() -> None:
     refused(ValueError, "got 1: pass the views one by one", views=([VIEW, VIEW],))
 
 
+def test_weights_by_position_are_told_to_be_named() -> None:
+    hint = "views[2] must be an array", "got int: weights are given by name, as invariance_weight="
+    refused(TypeError, *hint, views=(VIEW, VIEW, 25, 25, 1))
+
+
 def test_a_list_of_numbers_is_told_to_be_an_array_of_numpy() -> None:
     refused(TypeError, "got list: convert it with numpy.asarray", views=(VIEW.tolist(), VIEW))
     refused(TypeError, "got tuple: convert it with numpy.asarray", views=(VIEW, ()))
