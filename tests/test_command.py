@@ -103,6 +103,7 @@ def test_a_file_to_read_that_follows_json_is_not_written(
         assert json.loads(result.stdout)["d"] == 3
     result = run("diagnose", "--json", "out.json", "z.npy", "--plot", "--json")
     refused(result, "suffix must be one of")  # what --plot takes is never its --json
+    refused(run("diagnose", "--", "--json"), "cannot read '--json'")  # a file of that name
     assert run("diagnose", "--json", "out.json", "z.npy").exit_code == 0
     assert json.loads(Path("out.json").read_text())["d"] == 3
     assert Path("z.npy").read_bytes() == before
