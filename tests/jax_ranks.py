@@ -94,6 +94,7 @@ def others(views: tuple[Any, ...]) -> dict[str, Any]:
     """Axes, precisions and weights besides."""
     loss = functools.partial(vicreg_loss, comm=COMM)
     terms = functools.partial(vicreg_terms, comm=COMM)
+    with_terms = functools.partial(vicreg_value_and_grad, comm=COMM, terms=True)
     mesh = jax.make_mesh((8,), ("i",), axis_types=(AxisType.Auto,))
     same = jax.shard_map(loss, mesh=mesh, in_specs=WHOLE, out_specs=WHOLE)
 
@@ -104,6 +105,7 @@ def others(views: tuple[Any, ...]) -> dict[str, Any]:
         "two axes": on_two_axes(views, ("i", "j")),
         "one of two axes": on_two_axes(views, "i"),
         "terms": tuple(mapped(terms, True, WHOLE)(*views)),
+        "terms with gradients": mapped(with_terms, True, (WHOLE, SHARDED))(*views)[0],
         "half": mapped(loss, True, WHOLE)(*[view.astype(jnp.bfloat16) for view in views]),
         "by the weight": jax.grad(weighted)(jnp.float64(2.0)),
         "mapped": jax.vmap(loss, axis_name="i")(*[view.reshape(8, 2, 40) for view in views]),
@@ -116,6 +118,21 @@ def on_explicit_axes(views: tuple[Any, ...]) -> Any:
     loss = functools.partial(vicreg_loss, comm=COMM)
     on_mesh = [jax.device_put(view, NamedSharding(mesh, SHARDED)) for view in views]
     return jax.shard_map(loss, mesh=mesh, in_specs=SHARDED, out_specs=WHOLE)(*on_mesh)
+
+
+def on_some_explicit_axes(views: tuple[Any, ...]) -> Any:
+    """The gradient through shard_map of one explicit axis; another one is left to the types."""
+    mesh = jax.make_mesh((4, 2), ("i", "j"))
+    mapped = jax.shard_map(
+        functools.partial(vicreg_loss, comm=COMM),
+        mesh=mesh,
+        in_specs=SHARDED,
+        out_specs=WHOLE,
+        axis_names={"i"},
+    )
+    with jax.set_mesh(mesh):
+        on_mesh = [jax.device_put(view, NamedSharding(mesh, SHARDED)) for view in views]
+        return jax.jit(jax.value_and_grad(mapped, (0, 1)))(*on_mesh)
 
 
 def together(views: tuple[Any, ...], checked: bool) -> dict[str, Any]:
@@ -142,6 +159,7 @@ def others_too(results: dict[Any, Any]) -> None:
     views = tuple(map(jnp.asarray, ranks.whole(ROWS, SHAPES["wide"])))
     results["others"] = numpy(jax.jit(others)(views))
     results["explicit axes"] = numpy(on_explicit_axes(views))
+    results["some explicit axes"] = numpy(on_some_explicit_axes(views))
 
 
 if __name__ == "__main__":

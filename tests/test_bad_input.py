@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from backends import Backend
@@ -119,6 +121,22 @@ def test_a_type_is_not_an_array(view: object) -> None:
 
 def test_a_list_of_views_is_told_to_be_passed_one_by_one() -> None:
     refused(TypeError, "pass the views one by one", views=([VIEW, VIEW], VIEW))
+    refused(ValueError, "got 1: pass the views one by one", views=([VIEW, VIEW],))
+
+
+def test_a_list_of_numbers_is_told_to_be_an_array_of_numpy() -> None:
+    refused(TypeError, "got list: convert it with numpy.asarray", views=(VIEW.tolist(), VIEW))
+    refused(TypeError, "got tuple: convert it with numpy.asarray", views=(VIEW, ()))
+
+
+@pytest.mark.representative
+def test_a_list_of_samples_is_told_to_be_stacked(xp: Backend) -> None:
+    samples = [xp.asarray(row) for row in VIEW]
+    with pytest.raises(TypeError, match="got list: make one array of it with") as said:
+        vicreg_loss(samples, samples)
+    module, _, function = str(said.value).split()[-1].rpartition(".")
+    stacked = getattr(importlib.import_module(module), function)(samples)
+    assert tuple(stacked.shape) == VIEW.shape
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -734,8 +734,13 @@ class TestNamespaceNeverHeardOf:
     def test_bad_choices(self) -> None:
         with pytest.raises(ValueError, match=r"dtypes must be among float64, .* got 'int8'"):
             conformance_problems(dtypes=["int8"])
-        with pytest.raises(ValueError, match=r"conventions must be among official, .* got 'mine'"):
+        with pytest.raises(ValueError, match=r"conventions must be one of 'official', .*'mine'"):
             conformance_problems(conventions=["mine"])
+
+    def test_conventions_by_codebases(self) -> None:
+        assert conformance_problems(["float64"], ["lightly"]) == conformance_problems(
+            ["float64"], ["official"]
+        )
 
 
 # ---------------------------------------------------------------------------------------------

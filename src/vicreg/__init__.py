@@ -3,25 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from vicreg._conventions import Convention, conventions, translate_weights
-from vicreg._losses.vcreg import vcreg_loss, vcreg_value_and_grad
-from vicreg._losses.vicreg import (
+from vicreg._losses import (
     VICRegTerms,
     covariance_loss,
     invariance_loss,
     variance_loss,
+    vcreg_loss,
+    vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
 )
 
-if TYPE_CHECKING:
-    from vicreg import distributed
-    from vicreg._diagnostics import Diagnosis, diagnose
-    from vicreg.tools.identification import Identification, identify
-
 __version__ = "0.1.0"
 
 __all__ = [
+    "CollapseMonitor",
     "Convention",
     "Diagnosis",
     "Identification",
@@ -41,26 +38,53 @@ __all__ = [
     "vicreg_value_and_grad",
 ]
 
-#: What training has no use for is imported when it is first asked for.
-_ON_DEMAND = {
+#: The modules, imported when they are first asked for.
+_MODULES = ("distributed", "jax", "lightning", "testing", "torch")
+
+#: What training has no use for or needs PyTorch, and the module that has it, imported likewise.
+_HOMES = {
+    "CollapseMonitor": "vicreg._monitor",
     "Diagnosis": "vicreg._diagnostics",
     "diagnose": "vicreg._diagnostics",
     "Identification": "vicreg.tools.identification",
     "identify": "vicreg.tools.identification",
+    "VCReg": "vicreg.torch",
+    "VICRegLoss": "vicreg.torch",
+    "attach_vcreg": "vicreg.torch",
+    "cached_backward": "vicreg.torch",
 }
 
+if TYPE_CHECKING:
+    from vicreg import distributed
+    from vicreg import jax as jax
+    from vicreg import lightning as lightning
+    from vicreg import testing as testing
+    from vicreg import torch as torch
+    from vicreg._diagnostics import Diagnosis, diagnose
+    from vicreg._monitor import CollapseMonitor
+    from vicreg.tools.identification import Identification, identify
+    from vicreg.torch import VCReg as VCReg
+    from vicreg.torch import VICRegLoss as VICRegLoss
+    from vicreg.torch import attach_vcreg as attach_vcreg
+    from vicreg.torch import cached_backward as cached_backward
+else:  # a type checker would take each name for one that it finds
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
 
-    if name == "distributed":
-        return import_module("vicreg.distributed")
-    module = _ON_DEMAND.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(module), name)
-    return value
+        module = f"vicreg.{name}" if name in _MODULES else _HOMES.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            imported = import_module(module)
+        except ModuleNotFoundError as error:
+            needed = f"{error.name}: pip install {error.name}"
+            if name in _MODULES:
+                raise AttributeError(f"{module} needs {needed}") from error
+            # Python drops the message of an AttributeError from `from vicreg import VICRegLoss`.
+            raise ImportError(f"{name} is in {module}, which needs {needed}") from error
+        return imported if name in _MODULES else getattr(imported, name)
 
 
 def __dir__() -> list[str]:
-    return sorted(globals() | dict.fromkeys(__all__))
+    return sorted({*__all__, *_MODULES, "__version__"})

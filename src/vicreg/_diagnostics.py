@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vicreg._adapters.dispatch import adapter_for
+from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import Convention
+from vicreg._conventions import Convention, ConventionName
 from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
 from vicreg._verdicts import Judge
 
@@ -27,6 +27,19 @@ _JUDGED = (
     "effective_rank",
     "participation_ratio",
     "variance",
+)
+
+#: The fields that loggers get.
+_LOGGED = (
+    "mean_std",
+    "min_std",
+    "dead_features",
+    "mean_abs_correlation",
+    "effective_rank",
+    "participation_ratio",
+    "variance",
+    "covariance",
+    "invariance",
 )
 
 
@@ -112,6 +125,37 @@ class Diagnosis:
         """
         return self._judge.level
 
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Return the measures as Python's numbers, by their names: for loggers.
+
+        This waits until the device has computed them. Inside a function that is being compiled
+        there are no values yet: return the diagnosis from it.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            What each name begins with, such as "projector/".
+
+        Returns
+        -------
+        dict of str to float or int
+            The fields that are one number, without those that are known from the shape alone; and
+            "collapsed", which is 0 or 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from vicreg import diagnose
+        >>> scalars = diagnose(np.ones((256, 64))).scalars("projector/")
+        >>> scalars["projector/dead_features"], scalars["projector/collapsed"]
+        (64, 1)
+        """
+        named = {name: getattr(self, name) for name in _LOGGED}
+        scalars = floats_of({name: array for name, array in named.items() if array is not None})
+        scalars["dead_features"] = int(scalars["dead_features"])
+        scalars["collapsed"] = int(self.collapsed)
+        return {f"{prefix}{name}": value for name, value in scalars.items()}
+
     @property
     def _judge(self) -> Judge:
         return Judge(
@@ -157,7 +201,7 @@ def diagnose(
     z: Array,
     *,
     other: Array | None = None,
-    convention: str | Convention = "official",
+    convention: ConventionName | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
 ) -> Diagnosis:

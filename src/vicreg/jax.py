@@ -1,38 +1,45 @@
-"""JAX functions beyond the losses."""
+"""A JAX function beyond the losses; and the losses and the monitor, as in `vicreg`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from vicreg import _losses
 from vicreg._adapters.jax import regularized
 from vicreg._checks import checked_library
 from vicreg._conventions import VCREG_EPS
 from vicreg._core.communicator import Communicator
+from vicreg._losses import *  # noqa: F403
 from vicreg._losses.vcreg import checked_settings
+from vicreg._monitor import CollapseMonitor
+from vicreg._typing import CovarianceGradient, Penalty
 
-__all__ = ["vcreg"]
+__all__ = ["CollapseMonitor", "vcreg"]
+__all__ += _losses.__all__
 
-Array = Any
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def vcreg(
-    x: Array,
+    x: jax.Array,
     *,
-    variance_weight: float | Array,
-    covariance_weight: float | Array,
+    variance_weight: float | jax.Array,
+    covariance_weight: float | jax.Array,
     gamma: float = 1.0,
     eps: float | None = VCREG_EPS,
-    penalty: str = "square",
+    penalty: Penalty = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-    covariance_gradient: str = "exact",
-    scale: float | Array = 1.0,
-) -> Array:
+    covariance_gradient: CovarianceGradient = "exact",
+    scale: float | jax.Array = 1.0,
+) -> jax.Array:
     """Return `x`, with the gradient of the variance-covariance regularization added to its own.
 
     To be called on an activation between two layers. In reverse mode the gradient of
@@ -105,4 +112,5 @@ def vcreg(
         jnp.asarray(scale, dtype=dtype) * jnp.asarray(weight, dtype=dtype) if counts else None
         for weight, counts in zip(weights, objective.in_loss, strict=True)
     )
-    return regularized(x, cotangents, objective)
+    result: jax.Array = regularized(x, cotangents, objective)
+    return result

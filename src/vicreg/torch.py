@@ -1,32 +1,49 @@
-"""PyTorch modules."""
+"""PyTorch modules; and the losses, as in `vicreg`."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from vicreg import _losses, _monitor
 from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import cached, layer
-from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import VCREG_EPS, Convention, checked_number
+from vicreg._checks import checked_library, checked_objective, explains_arguments
+from vicreg._conventions import (
+    VCREG_EPS,
+    Convention,
+    ConventionName,
+    both_names,
+    checked_number,
+)
 from vicreg._core.communicator import Communicator
+from vicreg._losses import *  # noqa: F403
+from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms
 from vicreg._losses.vcreg import checked_settings
-from vicreg._losses.vicreg import VICRegTerms, vicreg_loss, vicreg_terms
+from vicreg._typing import CovarianceGradient, Method, Penalty
 
 __all__ = [
     "AttachedVCReg",
+    "CollapseMonitor",
     "VCReg",
     "VCRegTerms",
     "VICRegLoss",
     "attach_vcreg",
     "cached_backward",
 ]
+__all__ += _losses.__all__
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class VICRegLoss(torch.nn.Module):
@@ -39,11 +56,12 @@ class VICRegLoss(torch.nn.Module):
     Parameters
     ----------
     convention : str or Convention, optional
-        Which published function to compute.
+        Which published function to compute: a name in `vicreg.conventions`, or a codebase's,
+        as "lightly".
     invariance_weight, variance_weight, covariance_weight : float or torch.Tensor, optional
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
-        ``variance_mu`` and ``covariance_v``.
+        ``variance_mu`` and ``covariance_v``. An error says so for these and for others' names.
     gamma, eps, method, feature_axis, sample_axis, comm : optional
         As in `vicreg.vicreg_loss`. For the whole batch of a model under DistributedDataParallel
         or FSDP, `comm` must be a `vicreg.distributed.TorchCommunicator`.
@@ -65,20 +83,26 @@ class VICRegLoss(torch.nn.Module):
     >>> z1, z2 = torch.ones(8, 3), torch.zeros(8, 3)
     >>> print(f"{criterion(z1, z2):.2f}")
     49.75
-    >>> print(f"{criterion.terms(z1, z2).variance:.2f}")
-    0.99
+
+    To log the terms, take the loss from them, and nothing is computed twice:
+
+    >>> terms = criterion.terms(z1.requires_grad_(), z2)
+    >>> terms.loss.backward()
+    >>> {name: round(value, 2) for name, value in terms.scalars("train/").items()}
+    {'train/loss': 49.75, 'train/invariance': 1.0, 'train/variance': 0.99, 'train/covariance': 0.0}
     """
 
+    @explains_arguments
     def __init__(
         self,
         *,
-        convention: str | Convention = "official",
+        convention: ConventionName | Convention = "official",
         invariance_weight: float | torch.Tensor | None = None,
         variance_weight: float | torch.Tensor | None = None,
         covariance_weight: float | torch.Tensor | None = None,
         gamma: float = 1.0,
         eps: float | None = None,
-        method: str = "auto",
+        method: Method = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
         comm: Communicator | None = None,
@@ -100,18 +124,26 @@ class VICRegLoss(torch.nn.Module):
 
         `ref_emb`, as pytorch-metric-learning calls it, is one more view.
         """
-        loss: torch.Tensor = vicreg_loss(*_with(views, ref_emb), **self._settings())
-        return loss
+        return vicreg_loss(*_with(views, ref_emb), **self._settings())
 
-    def terms(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> VICRegTerms:
-        """Return the loss and its three terms, unweighted: for logging, and differentiable."""
+    if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
+
+        def __call__(  # noqa: D102
+            self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+        ) -> torch.Tensor: ...
+
+    def terms(
+        self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+    ) -> VICRegTerms[torch.Tensor]:
+        """Return the loss and its three terms, unweighted: each is differentiable.
+
+        Call this in place of the module, ``terms.loss.backward()``, and log ``terms.scalars()``.
+        """
         return vicreg_terms(*_with(views, ref_emb), **self._settings())
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
-        settings = self._settings()
-        if isinstance(self.convention, Convention):
-            settings["convention"] = self.convention.name
+        settings = self._settings() | {"convention": both_names(self.convention)}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
     def _settings(self) -> dict[str, Any]:
@@ -217,12 +249,12 @@ class VCReg(torch.nn.Module):
         covariance_weight: float | torch.Tensor,
         gamma: float = 1.0,
         eps: float | None = VCREG_EPS,
-        penalty: str = "square",
+        penalty: Penalty = "square",
         delta: float = 1.0,
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
         comm: Communicator | None = None,
-        covariance_gradient: str = "exact",
+        covariance_gradient: CovarianceGradient = "exact",
         scale: float | Callable[[], float] = 1.0,
     ) -> None:
         super().__init__()
@@ -276,6 +308,10 @@ class VCReg(torch.nn.Module):
             regularized = layer.regularized_uncompiled
         result = regularized(z, objective, weights, self.scale, passed)
         return adapter.replicated(result, x)
+
+    if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
 
     @property
     def last_terms(self) -> VCRegTerms:
@@ -332,7 +368,20 @@ class AttachedVCReg:
 
 
 def attach_vcreg(
-    model: torch.nn.Module, modules: str | Iterable[str], **settings: Any
+    model: torch.nn.Module,
+    modules: str | Iterable[str],
+    *,
+    variance_weight: float | torch.Tensor,
+    covariance_weight: float | torch.Tensor,
+    gamma: float = 1.0,
+    eps: float | None = VCREG_EPS,
+    penalty: Penalty = "square",
+    delta: float = 1.0,
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    covariance_gradient: CovarianceGradient = "exact",
+    scale: float | Callable[[], float] = 1.0,
 ) -> AttachedVCReg:
     """Regularize the outputs of named submodules of a model, by hooks: it stays as it is.
 
@@ -342,8 +391,9 @@ def attach_vcreg(
         Any model. A layer is in training mode when the module before it is.
     modules : str, or iterable of str
         Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
-    **settings
-        The arguments of each `VCReg` layer. Under a ``GradScaler``, `scale` must be
+    variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, sample_axis, \
+comm, covariance_gradient, scale
+        As in `VCReg`, for each layer. Under a ``GradScaler``, `scale` must be
         ``scaler.get_scale``.
 
     Returns
@@ -369,11 +419,23 @@ def attach_vcreg(
     ...     print(f"{attached.layers['1'].last_terms.variance:.3f}")
     0.997
     """
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-    names = [modules] if isinstance(modules, str) else _checked_names(modules)
-    chosen = _modules_named(model, names)
-    layers = {name: VCReg(**settings) for name in names}
+    chosen = _checked_modules(model, modules)
+    layers = {
+        name: VCReg(
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
+            gamma=gamma,
+            eps=eps,
+            penalty=penalty,
+            delta=delta,
+            feature_axis=feature_axis,
+            sample_axis=sample_axis,
+            comm=comm,
+            covariance_gradient=covariance_gradient,
+            scale=scale,
+        )
+        for name in chosen
+    }
     hooks = [
         module.register_forward_hook(_Hook(name, layers[name])) for name, module in chosen.items()
     ]
@@ -448,6 +510,13 @@ def cached_backward(
     return cached.cached_backward(encoder, views, loss, chunk_size)
 
 
+def _checked_modules(model: Any, modules: Any) -> dict[str, torch.nn.Module]:
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    names = [modules] if isinstance(modules, str) else _checked_names(modules)
+    return _modules_named(model, names)
+
+
 def _modules_named(model: torch.nn.Module, names: list[str]) -> dict[str, torch.nn.Module]:
     known = dict(model.named_modules(remove_duplicate=False))
     del known[""]  # the model itself
@@ -489,10 +558,136 @@ class _Hook:
         self.layer = layer
 
     def __call__(self, module: torch.nn.Module, _: Any, output: Any) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor):
-            raise TypeError(
-                f"modules must return one tensor each; got {type(output).__name__} of "
-                f"{self.name!r}"
-            )
-        regularized: torch.Tensor = self.layer.train(module.training)(output)
-        return regularized
+        return self.layer.train(module.training)(_checked_output(output, self.name))
+
+
+def _checked_output(output: Any, name: str) -> torch.Tensor:
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(
+            f"modules must return one tensor each; got {type(output).__name__} of {name!r}"
+        )
+    return output
+
+
+class CollapseMonitor:
+    """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
+
+    In a loop of one's own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The model
+    stays as it is. A step costs a few microseconds, except for those that are looked at.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+    modules : str, or iterable of str
+        Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor. Of
+        several calls in a step, as for two views, it is the last output in training mode.
+    every_n_steps, max_samples, feature_axis : optional
+        As in `vicreg.CollapseMonitor`. An output of more axes than two, such as
+        ``(n, channels, height, width)``, has its features on `feature_axis` (there 1), and each
+        position of each sample is a sample.
+
+    Attributes
+    ----------
+    collapsed : bool
+        Whether an output that was looked at had collapsed: then stop, if you like.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `attach_vcreg` and `vicreg.CollapseMonitor` do; when the model is called, a
+        module of `modules` that returns anything but a tensor. Where one returns a tuple or a
+        dict, call `vicreg.CollapseMonitor` with the tensor that is meant.
+
+    Notes
+    -----
+    `torch.compile` divides a program at each module that is watched, and with ``fullgraph=True``
+    refuses to. Watch the model before it is compiled. Under DistributedDataParallel each process
+    that has a monitor looks at its own samples: have one on the first process alone, and share
+    what it says with the others before you stop.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import CollapseMonitor
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 4))
+    >>> with CollapseMonitor(model, "1", every_n_steps=10) as monitor:
+    ...     for step in range(10):
+    ...         z = model(torch.randn(32, 3))  # then the loss, and a step of the optimizer
+    ...         scalars = monitor.step()
+    >>> scalars["1/dead_features"], monitor.collapsed
+    (0, False)
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        modules: str | Iterable[str],
+        *,
+        every_n_steps: int = 100,
+        max_samples: int = 256,
+        feature_axis: int | Sequence[int] = -1,
+    ) -> None:
+        chosen = _checked_modules(model, modules)
+        self._monitor = _monitor.CollapseMonitor(
+            every_n_steps=every_n_steps, max_samples=max_samples, feature_axis=feature_axis
+        )
+        self._samples: dict[str, torch.Tensor] = {}
+        self._unseen = set(chosen)
+        self._hooks = [
+            module.register_forward_hook(functools.partial(self._keep, name))
+            for name, module in chosen.items()
+        ]
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether an output that was looked at had collapsed."""
+        return self._monitor.collapsed
+
+    def step(self) -> dict[str, float] | None:
+        """End a training step: call this once in each.
+
+        Returns
+        -------
+        dict of str to float, or None
+            ``Diagnosis.scalars()`` of each module, with its name and a slash before each, for a
+            logger. None in a step that is not looked at.
+        """
+        samples, self._samples = self._samples, {}
+        scalars = self._monitor.step(samples)
+        if scalars is not None:
+            self._unseen -= samples.keys()
+            if self._hooks and self._unseen:
+                warnings.warn(
+                    f"modules must be called in training mode; {sorted(self._unseen)} were not in "
+                    "this step",
+                    stacklevel=2,
+                )
+                self._unseen = set()
+        return scalars
+
+    def remove(self) -> None:
+        """Stop watching; once more is no error."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def __enter__(self) -> CollapseMonitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _keep(self, name: str, module: torch.nn.Module, _: Any, output: Any) -> None:
+        if torch.compiler.is_compiling():
+            self._sample_uncompiled(name, module, output)
+        else:
+            self._sample(name, module, output)
+
+    def _sample(self, name: str, module: torch.nn.Module, output: Any) -> None:
+        output = _checked_output(output, name)
+        if module.training and self._monitor.is_due:
+            # Copied, since what comes next may work in place.
+            self._samples[name] = self._monitor.sample(output, name).clone()
+
+    # A compiled program would be one for each step.
+    _sample_uncompiled = torch._compile._disable_dynamo(_sample)

@@ -1,14 +1,18 @@
 """One thin adapter a framework: how its differentiation reaches the core. No mathematics here.
 
-Every adapter module has the same five functions:
+Every adapter module has the same seven functions:
 
 ``evaluate(views, objective, weights)``
     the loss, and after it each term where the objective wants them, differentiable where the
     framework differentiates
 ``value_and_grad(views, objective, weights)``
-    (loss, gradients) in closed form
+    (what ``evaluate`` returns, the gradients of the loss in closed form)
+``floats(arrays)``
+    arrays of shape () as Python's numbers, which waits for all of them at once
 ``without_gradient(array)``
     the array as a constant of differentiation
+``rows(array, axes)``
+    the array as ``(n, d)``, likewise
 ``measure(array, axes)``
     how far a batch has collapsed: ``_core.collapse.Measures``
 ``register(record, constants)``

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat.dask.array as standard
@@ -42,18 +42,18 @@ def evaluate(
 
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and the gradient of each view, in the view's own chunks."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return what `evaluate` does, and the gradient by each view, in the view's own chunks."""
     chunked = _rechunked(views, objective)
     values, saved = engine.forward(xp, chunked, objective)
-    loss = engine.weighted_sum(xp, weights, values, objective)
+    outputs = engine.outputs(xp, weights, values, objective)
     cotangents = engine.as_cotangents(xp, weights, views, objective)
     wanted = (True,) * len(views)
     gradients: Any = engine.pullback(xp, chunked, saved, cotangents, objective, wanted)
     if any(objective.axes.laid_out(xp, view).numblocks[-2] > 1 for view in chunked):
         first = engine.first_samples(xp, chunked, objective)
         gradients = xp.in_another_pass(gradients, (*first, *engine.flatten(saved)))
-    return loss, tuple(
+    return outputs, tuple(
         gradient.rechunk(view.chunks) for gradient, view in zip(gradients, views, strict=True)
     )
 
@@ -191,9 +191,19 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
     )
 
 
+def floats(arrays: Sequence[Array]) -> list[float]:
+    """Return the values of arrays of shape (), in one pass over their chunks."""
+    return [float(value) for value in _da.compute(*arrays)]
+
+
 def without_gradient(array: Array) -> Array:
     """Return `array`: nothing here differentiates."""
     return array
+
+
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``."""
+    return axes.in_order(xp, array)
 
 
 def measure(array: Array, axes: Axes) -> collapse.Measures:

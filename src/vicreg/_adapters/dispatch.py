@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 Array = Any
@@ -89,6 +90,13 @@ def adapter_for(library: str) -> Any:
     from vicreg._adapters import standard
 
     return standard
+
+
+def floats_of(arrays: Mapping[str, Array]) -> dict[str, float]:
+    """Return the values of arrays of shape () of one library, by the same names."""
+    library = library_of(next(iter(arrays.values())))
+    values = adapter_for(str(library)).floats(list(arrays.values()))
+    return dict(zip(arrays, values, strict=True))
 
 
 def device_of(array: Array, library: str) -> object:

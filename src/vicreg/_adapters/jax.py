@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -108,13 +108,18 @@ def _sharded_by_jax(
     the second place are as the views `like` which they are of.
     """
     mesh = jax.typeof(like[0]).sharding.mesh
-    if AxisType.Explicit not in mesh.axis_types:
+    # Where nothing is sharded, as over the axes that `shard_map` leaves, there is nothing to say.
+    if AxisType.Explicit not in mesh.axis_types or not any(map(_is_sharded, like)):
         return function(*arrays)
     sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     if gradients:
         sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
     axes = mesh.explicit_axes
     return jax.sharding.auto_axes(function, axes=axes, out_sharding=sharding)(*arrays)
+
+
+def _is_sharded(array: Array) -> bool:
+    return any(axis is not None for axis in jax.typeof(array).sharding.spec)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,26 +260,35 @@ def evaluate(
 @_as_written
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and the gradient of each view."""
+) -> tuple[engine.Values, tuple[Array, ...]]:
+    """Return what `evaluate` does, and the gradient of the loss by each view."""
 
     def of_views(
         views: tuple[Array, ...], weights: tuple[Any, ...]
-    ) -> tuple[Array, tuple[Array, ...]]:
+    ) -> tuple[engine.Values, tuple[Array, ...]]:
         batch = _joined(views, objective)
-        loss, gradients = engine.value_and_grad(xp, views, weights, batch)
-        (loss,) = _of_all_ranks(_share((loss,), objective), objective)
-        return loss, gradients
+        outputs, gradients = engine.value_and_grad(xp, views, weights, batch)
+        return _of_all_ranks(_share(outputs, objective), objective), gradients
 
-    result: tuple[Array, tuple[Array, ...]] = _sharded_by_jax(
+    result: tuple[engine.Values, tuple[Array, ...]] = _sharded_by_jax(
         of_views, views, views, weights, gradients=True
     )
     return result
 
 
+def floats(arrays: Sequence[Array]) -> list[float]:
+    """Return the values of arrays of shape ()."""
+    return [float(value) for value in jax.device_get(arrays)]
+
+
 def without_gradient(array: Array) -> Array:
     """Return `array` as a constant of differentiation."""
     return jax.lax.stop_gradient(array)
+
+
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``, a constant of differentiation."""
+    return axes.in_order(xp, without_gradient(array))
 
 
 @functools.partial(jax.jit, static_argnums=1)

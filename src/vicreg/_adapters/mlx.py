@@ -64,14 +64,25 @@ def _placed(values: Sequence[Array], terms: engine.Terms) -> engine.Values:
 
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and the gradient of each view."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return what `evaluate` does, and the gradient of the loss by each view."""
     return engine.value_and_grad(xp, views, weights, objective)
+
+
+def floats(arrays: Sequence[Array]) -> list[float]:
+    """Return the values of arrays of shape ()."""
+    mx.eval(arrays)
+    return [float(array.item()) for array in arrays]
 
 
 def without_gradient(array: Array) -> Array:
     """Return `array` as a constant of differentiation."""
     return mx.stop_gradient(array)
+
+
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``, a constant of differentiation."""
+    return axes.in_order(xp, without_gradient(array))
 
 
 def measure(array: Array, axes: Axes) -> collapse.Measures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from array_api_compat import array_namespace, is_numpy_array
@@ -30,12 +31,12 @@ def evaluate(
 
 def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and the gradient of each view."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return what `evaluate` does, and the gradient of the loss by each view."""
     xp = library(views[0])
     objective = ranks.joined(xp, views, objective, weights)
-    loss, gradients = engine.value_and_grad(xp, views, weights, objective)
-    return xp.asarray(loss), gradients
+    outputs, gradients = engine.value_and_grad(xp, views, weights, objective)
+    return tuple(xp.asarray(output) for output in outputs), gradients
 
 
 class _Eager(Library):
@@ -69,9 +70,19 @@ def _numpy() -> Library:
     return NumPy(standard)
 
 
+def floats(arrays: Sequence[Array]) -> list[float]:
+    """Return the values of arrays of shape ()."""
+    return [float(array) for array in arrays]
+
+
 def without_gradient(array: Array) -> Array:
     """Return `array`: nothing here differentiates."""
     return array
+
+
+def rows(array: Array, axes: Axes) -> Array:
+    """Return `array` as ``(n, d)``."""
+    return axes.in_order(library(array), array)
 
 
 def measure(array: Array, axes: Axes) -> collapse.Measures:

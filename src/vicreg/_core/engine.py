@@ -177,11 +177,11 @@ def _nothing(xp: Library, loss: Array) -> Array:
 
 def value_and_grad(
     xp: Library, views: Sequence[Array], weights: Sequence[Any], objective: Objective
-) -> tuple[Array, tuple[Array, ...]]:
-    """Return the loss and its gradient by each view."""
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return the `outputs`, and the gradient of the loss by each view."""
     cotangents = as_cotangents(xp, weights, views, objective)
     values, gradients = value_and_gradients(xp, views, cotangents, objective, (True,) * len(views))
-    return weighted_sum(xp, weights, values, objective), tuple(
+    return outputs(xp, weights, values, objective), tuple(
         like_its_view(xp, gradient, view, objective)
         for gradient, view in zip(gradients, views, strict=True)
     )

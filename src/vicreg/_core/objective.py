@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from vicreg._conventions import Convention, term_scales
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
+from vicreg._typing import Method, Penalty
 
-Method = Literal["auto", "gram", "covariance"]
-Penalty = Literal["square", "smooth_l1"]
 Flags = tuple[bool, bool, bool]  # of the invariance, the variance and the covariance
 
 ALL: Flags = (True, True, True)

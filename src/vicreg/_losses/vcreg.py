@@ -10,26 +10,25 @@ from vicreg._checks import CheckedWeights, Weight, checked_library, checked_obje
 from vicreg._conventions import VCREG_EPS
 from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
+from vicreg._typing import Array, ArrayT, CovarianceGradient, Method, Penalty
 
 __all__ = ["vcreg_loss", "vcreg_value_and_grad"]
 
-Array = Any
-
 
 def vcreg_loss(
-    z: Array,
+    z: ArrayT,
     *,
     variance_weight: float | Array,
     covariance_weight: float | Array,
     gamma: float = 1.0,
     eps: float | None = VCREG_EPS,
-    penalty: str = "square",
+    penalty: Penalty = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     comm: Communicator | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the variance-covariance regularization of one representation.
 
     With C the covariance of d features, the loss is ::
@@ -116,24 +115,24 @@ def vcreg_loss(
     library, objective, weights = _checked(
         z, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    (loss,) = adapter_for(library).evaluate((z,), objective, weights)
-    return loss
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate((z,), objective, weights)
+    return outputs[0]
 
 
 def vcreg_value_and_grad(
-    z: Array,
+    z: ArrayT,
     *,
     variance_weight: float | Array,
     covariance_weight: float | Array,
     gamma: float = 1.0,
     eps: float | None = VCREG_EPS,
-    penalty: str = "square",
+    penalty: Penalty = "square",
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     comm: Communicator | None = None,
-) -> tuple[Array, Array]:
+) -> tuple[ArrayT, ArrayT]:
     """Return the loss and its exact gradient, in closed form, on every library.
 
     Parameters
@@ -175,11 +174,11 @@ sample_axis, method, comm
     library, objective, weights = _checked(
         z, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    loss, (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
+    (loss,), (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
     return loss, gradient
 
 
-def _checked(z: Array, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
+def _checked(z: ArrayT, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
     objective, checked = checked_settings(*settings)
     return checked_library((z,), ("z",), objective, checked), objective, checked
 
@@ -188,12 +187,12 @@ def checked_settings(
     weights: tuple[Weight, Weight],
     gamma: float,
     eps: float | None,
-    penalty: str,
+    penalty: Penalty,
     delta: float,
     axes: tuple[Any, Any],
-    method: str = "auto",
+    method: Method = "auto",
     comm: Communicator | None = None,
-    covariance_gradient: str = "exact",
+    covariance_gradient: CovarianceGradient = "exact",
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these settings of VCReg describe, and the terms' weights."""
     if not isinstance(covariance_gradient, str) or covariance_gradient not in _SCALES:

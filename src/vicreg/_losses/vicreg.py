@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, overload
 
-from vicreg._adapters.dispatch import adapter_for
+from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import CheckedWeights, checked_library, checked_objective
-from vicreg._conventions import Convention
+from vicreg._conventions import Convention, ConventionName
 from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
+from vicreg._typing import Array, ArrayT, Method
 
 __all__ = [
     "VICRegTerms",
@@ -21,31 +22,65 @@ __all__ = [
     "vicreg_value_and_grad",
 ]
 
-Array = Any
 
+class VICRegTerms(NamedTuple, Generic[ArrayT]):
+    """The loss and its three terms, unweighted: 0-d arrays of the views' library.
 
-class VICRegTerms(NamedTuple):
-    """The loss and its three terms, unweighted: 0-d arrays of the views' library."""
+    Parameters
+    ----------
+    loss : array, shape ()
+        The sum of the terms, each times its weight: to differentiate, and to log.
+    invariance, variance, covariance : array, shape ()
+        The terms, 0 where the convention has none.
 
-    loss: Array
-    invariance: Array
-    variance: Array
-    covariance: Array
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import vicreg_terms
+    >>> terms = vicreg_terms(np.ones((8, 3)), np.zeros((8, 3)))
+    >>> {name: round(value, 2) for name, value in terms.scalars("train/").items()}
+    {'train/loss': 49.75, 'train/invariance': 1.0, 'train/variance': 0.99, 'train/covariance': 0.0}
+    """
+
+    loss: ArrayT
+    invariance: ArrayT
+    variance: ArrayT
+    covariance: ArrayT
+
+    def scalars(self, prefix: str = "") -> dict[str, float]:
+        """Return the four as Python's floats, by their names: for loggers.
+
+        This waits until the device has computed them, so call it in the steps that are logged and
+        not in each. Inside a function that is being compiled there are no values yet: return the
+        terms from it. Nothing is differentiated through it.
+
+        Parameters
+        ----------
+        prefix : str, optional
+            What each name begins with, such as "train/".
+
+        Returns
+        -------
+        dict of str to float
+            ``writer.add_scalar(name, value, step)`` for each item, ``wandb.log(scalars)``, or
+            Lightning's ``self.log_dict(scalars)``.
+        """
+        return floats_of({f"{prefix}{name}": term for name, term in self._asdict().items()})
 
 
 def vicreg_loss(
-    *views: Array,
-    convention: str | Convention = "official",
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
     invariance_weight: float | Array | None = None,
     variance_weight: float | Array | None = None,
     covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the variance-invariance-covariance loss of two or more views.
 
     Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order; for
@@ -59,7 +94,8 @@ def vicreg_loss(
         The embeddings of two or more views of the same n samples: arrays of one library, shape,
         dtype and device.
     convention : str or Convention, optional
-        Which published function to compute: a name in `vicreg.conventions`.
+        Which published function to compute: a name in `vicreg.conventions`, or a codebase's, as
+        "lightly" or "facebookresearch/eb_jepa".
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         λ, μ and ν. None is the convention's own. An array is one of the views' library; it may
         be traced, and differentiated by, and its value is not checked. A term whose weight is
@@ -130,23 +166,23 @@ def vicreg_loss(
     library, objective, weights = _checked_views(
         views, convention, given, gamma, eps, method, axes, comm
     )
-    (loss,) = adapter_for(library).evaluate(views, objective, weights)
-    return loss
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(views, objective, weights)
+    return outputs[0]
 
 
 def vicreg_terms(
-    *views: Array,
-    convention: str | Convention = "official",
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
     invariance_weight: float | Array | None = None,
     variance_weight: float | Array | None = None,
     covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> VICRegTerms:
+) -> VICRegTerms[ArrayT]:
     """Return the loss and its three terms, unweighted; each is differentiable.
 
     Parameters
@@ -189,19 +225,50 @@ method, feature_axis, sample_axis, comm
     return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
 
 
+@overload
 def vicreg_value_and_grad(
-    *views: Array,
-    convention: str | Convention = "official",
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
     invariance_weight: float | Array | None = None,
     variance_weight: float | Array | None = None,
     covariance_weight: float | Array | None = None,
     gamma: float = 1.0,
     eps: float | None = None,
-    method: str = "auto",
+    method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> tuple[Array, tuple[Array, ...]]:
+    terms: Literal[False] = False,
+) -> tuple[ArrayT, tuple[ArrayT, ...]]: ...
+@overload
+def vicreg_value_and_grad(
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: Method = "auto",
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    terms: Literal[True],
+) -> tuple[VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
+def vicreg_value_and_grad(
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: Method = "auto",
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    terms: bool = False,
+) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]:
     """Return the loss and its exact gradient by each view, in closed form, on every library.
 
     Parameters
@@ -209,11 +276,14 @@ def vicreg_value_and_grad(
     *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
 method, feature_axis, sample_axis, comm
         As in `vicreg_loss`.
+    terms : bool, optional
+        Whether each term is wanted beside the loss. It comes from the same pass; only a term
+        whose weight is 0 is one more to compute.
 
     Returns
     -------
-    loss : array, shape ()
-        As `vicreg_loss` returns it.
+    loss : array, shape (), or VICRegTerms
+        As `vicreg_loss` returns it; with `terms`, as `vicreg_terms` does.
     gradients : tuple of arrays
         One a view, of its shape, dtype and device.
 
@@ -239,25 +309,31 @@ method, feature_axis, sample_axis, comm
     ...     z1, z2 = z1 - 0.05 * grad1, z2 - 0.05 * grad2
     >>> bool(loss < 0.01)
     True
+
+    With the terms, to log them:
+
+    >>> terms, gradients = vicreg_value_and_grad(np.ones((8, 3)), np.zeros((8, 3)), terms=True)
+    >>> {name: round(value, 2) for name, value in terms.scalars().items()}
+    {'loss': 49.75, 'invariance': 1.0, 'variance': 0.99, 'covariance': 0.0}
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, comm
+        views, convention, given, gamma, eps, method, axes, comm, each_term=terms
     )
-    loss, gradients = adapter_for(library).value_and_grad(views, objective, weights)
-    return loss, gradients
+    outputs, gradients = adapter_for(library).value_and_grad(views, objective, weights)
+    return VICRegTerms(*outputs) if terms else outputs[0], gradients
 
 
 def invariance_loss(
-    z1: Array,
-    z2: Array,
+    z1: ArrayT,
+    z2: ArrayT,
     *,
-    convention: str | Convention = "official",
+    convention: ConventionName | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the invariance term of two views, unweighted.
 
     Parameters
@@ -293,15 +369,15 @@ def invariance_loss(
 
 
 def variance_loss(
-    z: Array,
+    z: ArrayT,
     *,
-    convention: str | Convention = "official",
+    convention: ConventionName | Convention = "official",
     gamma: float = 1.0,
     eps: float | None = None,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the variance term of one view, unweighted.
 
     Parameters
@@ -339,14 +415,14 @@ def variance_loss(
 
 
 def covariance_loss(
-    z: Array,
+    z: ArrayT,
     *,
-    convention: str | Convention = "official",
-    method: str = "auto",
+    convention: ConventionName | Convention = "official",
+    method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
-) -> Array:
+) -> ArrayT:
     """Return the covariance term of one view, unweighted.
 
     Parameters
@@ -386,27 +462,29 @@ def covariance_loss(
 
 
 def _checked_views(
-    views: tuple[Array, ...], *settings: Any, each_term: bool = False
+    views: tuple[ArrayT, ...], *settings: Any, each_term: bool = False
 ) -> tuple[str, Objective, CheckedWeights]:
     if len(views) < 2:
-        raise ValueError(f"views must be two or more arrays; got {len(views)}")
+        is_list = len(views) == 1 and isinstance(views[0], (list, tuple))
+        hint = ": pass the views one by one" if is_list else ""
+        raise ValueError(f"views must be two or more arrays; got {len(views)}{hint}")
     objective, checked = checked_objective(*settings, each_term=each_term)
     names = tuple(f"views[{i}]" for i in range(len(views)))
     return checked_library(views, names, objective, checked), objective, checked
 
 
 def _single_term(
-    views: dict[str, Array],
+    views: dict[str, ArrayT],
     weights: CheckedWeights,
-    convention: str | Convention,
+    convention: ConventionName | Convention,
     axes: tuple[Any, Any],
     comm: Communicator | None,
     gamma: float = 1.0,
     eps: float | None = None,
-    method: str = "auto",
-) -> Array:
+    method: Method = "auto",
+) -> ArrayT:
     objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, comm)
     arrays = tuple(views.values())
     library = checked_library(arrays, tuple(views), objective)
-    (value,) = adapter_for(library).evaluate(arrays, objective, checked)
-    return value
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, checked)
+    return outputs[0]

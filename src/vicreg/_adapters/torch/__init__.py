@@ -3,22 +3,26 @@
 from vicreg._adapters.torch import communicator
 from vicreg._adapters.torch.autograd import evaluate, value_and_grad
 from vicreg._adapters.torch.library import (
+    floats,
     is_distributed,
     local,
     measure,
     register,
     replicated,
+    rows,
     without_gradient,
 )
 
 __all__ = [
     "communicator",
     "evaluate",
+    "floats",
     "is_distributed",
     "local",
     "measure",
     "register",
     "replicated",
+    "rows",
     "value_and_grad",
     "without_gradient",
 ]

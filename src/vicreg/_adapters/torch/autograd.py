@@ -76,12 +76,13 @@ def _for_forward_mode(weights: Weights, terms: Tensors) -> Weights:
 
 def value_and_grad(
     views: tuple[Tensor, ...], objective: Objective, weights: Weights
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the loss and the gradient of each view."""
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return what `evaluate` does, and the gradient of the loss by each view."""
     if is_distributed(views[0]):
         first, own = views[0], tuple(map(local, views))
-        loss, gradients = value_and_grad(own, objective, tuple(map(local, weights)))
-        return replicated(loss, first), tuple(replicated(array, first) for array in gradients)
+        returned = value_and_grad(own, objective, tuple(map(local, weights)))
+        outputs, gradients = (tuple(replicated(a, first) for a in arrays) for arrays in returned)
+        return outputs, gradients
     if objective.comm is not None and torch.compiler.is_compiling():
         return _value_and_grad_uncompiled(views, objective, weights)
     objective = joined(views, objective, weights)

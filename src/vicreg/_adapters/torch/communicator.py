@@ -54,7 +54,9 @@ def size(group: Any) -> int:
 def all_gather(group: Any, array: Tensor) -> Tensor:
     """Return the tensors of all ranks, ``(size, *array.shape)``."""
     received = array.new_empty((size(group) * array.shape[0], *array.shape[1:]))
-    dist.all_gather_single(received, array.contiguous(), group_of(group))
+    # The second is what older releases of PyTorch call it.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(received, array.contiguous(), group_of(group))
     return received.reshape(-1, *array.shape)
 
 

@@ -135,6 +135,18 @@ def without_gradient(array: Tensor) -> Tensor:
     return local(array.detach())
 
 
+def floats(arrays: Sequence[Tensor]) -> list[float]:
+    """Return the values of tensors of shape (), in one transfer from their device."""
+    values: list[float] = torch.stack([without_gradient(array) for array in arrays]).tolist()
+    return values
+
+
+def rows(array: Tensor, axes: Axes) -> Tensor:
+    """Return `array` as ``(n, d)``, as `without_gradient` does."""
+    as_rows: Tensor = axes.in_order(_eager, without_gradient(array))
+    return as_rows
+
+
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
     svdvals = functools.partial(collapse.svdvals_in_float64, _eager)

@@ -46,7 +46,7 @@ def main() -> None:
         for package in ("typer", "rich"):
             importlib.import_module(package)
     except ImportError:
-        stop("the command needs its extra: pip install 'vicreg[command]'")
+        stop("the command needs typer and rich: pip install typer rich")
     try:
         status = application()(prog_name="vicreg", standalone_mode=False)
     except Exception as error:

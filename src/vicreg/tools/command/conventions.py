@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg._conventions import Convention, codebases, conventions
+from vicreg._conventions import Convention, codebases, codebases_of, conventions
 from vicreg.tools.command.errors import one_line_errors
 from vicreg.tools.command.shared import (
     JsonFile,
@@ -126,5 +126,5 @@ def _weights(convention: Convention) -> str:
 def _as_data() -> dict[str, dict[str, Any]]:
     data: dict[str, dict[str, Any]] = {name: asdict(one) for name, one in conventions.items()}
     for name, fields in data.items():
-        fields["codebases"] = [one.name for one in codebases.values() if one.convention == name]
+        fields["codebases"] = codebases_of(name)
     return data

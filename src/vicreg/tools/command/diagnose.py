@@ -131,6 +131,7 @@ def _keyed(file: Path, other: Path | None, keys: Sequence[str]) -> list[tuple[Pa
 def _diagnosed(files: Sequence[tuple[Path, str | None]], convention: str) -> Diagnosis:
     import numpy as np
 
+    from vicreg._conventions import convention_named
     from vicreg._diagnostics import diagnose
 
     z, *others = (load(file, key) for file, key in files)
@@ -143,7 +144,8 @@ def _diagnosed(files: Sequence[tuple[Path, str | None]], convention: str) -> Dia
     # An overflow shows as infinity in the report, so that NumPy need not warn.
     with np.errstate(all="ignore"):
         try:
-            return diagnose(z, other=others[0] if others else None, convention=convention)
+            second = others[0] if others else None
+            return diagnose(z, other=second, convention=convention_named(convention))
         except (TypeError, ValueError) as error:
             raise RequirementError(str(error)) from error
 

@@ -48,7 +48,7 @@ class Path:
         (loss,) = _call("evaluate", views, self._of_vicreg(settings))
         return loss
 
-    def vicreg_terms(self, *views: Array, **settings: Any) -> VICRegTerms:
+    def vicreg_terms(self, *views: Array, **settings: Any) -> VICRegTerms[Array]:
         """Return what `vicreg.vicreg_terms` does."""
         return VICRegTerms(*_call("evaluate", views, self._of_vicreg(settings, each_term=True)))
 
@@ -56,7 +56,7 @@ class Path:
         self, *views: Array, **settings: Any
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return what `vicreg.vicreg_value_and_grad` does."""
-        loss, gradients = _call("value_and_grad", views, self._of_vicreg(settings))
+        (loss,), gradients = _call("value_and_grad", views, self._of_vicreg(settings))
         return loss, gradients
 
     def vcreg_loss(self, z: Array, **settings: Any) -> Array:
@@ -66,7 +66,7 @@ class Path:
 
     def vcreg_value_and_grad(self, z: Array, **settings: Any) -> tuple[Array, Array]:
         """Return what `vicreg.vcreg_value_and_grad` does."""
-        loss, (gradient,) = _call("value_and_grad", (z,), self._of_vcreg(settings))
+        (loss,), (gradient,) = _call("value_and_grad", (z,), self._of_vcreg(settings))
         return loss, gradient
 
     def _of_vicreg(self, settings: dict[str, Any], each_term: bool = False) -> Problem:

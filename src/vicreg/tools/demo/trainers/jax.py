@@ -49,7 +49,7 @@ class JaxTrainer:
 
         def objective(
             layers: list[Layer], first: jax.Array, second: jax.Array
-        ) -> tuple[jax.Array, VICRegTerms]:
+        ) -> tuple[jax.Array, VICRegTerms[jax.Array]]:
             z1, z2 = (_encoded(layers, view)[1] for view in (first, second))
             terms = vicreg_terms(z1, z2, **weights)
             return terms.loss, terms

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from vicreg import vicreg_loss
+from vicreg import conventions, vicreg_loss
+from vicreg._typing import Method
 from vicreg.distributed import Communicator
 from vicreg.tools.loading import Target
 from vicreg.tools.verification.definition import DEFINITIONS
@@ -43,7 +44,7 @@ class Question:
         The dtype of the embeddings.
     convention : str or None
         The convention of this package's loss; None for the user's function.
-    method : str
+    method : {"auto", "gram", "covariance"}
         The route of its covariance term.
     moving : bool
         Whether the derivatives of each rank's value by each rank's rows are wanted too.
@@ -53,7 +54,7 @@ class Question:
     alone: int | None = None
     dtype: str = "float64"
     convention: str | None = None
-    method: str = "auto"
+    method: Method = "auto"
     moving: bool = False
 
     def package_loss(self, comm: Communicator) -> Callable[..., Any]:
@@ -62,7 +63,7 @@ class Question:
         _, variance, covariance = DEFINITIONS[self.convention].weights
         return functools.partial(
             vicreg_loss,
-            convention=self.convention,
+            convention=conventions[self.convention],
             method=self.method,
             variance_weight=variance,
             covariance_weight=covariance,

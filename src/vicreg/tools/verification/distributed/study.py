@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vicreg._typing import Method
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.loading import Target
 from vicreg.tools.processes import Limits
@@ -213,7 +214,7 @@ def run_package(
     return Results(f"vicreg on {setting.where}", setting, groups)
 
 
-def _method(batch: Batch) -> str:
+def _method(batch: Batch) -> Method:
     """Return the route for a batch: both are taken, and what is chosen by size."""
     if min(batch.rows) < 2:
         return "auto"

@@ -1,0 +1,151 @@
+"""When to look at the embeddings of a training, and what to say of them: for every library."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from vicreg._adapters.dispatch import adapter_for
+from vicreg._checks import checked_library, checked_objective
+from vicreg._diagnostics import diagnose
+from vicreg._typing import Array, ArrayT
+
+__all__ = ["CollapseMonitor"]
+
+
+class CollapseMonitor:
+    """Diagnose embeddings now and then in a training, and warn once if they have collapsed.
+
+    To be called with the embeddings of each step, on arrays of any library; in JAX outside the
+    functions that are compiled. In most steps it only counts. `vicreg.torch.CollapseMonitor`
+    gets the embeddings from the modules of a model, `vicreg.lightning.CollapseMonitor` is a
+    callback.
+
+    Parameters
+    ----------
+    every_n_steps : int, optional
+        It looks at each step of which this is a divisor, not at the first ones, where a network
+        has learned nothing yet.
+    max_samples : int, optional
+        The most samples that are diagnosed, which bounds what a look costs: of more samples some
+        are taken, evenly.
+    feature_axis : int or sequence of int, optional
+        The axes of the features; all others hold samples.
+
+    Attributes
+    ----------
+    collapsed : bool
+        Whether embeddings that were looked at had collapsed: then stop, if you like.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Settings of another type, or below 1 (`max_samples`: 2); when it is called, for arrays
+        that `vicreg.diagnose` would refuse, or that have no values yet.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from vicreg import CollapseMonitor
+    >>> rng, monitor = np.random.default_rng(0), CollapseMonitor(every_n_steps=100)
+    >>> for step in range(250):
+    ...     z = rng.standard_normal((64, 8))  # of a training step
+    ...     scalars = monitor(z)
+    ...     if scalars is not None:
+    ...         print(step, round(scalars["mean_std"], 2), monitor.collapsed)
+    99 1.0 False
+    199 1.0 False
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_steps: int = 100,
+        max_samples: int = 256,
+        feature_axis: int | Sequence[int] = -1,
+    ) -> None:
+        self.every_n_steps = _checked_count(every_n_steps, "every_n_steps", 1)
+        self.max_samples = _checked_count(max_samples, "max_samples", 2)
+        axes = (feature_axis, None)
+        self._objective, _ = checked_objective(
+            "official", (0.0, 1.0, 1.0), 1.0, None, "auto", axes, pooled=True
+        )
+        self._step = 0
+        self._collapsed: set[str] = set()
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether embeddings that were looked at had collapsed."""
+        return bool(self._collapsed)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the step that is under way is one that it looks at."""
+        return (self._step + 1) % self.every_n_steps == 0
+
+    def __call__(self, embeddings: Array | Mapping[str, Array]) -> dict[str, float] | None:
+        """Count a step; if it is one that is looked at, diagnose its embeddings.
+
+        Parameters
+        ----------
+        embeddings : array, shape (n, d), or mapping of str to array
+            Several are told apart by their names.
+
+        Returns
+        -------
+        dict of str to float, or None
+            ``Diagnosis.scalars()``, for a logger; with the name and a slash before each where
+            names were given. None in a step that is not looked at.
+        """
+        named = embeddings if isinstance(embeddings, Mapping) else {"": embeddings}
+        for name, z in named.items():
+            if any(kind.__name__ == "Tracer" for kind in type(z).__mro__):
+                raise TypeError(
+                    f"{name or 'embeddings'} must be an array that has values; got one of a "
+                    "function that JAX traces: return it, and call the monitor outside"
+                )
+        samples = named if self.is_due else {}
+        return self.step({name: self.sample(z, name) for name, z in samples.items()})
+
+    def sample(self, z: ArrayT, name: str = "") -> ArrayT:
+        """Return the samples of `z` that are diagnosed, ``(n, d)``, detached."""
+        library = checked_library((z,), (name or "embeddings",), self._objective)
+        rows: Any = adapter_for(library).rows(z, self._objective.axes)
+        n = rows.shape[0]
+        if n <= self.max_samples:
+            return cast(ArrayT, rows)
+        # Of several axes of samples no step falls on the same position of each.
+        step = n // self.max_samples
+        while math.gcd(step, n) > 1:
+            step -= 1
+        return cast(ArrayT, rows[: step * self.max_samples : step, :])
+
+    def step(self, samples: Mapping[str, Array]) -> dict[str, float] | None:
+        """Do what a call does, with what `sample` returned in a step that `is_due`."""
+        is_due = self.is_due
+        self._step += 1
+        if not is_due:
+            return None
+        scalars: dict[str, float] = {}
+        for name, z in samples.items():
+            diagnosis = diagnose(z)
+            scalars |= diagnosis.scalars(f"{name}/" if name else "")
+            if diagnosis.collapsed and name not in self._collapsed:
+                self._collapsed.add(name)
+                warnings.warn(
+                    f"{name or 'the embeddings'}, step {self._step}: {diagnosis.verdict}. Look at "
+                    "the variance term (does the loss have it, of these embeddings, with enough "
+                    "weight?), then at the learning rate; print(vicreg.diagnose(z)) shows more.",
+                    stacklevel=3,
+                )
+        return scalars
+
+
+def _checked_count(value: object, argument: str, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be an integer; got {value!r}")
+    if value < least:
+        raise ValueError(f"{argument} must be {least} or more; got {value}")
+    return value
