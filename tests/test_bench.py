@@ -332,7 +332,9 @@ def test_the_command_says_beforehand_that_the_machine_is_busy(
     quick = ("bench", "--backend=numpy", "--size=6x4", "--quick")
     for load, is_busy in ((0.5, False), (1.5, True)):
         monkeypatch.setattr("vicreg.tools.machine.load_per_core", lambda load=load: load)
-        assert ("busy" in run(*quick).stderr) is is_busy
+        result = run(*quick, "--json")
+        assert ("busy" in result.stderr) is is_busy
+        assert json.loads(result.stdout)["results"][0]["d"] == 4
 
 
 # Memory.

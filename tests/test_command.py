@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("typer")
@@ -76,10 +77,99 @@ def test_a_convention_may_be_given_by_a_codebases_name() -> None:
         chosen_conventions(["lihgtly"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        (["--json"], None),
+        (["--json", "--"], None),
+        (["--json", "out.json"], "out.json"),
+        (["--json", "OUT.JSON"], "OUT.JSON"),
+        (["--json=out.json"], "out.json"),
+        (["--json=out.txt"], "out.txt"),
+        (["--json=-"], None),
+    ],
+    ids=str,
+)
+def test_json_goes_to_its_file_or_alone_to_standard_output(
+    arguments: list[str], file: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("conventions", *arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ([file] if file else [])
+    written = Path(file).read_text() if file else result.stdout
+    assert list(json.loads(written)) == list(conventions)
+    if file:
+        assert "What each computes" in result.stdout
+        assert result.stdout.endswith(f"\nWritten: {file}\n")
+
+
+def test_a_file_to_read_that_follows_json_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("z.npy", np.eye(4, 3))
+    before = Path("z.npy").read_bytes()
+    for arguments in (["--json", "z.npy"], ["z.npy", "--json"], ["--json", "--", "z.npy"]):
+        result = run("diagnose", *arguments)
+        assert json.loads(result.stdout)["d"] == 3
+    result = run("diagnose", "--json", "out.json", "z.npy", "--plot", "--json")
+    refused(result, "suffix must be one of")  # what --plot takes is never its --json
+    refused(run("diagnose", "--", "--json"), "cannot read '--json'")  # a file of that name
+    assert run("diagnose", "--json", "out.json", "z.npy").exit_code == 0
+    assert json.loads(Path("out.json").read_text())["d"] == 3
+    assert Path("z.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("vicreg d", ["demo", "diagnose"]),
+        ("vicreg bench --js", ["--json"]),
+        ("vicreg bench --json --backend n", ["numpy", "ndonnx"]),
+        ("vicreg demo --backend c", ["cupy"]),
+        ("vicreg identify math:hypot --backend t", ["torch"]),
+        ("vicreg bench --mode value-", ["value-and-grad"]),
+        ("vicreg bench --device cu", ["cuda"]),
+        ("vicreg verify --dtype float32 --dtype b", ["bfloat16"]),
+        ("vicreg verify --convention alg", ["algorithm1"]),
+        ("vicreg diagnose z.npy --convention light", ["lightly"]),
+    ],
+    ids=str,
+)
+def test_names_complete_in_the_shell(
+    words: str,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Asked as the script of ``vicreg --show-completion`` asks."""
+    monkeypatch.setenv("_VICREG_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setattr(sys, "argv", ["vicreg"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.split() == expected
+
+
+def test_the_script_that_completes_is_that_of_this_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(sys, "argv", ["vicreg", "--show-completion", "bash"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "_VICREG_COMPLETE=complete_bash" in capsys.readouterr().out
+
+
 def test_demo_trains_and_says_what_to_see(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    file = tmp_path / "demo.svg"
-    result = run("demo", "--epochs", "1", "--seed", "5", "--plot", str(file))
+    file, data = tmp_path / "demo.svg", tmp_path / "demo.json"
+    files = ("--plot", str(file), "--json", str(data))
+    result = run("demo", "--epochs", "1", "--seed", "5", *files)
     assert result.exit_code == 0, result.output
     assert "numpy, 1 epoch, seed 5" in result.stdout
     for name in ("VICReg (this loss)", "without the variance term", "untrained encoder"):
@@ -88,7 +178,17 @@ def test_demo_trains_and_says_what_to_see(tmp_path: Path) -> None:
     assert "Without the variance term" in result.stdout
     assert "\x1b" not in result.stdout
     assert file.exists()
-    assert max(map(len, result.stdout.replace(str(file), "").splitlines())) <= 80
+    assert max(map(len, result.stdout.replace(str(tmp_path), "").splitlines())) <= 80
+    written = json.loads(data.read_text())
+    assert (written["backend"], written["epochs"], written["seed"]) == ("numpy", 1, 5)
+    for name, encoder in written["encoders"].items():
+        assert f"{encoder['mean_std']:.4f}" in result.stdout
+        assert len(encoder["singular_values"]) == encoder["rank_limit"]
+        assert [set(terms) for terms in encoder["history"]] == (
+            [] if name == "untrained encoder" else [{"loss", *vicreg.VICRegTerms._fields}]
+        )
+    for line in written["findings"]:
+        assert line in " ".join(result.stdout.split())
 
 
 def test_demo_refuses_before_training(tmp_path: Path) -> None:
@@ -217,7 +317,8 @@ def test_without_its_packages_the_command_says_which(
     )
 
 
-def test_the_installed_command_runs() -> None:
-    command = Path(sys.executable).with_name("vicreg")
-    ran = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
-    assert ran.stdout.startswith("vicreg ")
+def test_the_installed_command_runs_and_so_does_the_module() -> None:
+    for command in ([Path(sys.executable).with_name("vicreg")], [sys.executable, "-m", "vicreg"]):
+        ran = subprocess.run([*command, "--nothing"], capture_output=True, text=True, check=False)
+        assert ran.returncode == 2
+        assert ran.stderr.startswith("vicreg: No such option: --nothing")

@@ -1,7 +1,8 @@
-"""Bad input to every option of every subcommand: one line, exit status 2, and no work."""
+"""Every option given bad input: one line, status 2, no work. Every example of the help works."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ pytest.importorskip("matplotlib")
 from typer.main import get_command
 
 from vicreg.tools.command import application, main
+from vicreg.tools.requirements import ToolError
 
 NAMES = ("", "nan", "-1", "no_such", "🙂", "[red]", "--json")
 NUMBERS = ("", "nan", "inf", "-inf", "-1", "1e999", "0x1", "many", "🙂")
@@ -71,6 +73,29 @@ BAD: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 Ended = tuple[int, str, str]
 
+#: What takes long.
+WORK = (
+    "demo.study.run_study",
+    "benchmark.study.run_study",
+    "verification.suite.run_suite",
+    "verification.distributed.study.run_package",
+)
+WORK_ON_TARGETS = (
+    "verification.target.run_target",
+    "verification.distributed.study.run_target",
+    "identification.identify_loss",
+)
+#: What an example with a word needs.
+NEEDS = {
+    "torch": "torch",
+    ".pt ": "torch",
+    "--distributed": "torch",
+    "jax": "jax",
+    "dask": "dask",
+    "my_arrays": "array_api_strict",
+    "pytorch_metric_learning": "pytorch_metric_learning",
+}
+
 
 @pytest.fixture
 def command(
@@ -91,17 +116,99 @@ def command(
     return run
 
 
+HELP = {name: subcommand.help for name, subcommand in get_command(application()).commands.items()}
+#: The lines of the help as they are laid out, and the commands among them.
+LINES = [
+    (name, line)
+    for name, text in {"": get_command(application()).help, **HELP}.items()
+    for paragraph in text.split("\n\n")
+    if paragraph.startswith("\b")
+    for line in paragraph.split("\n")[1:]
+]
+EXAMPLES = sorted({line.split("  ")[0] for _, line in LINES if line.startswith("vicreg ")})
+
+LOSSES = """
+import numpy as np
+
+class MyLoss:
+    def __init__(self, std_coeff=25.0):
+        pass
+
+    def __call__(self, x, y):
+        return ((x - y) ** 2).mean()
+
+mine = my_loss = MyLoss()
+
+def video(x, y):
+    return {"total": my_loss(x, y)}
+"""
+
+
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the examples of the help read."""
+    for name in ("losses", "my_code"):
+        (tmp_path / f"{name}.py").write_text(LOSSES)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    (tmp_path / "my_arrays.py").write_text("from array_api_strict import *\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    view = np.eye(6, 4)
+    for name in ("z", "z1", "z2"):
+        np.save(tmp_path / f"{name}.npy", view)
+    np.savez(tmp_path / "views.npz", z1=view, z2=view)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_in_the_help_works(
+    example: str,
+    command: Callable[..., Ended],
+    own_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """As far as to its work, where that takes long."""
+    for word, package in NEEDS.items():
+        if word in example:
+            pytest.importorskip(package)
+    if ".pt " in example:
+        import torch
+
+        torch.save(torch.ones(6, 4), tmp_path / "z.pt")
+
+    def work(*_: object, **__: object) -> None:
+        raise ToolError("the work began")
+
+    for function in (*WORK, *WORK_ON_TARGETS):
+        monkeypatch.setattr(f"vicreg.tools.{function}", work)
+    _, name, *options = shlex.split(example)
+    status, out, err = command(name, *options)
+    if name in ("conventions", "diagnose"):
+        assert status == ("--fail-on" in options), err
+        assert out
+    else:
+        assert status == 1, err
+        assert err.endswith("vicreg: the work began\n")
+
+
+@pytest.mark.parametrize("name", ["", *HELP])
+def test_the_lines_of_the_help_fit_into_80_columns(
+    name: str, command: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = command(*([name] if name else []), "--help")
+    assert status == 0
+    printed = [line.rstrip() for line in out.splitlines()]
+    for of, line in LINES:
+        if of == name:
+            assert f" {line}".rstrip() in printed
+
+
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("there was work")
 
-    for function in (
-        "demo.study.run_study",
-        "benchmark.study.run_study",
-        "verification.suite.run_suite",
-        "verification.distributed.study.run_package",
-    ):
+    for function in WORK:
         monkeypatch.setattr(f"vicreg.tools.{function}", work)
 
 

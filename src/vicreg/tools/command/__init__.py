@@ -18,22 +18,22 @@ __all__ = ["application", "main"]
 #: The subcommands in the order of the help. Each is a module with a function ``add_to(app)``.
 _SUBCOMMANDS = ("demo", "diagnose", "verify", "identify", "bench", "conventions")
 
-# typer rewraps all paragraphs except those that begin with \b.
+# typer leaves paragraphs that begin with \b as they are.
 _HELP = """The variance-invariance-covariance loss: see it work, and see which one you have.
 
 \b
 vicreg demo                    train an encoder with and without each term
-vicreg demo --backend torch    the same on PyTorch
-vicreg demo --plot demo.png    and draw what happened
-vicreg diagnose FILE.npy       how far saved embeddings have collapsed
+vicreg demo --plot demo.png    the same, and draw what happened
+vicreg diagnose z.npy          how far saved embeddings have collapsed
+vicreg identify losses:mine    which convention a function of yours is
 vicreg verify                  do the libraries here compute the same?
 vicreg verify --distributed 2  do two processes compute what one does?
-vicreg identify MODULE:NAME    which convention a function of yours is
 vicreg bench --quick           how fast each library is here
 vicreg conventions             compare the published implementations
-vicreg conventions --json      the same as data, as of every subcommand
+vicreg conventions --json      the same as data: every subcommand has --json
 
-python -m vicreg is the same command.
+vicreg COMMAND --help has the examples of each. The exit status is 0 for yes or done, 1 for no or
+failed, 2 for bad usage. python -m vicreg is the same command.
 """
 
 
@@ -71,7 +71,7 @@ def application() -> "Typer":
     from vicreg.tools.command.shared import Subcommands
 
     app = typer.Typer(
-        help=_HELP,
+        help=_unwrapped(_HELP),
         cls=Subcommands,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
@@ -97,4 +97,14 @@ def application() -> "Typer":
 
     for name in _SUBCOMMANDS:
         importlib.import_module(f"vicreg.tools.command.{name}").add_to(app)
+    for command in app.registered_commands:
+        command.help = _unwrapped(command.help or "")
     return app
+
+
+def _unwrapped(text: str) -> str:
+    r"""Return `text` with each paragraph on one line, except those that begin with \b."""
+    return "\n\n".join(
+        paragraph if paragraph.startswith("\b") else " ".join(paragraph.split("\n"))
+        for paragraph in text.strip().split("\n\n")
+    )

@@ -33,7 +33,8 @@ __all__ = ["add_to"]
 _HELP = """Compare the speed and memory of every library and device of this machine.
 
 The loss with its gradient is compared with the published formula in the same library, and with
-the bare matrix products that it needs. Some minutes; --quick takes less than half a minute.
+the bare matrix products that it needs. It takes some minutes, and less than half a minute with
+--quick. Without options: the default libraries that are installed, on every device, in float32.
 
 \b
 vicreg bench --quick                        a first look
@@ -41,6 +42,9 @@ vicreg bench                                all that is here
 vicreg bench --backend torch --compile      eager and under torch.compile
 vicreg bench --size 512x4096 --dtype float64
 vicreg bench --html bench.html              a page with plots to hand on
+vicreg bench --json bench.json              every sample, as data
+
+A ratio with a ~ is uncertain: the machine was busy, or the ratio is now above 1 and now below.
 """
 
 
@@ -53,7 +57,9 @@ def add_to(app: typer.Typer) -> None:
         device: Devices = None,
         size: Annotated[
             list[str] | None,
-            typer.Option(metavar="NxD", help="Samples x features; may be given again."),
+            typer.Option(
+                metavar="NxD", help="Samples x features, as 256x2048; may be given again."
+            ),
         ] = None,
         dtype: Dtypes = None,
         mode: Annotated[
@@ -67,7 +73,13 @@ def add_to(app: typer.Typer) -> None:
         compile_too: Annotated[
             bool, typer.Option("--compile", help="Measure under the library's compiler too.")
         ] = False,
-        quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds.")] = False,
+        quick: Annotated[
+            bool,
+            typer.Option(
+                "--quick",
+                help="Few rounds, of two small sizes without --size.",
+            ),
+        ] = False,
         json_file: JsonFile = None,
         html_file: Annotated[
             Path | None,

@@ -39,12 +39,12 @@ FILE is an array of floating-point numbers with one sample per row: .npy, .npz, 
 term only.
 
 \b
-vicreg diagnose z.npy                      as a report, whose first line is the verdict
+vicreg diagnose z.npy                      as a report, with the verdict first
 vicreg diagnose z1.npy z2.npy              with the invariance term
 vicreg diagnose views.npz --key z1         one array of several
 vicreg diagnose z.npy --plot z.png         with a figure
 vicreg diagnose z.npy --json               as data, for a program
-vicreg diagnose z.pt --fail-on collapsed   with exit status 1 if it has collapsed
+vicreg diagnose z.pt --fail-on collapsed   exit status 1 if it has collapsed
 """
 
 #: What ``--fail-on`` takes: what a file that can be read may be, the worst first.

@@ -45,9 +45,9 @@ _HELP = (
     """\b
 vicreg identify losses:my_loss
     the function my_loss in losses.py, here, on NumPy arrays
-vicreg identify ./src/losses.py:VICRegLoss --backend torch --kwargs 'std_coeff=1'
+vicreg identify ./losses.py:MyLoss --backend torch --kwargs 'std_coeff=1'
     a class in a file, made with arguments, on PyTorch tensors
-vicreg identify losses:video_loss --backend torch --shape n,d,2,4,4 --output total
+vicreg identify losses:video --backend torch --shape n,d,2,4,4 --output total
     a loss of (B, C, T, H, W) that returns a dict with the key 'total'
 vicreg identify pytorch_metric_learning.losses:VICRegLoss --backend torch
     a class of an installed package, on PyTorch tensors

@@ -64,20 +64,20 @@ def names_completed(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def _several(what: str, names: Sequence[str]) -> Any:
-    return typer.Option(
-        metavar="NAME",
-        autocompletion=names_completed(names),
-        help=f"{what}; may be given again.",
-    )
+    again = f"{what}; may be given again."
+    return typer.Option(metavar="NAME", autocompletion=names_completed(names), help=again)
 
 
 #: What ``--convention`` takes.
 CONVENTIONS = (*conventions, *codebases)
 
-Backends = Annotated[list[str] | None, _several("A library", NAMES)]
-Conventions = Annotated[list[str] | None, _several("A convention", CONVENTIONS)]
+Backends = Annotated[list[str] | None, _several(f"A library: {', '.join(NAMES)}", NAMES)]
+Conventions = Annotated[
+    list[str] | None,
+    _several("A convention or codebase: see vicreg conventions", CONVENTIONS),
+]
 Devices = Annotated[list[str] | None, _several("A device (cpu, cuda, cuda:1)", ("cpu", "cuda"))]
-Dtypes = Annotated[list[str] | None, _several("A dtype (float32)", DTYPES)]
+Dtypes = Annotated[list[str] | None, _several(f"A dtype: {', '.join(DTYPES)}", DTYPES)]
 
 
 class Subcommands(TyperGroup):

@@ -57,15 +57,15 @@ wrong is said in words. Ranks that hang are stopped.
 
 \b
 vicreg verify                                  in a minute
-vicreg verify --full                           every library here, every input in every convention
+vicreg verify --full                           all libraries and all inputs
 vicreg verify --backend torch --backend dask   two libraries
 vicreg verify --markdown report.md             with a report to keep
 vicreg verify --namespace my_arrays            a library of your own
 vicreg verify --target my_code:my_loss --backend torch
                                                your own loss against official
-vicreg verify --target ./my_code.py:MyLoss --backend torch --kwargs 'std_coeff=1'
-                                               a class in a file, made with arguments
-vicreg verify --distributed 3                  this package's loss on three ranks
+vicreg verify --target ./my_code.py:MyLoss --kwargs 'std_coeff=1'
+                                               a class, made with arguments
+vicreg verify --distributed 3                  this package on three ranks
 vicreg verify --distributed 3 --target my_code:my_loss
                                                your own, with its gather layer
 """
@@ -112,7 +112,7 @@ def add_to(app: typer.Typer) -> None:
             float | None,
             typer.Option(
                 metavar="SECONDS",
-                help="How long a rank may take for one batch with --distributed (10).",
+                help="How long a rank may take for one batch with --distributed: 10 by default.",
             ),
         ] = None,
         json_file: JsonFile = None,
