@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_only_the_collapsed_encoder_is_warned_of(capsys: pytest.CaptureFixture) -> None:
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="Collapsed") as warned:
         runpy.run_path(str(EXAMPLES / "collapse_monitor.py"), run_name="__main__")
     assert [str(one.message).partition(":")[0] for one in warned] == ["projector, step 50"]
     alone, all_three = capsys.readouterr().out.split("all three terms\n")

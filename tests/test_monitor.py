@@ -29,7 +29,6 @@ def values_of(xp: Backend, values: np.ndarray) -> Any:
     return xp.asarray(values)
 
 
-@pytest.mark.representative
 def test_it_warns_once(xp: Backend) -> None:
     spread, point = values_of(xp, SPREAD), values_of(xp, POINT)
     monitor = CollapseMonitor(every_n_steps=2)
