@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import nox
 
@@ -86,19 +87,23 @@ def tests_each(session: nox.Session, library: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style, that imports go down only, and that the core imports no array library."""
+    """Check the style, what imports what, and the packages that would be published."""
     session.install(*group("lint"), ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", folder)
+    session.run("twine", "check", "--strict", *map(str, Path(folder).glob("vicreg-*")))
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types of the package."""
+    """Check the types of the package, and what type checkers make of its users' code."""
     session.install(TORCH)
-    session.install(".[numpy,jax,mlx,command,plot]", *group("types"))
+    session.install(".[numpy,jax,mlx,command,plot]", *group("types"), *group("test"))
     session.run("mypy")
+    session.run("pytest", "tests/test_types.py")
 
 
 @nox.session

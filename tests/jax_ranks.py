@@ -120,6 +120,21 @@ def on_explicit_axes(views: tuple[Any, ...]) -> Any:
     return jax.shard_map(loss, mesh=mesh, in_specs=SHARDED, out_specs=WHOLE)(*on_mesh)
 
 
+def on_some_explicit_axes(views: tuple[Any, ...]) -> Any:
+    """The gradient through shard_map of one explicit axis; another one is left to the types."""
+    mesh = jax.make_mesh((4, 2), ("i", "j"))
+    mapped = jax.shard_map(
+        functools.partial(vicreg_loss, comm=COMM),
+        mesh=mesh,
+        in_specs=SHARDED,
+        out_specs=WHOLE,
+        axis_names={"i"},
+    )
+    with jax.set_mesh(mesh):
+        on_mesh = [jax.device_put(view, NamedSharding(mesh, SHARDED)) for view in views]
+        return jax.jit(jax.value_and_grad(mapped, (0, 1)))(*on_mesh)
+
+
 def together(views: tuple[Any, ...], checked: bool) -> dict[str, Any]:
     """What is found for one shape: one program, which compiles sooner than many."""
     of_penalties = {p: of_one_view(views[0], checked, p) for p in ("square", "smooth_l1")}
@@ -144,6 +159,7 @@ def others_too(results: dict[Any, Any]) -> None:
     views = tuple(map(jnp.asarray, ranks.whole(ROWS, SHAPES["wide"])))
     results["others"] = numpy(jax.jit(others)(views))
     results["explicit axes"] = numpy(on_explicit_axes(views))
+    results["some explicit axes"] = numpy(on_some_explicit_axes(views))
 
 
 if __name__ == "__main__":

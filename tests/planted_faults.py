@@ -491,9 +491,9 @@ FAULTS = [
     Fault(
         "JAX's meshes of explicit axes forgotten",
         "_adapters/jax.py",
-        "if AxisType.Explicit not in mesh.axis_types:",
+        "if AxisType.Explicit not in mesh.axis_types or not any(map(_is_sharded, like)):",
         "if True:",
-        ("jax_settings",),
+        ("jax_mesh",),
     ),
     Fault(
         "rows broadcast only as JAX is set to let them",

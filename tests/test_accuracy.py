@@ -10,6 +10,7 @@ import pytest
 from array_api_compat import array_namespace
 from backends import Backend
 from errors import UNIT_ROUNDOFF, largest_error, rounding
+from one_graph import in_one_graph
 
 from vicreg import conventions, covariance_loss, vicreg_loss, vicreg_terms, vicreg_value_and_grad
 from vicreg._core import largest
@@ -197,7 +198,7 @@ def of_pytorch(low: np.ndarray, method: str):
 def compiled_by_pytorch():
     torch = pytest.importorskip("torch")
     torch.compiler.reset()
-    return torch.compile(covariance, backend="aot_eager", fullgraph=True)
+    return in_one_graph(covariance, backend="aot_eager")
 
 
 def of_compiled_pytorch(low: np.ndarray, method: str):

@@ -26,6 +26,7 @@ from test_command import refused, run
 from vicreg import vicreg_loss
 from vicreg.tools.backends import backend_named
 from vicreg.tools.benchmark import computations, memory, study
+from vicreg.tools.benchmark import report as report_of
 from vicreg.tools.benchmark.computations import (
     COMPUTATIONS,
     MODES,
@@ -264,10 +265,74 @@ def test_a_side_beyond_patience_or_memory_is_left_out(monkeypatch: pytest.Monkey
     assert found.results[0].faster is None
     assert found.results[0].over_products is None
     assert any("beyond 0" in why for _, why in found.not_measured)
-    monkeypatch.setattr(study, "available_memory", lambda: 1)
-    found = study.run_study(numpy, wanted, EFFORT, lambda _: ())
+    wide = [Problem(2, 64, mode="value")]
+    monkeypatch.setattr(study, "available_memory", lambda: 10_000)
+    found = study.run_study(numpy, wide, EFFORT, lambda _: ())
     assert set(found.results[0].times) == {VICREG, PRODUCTS}
     assert any("d x d matrices" in why for _, why in found.not_measured)
+    monkeypatch.setattr(study, "available_memory", lambda: 1)
+    found = study.run_study(numpy, wide, EFFORT, lambda _: ())
+    assert found.results == []
+    assert any("its views and gradients take about" in why for _, why in found.not_measured)
+
+
+# A busy machine.
+
+
+def result(over_products: list[float], load: float | None = 0.5) -> study.Result:
+    """A result of which `over_products` are the ratios of the rounds."""
+    ones = Times((1.0,) * len(over_products), 1)
+    times = {VICREG: Times(tuple(over_products), 1), PRODUCTS: ones}
+    return study.Result("numpy", "cpu", Problem(6, 4), times, load=load)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "load", "mark"),
+    [
+        ([1.1, 1.2, 1.3], 0.5, ""),
+        ([0.7, 0.8, 0.9], 0.5, ""),
+        ([0.7, 1.2, 1.3], 0.5, "~"),  # quartiles of 0.95 and 1.25
+        ([1.1, 1.2, 1.3], 1.2, ""),
+        ([1.1, 1.2, 1.3], 1.3, "~"),
+        ([1.1, 1.2, 1.3], None, ""),
+    ],
+)
+def test_a_ratio_is_uncertain_about_1_and_on_a_busy_machine(
+    rounds: list[float], load: float | None, mark: str
+) -> None:
+    one = result(rounds, load)
+    found = study.Study([one], [], {})
+    assert report_of.ratio_of(one, one.over_products) == f"{mark}{rounds[1]:.2f}"
+    data = report_of.as_json(found)
+    assert data["results"][0]["over_products"]["uncertain"] is bool(mark)
+    assert data["results"][0]["busy"] is (load == 1.3)
+    assert data["results"][0]["load_per_core"] == load
+    assert len(data["uncertain"]) == len(mark)
+    assert all(line.startswith("~: ") for line in data["uncertain"])
+    assert ("a load of 1.3 a core" in "".join(data["uncertain"])) is (load == 1.3)
+    cell = next(iter(report_of.results_table(found, "float32", "").columns[3].cells))
+    assert (cell.plain, cell.style) == (f"{mark}{rounds[1]:.2f}", "dim" if mark else "")
+
+
+def test_the_load_is_that_of_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = itertools.chain([3.0, 8.0], itertools.repeat(1.0))
+    monkeypatch.setattr("os.getloadavg", lambda: (next(loads), 0.0, 0.0), raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    numpy, wanted = [backend_named("numpy")], [Problem(6, 4), Problem(6, 5)]
+    found = study.run_study(numpy, wanted, EFFORT, lambda _: ())
+    assert [(one.load, one.is_busy) for one in found.results] == [(2.0, True), (0.25, False)]
+    monkeypatch.delattr("os.getloadavg")
+    found = study.run_study(numpy, wanted[:1], EFFORT, lambda _: ())
+    assert found.results[0].load is None
+
+
+def test_the_command_says_beforehand_that_the_machine_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = ("bench", "--backend=numpy", "--size=6x4", "--quick")
+    for load, is_busy in ((0.5, False), (1.5, True)):
+        monkeypatch.setattr("vicreg.tools.machine.load_per_core", lambda load=load: load)
+        assert ("busy" in run(*quick).stderr) is is_busy
 
 
 # Memory.
@@ -292,7 +357,8 @@ def test_a_process_that_fails_says_why() -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, Path]:
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("bench")
-    files = [f"--{kind}={folder / f'bench.{kind}'}" for kind in ("json", "html", "png")]
+    kinds = {"json": "json", "html": "html", "plot": "png"}
+    files = [f"--{option}={folder / f'bench.{kind}'}" for option, kind in kinds.items()]
     chosen = [f"--backend={name}" for name in installed("numpy", "torch", "jax")]
     result = run("bench", *SMALL, *chosen, *files)
     assert result.exit_code == 0, result.output
@@ -303,6 +369,8 @@ def test_the_table_names_what_ran(report: tuple[str, dict, Path]) -> None:
     printed, _, folder = report
     shown = [line for line in printed.splitlines() if str(folder) not in line]
     assert max(map(len, shown)) <= 80
+    sizes = re.findall(r"^ *(?:numpy)? +(\d+ x \d+)", printed, flags=re.M)
+    assert sizes[:3] == ["6 x 5", "6 x 9", "12 x 9"]  # sorted, unlike those given
     for part in ("value-and-grad, float32", "6 x 9", "12 x 9", "MiB", "numpy", "Not measured:"):
         assert part in printed
     assert "\x1b" not in printed
@@ -360,8 +428,17 @@ def test_the_page_needs_nothing_but_itself(report: tuple[str, dict, Path]) -> No
     command = re.search(r"<code>(.*?)</code>", page)
     assert command is not None
     assert command[1].startswith("vicreg bench --backend numpy")
-    assert "--size 6x9 --size 12x9" in command[1]
+    assert "--size 6x5 --size 6x9 --size 12x9" in command[1]
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_is_legible_on_a_dark_screen(report: tuple[str, dict, Path]) -> None:
+    page = (report[2] / "bench.html").read_text()
+    assert "@media (prefers-color-scheme: dark)" in page
+    plots = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.S))
+    assert "currentColor" in plots
+    # No plot brings its own black text or white ground.
+    assert not re.search(r"(fill|stroke): *(#000000|#ffffff|black|white)(?!; opacity: 0)", plots)
 
 
 def test_the_value_alone_has_a_published_one_on_numpy() -> None:
@@ -379,6 +456,17 @@ def test_what_could_not_be_measured_is_listed() -> None:
     assert "numpy compiled: numpy has no compiler" in result.stdout
 
 
+def test_where_nothing_could_be_measured_the_reason_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(study, "available_memory", lambda: 1)
+    result = run("bench", "--backend=numpy", "--size=6x4", "--quick")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        "vicreg: nothing could be measured: numpy 6 x 4 float32: its views and gradients take"
+    )
+
+
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*arguments: object, **named: object) -> None:
@@ -390,6 +478,8 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_usage_is_one_line(no_work: None, tmp_path: Path) -> None:
     for bad in ("12", "0x4", "1x4", "4x0", "4x", "axb", "-4x4", "4x4x4", "4 x 4", ""):
         refused(run("bench", f"--size={bad}"), "--size must be samples x features", repr(bad))
+    large = ("--size=999999999x1", "--size=6x4", "--size=8192x8192")
+    refused(run("bench", "--quick", *large), "too large for --quick", "8192x8192, 999999999x1")
     refused(run("bench", "--backend", "tensorflow"), "--backend must be one of numpy, torch")
     refused(run("bench", "--dtype", "int8"), "--dtype must be one of float64", "'int8'")
     refused(run("bench", "--mode", "both"), "--mode must be one of value-and-grad, value")
@@ -397,9 +487,9 @@ def test_bad_usage_is_one_line(no_work: None, tmp_path: Path) -> None:
     refused(run("bench", "--backend=numpy", "--dtype=bfloat16"), "nothing to run on")
     refused(run("bench", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
     refused(run("bench", "--html", str(tmp_path)), "is a directory")
-    refused(run("bench", "--png", str(tmp_path / "a.txt")), "its suffix must be one of")
+    refused(run("bench", "--plot", str(tmp_path / "a.txt")), "its suffix must be one of")
     same = str(tmp_path / "same.png")
-    refused(run("bench", "--json", same, "--png", same), "must be different files")
+    refused(run("bench", f"--json={same}", "--plot", same), "must be different files")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -424,7 +514,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(
 
 def test_help_teaches() -> None:
     printed = run("bench", "--help").stdout
-    for option in ("--size", "--mode", "--compile", "--quick", "--json", "--html", "--png"):
+    for option in ("--size", "--mode", "--compile", "--quick", "--json", "--html", "--plot"):
         assert option in printed
 
 

@@ -17,7 +17,10 @@ from typer.testing import CliRunner, Result
 
 import vicreg
 from vicreg import conventions
+from vicreg._conventions import codebases, codebases_of
 from vicreg.tools.command import application, main
+from vicreg.tools.command.conventions import chosen_conventions
+from vicreg.tools.requirements import RequirementError
 
 
 def run(*arguments: str, width: int = 80) -> Result:
@@ -53,6 +56,9 @@ def test_conventions_prints_every_one_whole(width: int) -> None:
         )
         assert weights in rows[1]
     assert "Which one do you have?" in result.stdout
+    for name, codebase in codebases.items():
+        (row,) = (line.split() for line in lines if line.split()[:1] == [name])
+        assert row[1] == codebase.convention
 
 
 def test_conventions_as_json_are_the_data() -> None:
@@ -61,6 +67,13 @@ def test_conventions_as_json_are_the_data() -> None:
     for name, fields in printed.items():
         for field, value in dataclasses.asdict(conventions[name]).items():
             assert fields[field] == (list(value) if isinstance(value, tuple) else value)
+        assert fields["codebases"] == list(codebases_of(name))
+
+
+def test_a_convention_may_be_given_by_a_codebases_name() -> None:
+    assert chosen_conventions(["Lightly", "eb_jepa", "official"]) == ("official", "eb-jepa")
+    with pytest.raises(RequirementError, match=r"--convention must .*: did you mean 'lightly'\?"):
+        chosen_conventions(["lihgtly"])
 
 
 def test_demo_trains_and_says_what_to_see(tmp_path: Path) -> None:
@@ -87,12 +100,13 @@ def test_demo_refuses_before_training(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    for library, name in (("torch", "PyTorch"), ("jax", "JAX"), ("cupy", "CuPy")):
+    packages = {"torch": ("PyTorch", "torch"), "cupy": ("CuPy", "cupy-cuda12x")}
+    for library, (name, package) in packages.items():
         monkeypatch.setitem(sys.modules, library, None)
-        line = f"vicreg: {name} is not installed: pip install 'vicreg[{library}]'"
+        line = f"vicreg: {name} is not installed: pip install {package}"
         refused(run("demo", "--backend", library), line)
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    refused(run("demo"), "scikit-learn is not installed: pip install 'vicreg[command]'")
+    refused(run("demo"), "scikit-learn is not installed: pip install scikit-learn")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "sklearn")
     refused(run("demo", "--plot", "a.png"), "matplotlib is not installed")
@@ -132,7 +146,8 @@ def test_usage_errors_are_one_line(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("vicreg: ")
-    assert printed.err.endswith("see vicreg --help\n")
+    command = "vicreg" if arguments[0] == "vikreg" else f"vicreg {arguments[0]}"
+    assert printed.err.endswith(f": see {command} --help\n")
     assert printed.err.count("\n") == 1
     assert arguments[-1].lstrip("-") in printed.err or arguments[1] in printed.err
 
@@ -190,7 +205,7 @@ def test_version() -> None:
     assert run("--version").stdout == f"vicreg {vicreg.__version__}\n"
 
 
-def test_without_its_extra_the_command_says_which(
+def test_without_its_packages_the_command_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
@@ -198,7 +213,7 @@ def test_without_its_extra_the_command_says_which(
         main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "vicreg: the command needs its extra: pip install 'vicreg[command]'\n"
+        "vicreg: the command needs typer and rich: pip install typer rich\n"
     )
 
 

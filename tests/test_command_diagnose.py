@@ -6,8 +6,15 @@ import io
 import json
 import math
 import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -61,7 +68,9 @@ def test_every_floating_point_dtype(tmp_path: Path, dtype: str) -> None:
 def test_json_is_the_data(tmp_path: Path) -> None:
     data = json.loads(run(saved(tmp_path, Z), "--json").stdout)
     wanted = vars(diagnose(Z))
-    assert list(data) == list(wanted)
+    assert list(data) == ["verdict", "collapsed", *wanted]
+    assert data["verdict"] == diagnose(Z).verdict
+    assert data["collapsed"] is False
     for name, value in wanted.items():
         assert data[name] == (value.tolist() if isinstance(value, np.ndarray) else value)
     assert data["invariance"] is None
@@ -113,7 +122,7 @@ def with_header(header: bytes) -> bytes:
         (b"", "is no .npy file"),
         (b"1.0,2.0\n3.0,4.0\n", "is no .npy file"),
         (b"\x80\x04\x95.", "is no .npy file"),  # a pickle
-        (b"PK\x03\x04 and more", "is an archive"),
+        (b"PK\x03\x04 and more", "is no .npy file"),
         (b"\x93NUMPY", "is damaged"),
         (b"\x93NUMPY\x09\x00", "is damaged"),
         (with_header(b"{'descr': '<f8'"), "is damaged"),
@@ -147,7 +156,9 @@ def test_a_cut_off_file(tmp_path: Path) -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     refused(run(tmp_path / "none.npy"), "cannot read", "No such file")
-    refused(run(tmp_path), "cannot read", "Is a directory")
+    (tmp_path / "folder.npy").mkdir()
+    refused(run(tmp_path / "folder.npy"), "cannot read", "Is a directory")
+    refused(run(tmp_path), "cannot read", "suffix must be one of .npy, .npz, .pt, .pth, .safe")
     locked = saved(tmp_path, Z)
     locked.chmod(0)
     if not os.access(locked, os.R_OK):  # nothing is locked to the administrator
@@ -178,7 +189,310 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path, bad: float) -> N
     z = Z.copy()
     z[3, :2] = z[7, 1] = bad
     result = run(saved(tmp_path, z))
-    refused(result, "3 of 240 values", "in 2 of 40 samples", "sample 3", status=1)
+    refused(result, "3 of 240 values", "in 2 of 40 samples", "sample 3")
+
+
+class Malicious:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.mark,))
+
+
+def archive(file: Path, **members: bytes) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in members.items():
+            opened.writestr(f"{name}.npy", content)
+    return file
+
+
+def as_npy(array: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=True)
+    return content.getvalue()
+
+
+class TestNpz:
+    def test_the_only_array_needs_no_key(self, tmp_path: Path) -> None:
+        file = archive(tmp_path / "z.npz", z=as_npy(Z))
+        assert run(file).stdout == run(file, "--key", "z").stdout == f"{diagnose(Z)}\n"
+
+    def test_keys(self, tmp_path: Path) -> None:
+        file = archive(tmp_path / "z.npz", a=as_npy(Z), b=as_npy(Z + 2))
+        assert run(file, "--key", "a").stdout == f"{diagnose(Z)}\n"
+        both = run(file, file, "--key", "a", "--key", "b").stdout
+        assert both == f"{diagnose(Z, other=Z + 2)}\n"
+        refused(run(file), "holds 2 arrays: choose by --key from 'a', 'b'")
+        refused(run(file, "--key", "c"), "no array 'c': --key must be one of 'a', 'b'")
+        refused(run(file, "--key", "a", "--key", "b"), "--key must be given at most 1 times")
+        refused(run(saved(tmp_path, Z), "--key", "a"), "leave out --key")
+        refused(run(archive(tmp_path / "none.npz")), "holds no array")
+        many = archive(tmp_path / "many.npz", **{f"k{i}": b"" for i in range(99)})
+        refused(run(many), "'k9' and 89 more")
+
+    def test_compressed(self, tmp_path: Path) -> None:
+        np.savez_compressed(tmp_path / "z.npz", z=Z.astype(np.float16))
+        assert run(tmp_path / "z.npz").stdout == f"{diagnose(Z.astype(np.float16))}\n"
+
+    @pytest.mark.parametrize(
+        "member",
+        [b"", b"text", as_npy(Z)[:-8], as_npy(Z)[:20], as_npy(Z)[:7] + b"\x09" + as_npy(Z)[8:]],
+        ids=range(5),
+    )
+    def test_damaged_members(self, tmp_path: Path, member: bytes) -> None:
+        refused(run(archive(tmp_path / "z.npz", z=member)), "z.npz' is damaged")
+
+    def test_a_flipped_bit(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "z.npz", z=Z)
+        content = bytearray((tmp_path / "z.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "z.npz").write_bytes(content)
+        refused(run(tmp_path / "z.npz"), "is damaged", "CRC")
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and more", as_npy(Z)], ids=range(3))
+    def test_what_is_no_archive(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "z.npz").write_bytes(content)
+        refused(run(tmp_path / "z.npz"), "is no .npz file")
+
+    def test_what_unpacks_to_more_than_memory_holds(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bomb = archive(tmp_path / "z.npz", z=as_npy(np.zeros((4000, 1000))))
+        assert bomb.stat().st_size < 100_000
+        memory = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10_000}
+        monkeypatch.setattr(os, "sysconf", memory.__getitem__, raising=False)
+        refused(run(bomb), "does not fit into memory: 0.0298 of 0.0381 GiB")
+
+    def test_a_shape_that_the_file_does_not_have(self, tmp_path: Path) -> None:
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 1%s)}\n" % (b"0" * 15)
+        refused(run(archive(tmp_path / "z.npz", z=with_header(header))), "z.npz'")
+
+    def test_a_header_of_any_length(self, tmp_path: Path) -> None:
+        refused(run(archive(tmp_path / "z.npz", z=with_header(b" " * 60_000))), "is damaged")
+
+
+class TestTorch:
+    @pytest.fixture(autouse=True)
+    def torch(self) -> None:
+        pytest.importorskip("torch")
+
+    def save(self, data: Any, file: Path) -> Path:
+        import torch
+
+        torch.save(data, file)
+        return file
+
+    def test_a_tensor_and_a_dictionary(self, tmp_path: Path) -> None:
+        import torch
+
+        wanted = f"{diagnose(Z)}\n"
+        z = torch.asarray(Z)
+        assert run(self.save(z, tmp_path / "z.pt")).stdout == wanted
+        assert run(self.save(z.requires_grad_(), tmp_path / "z.PTH")).stdout == wanted
+        file = self.save({"step": 7, "z": torch.nn.Parameter(z)}, tmp_path / "z.pt")
+        assert run(file).stdout == wanted
+        file = self.save({"a": z + 1, "z": z}, tmp_path / "z.pt")
+        assert run(file, "--key", "z").stdout == wanted
+        refused(run(file), "choose by --key from 'a', 'z'")
+        old = tmp_path / "old.pt"
+        torch.save(z, old, _use_new_zipfile_serialization=False)
+        assert run(old).stdout == wanted
+
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        import torch
+
+        z = torch.asarray(Z).to(torch.bfloat16)
+        file = self.save(z, tmp_path / "z.pt")
+        assert run(file).stdout == f"{diagnose(z)}\n"
+        assert json.loads(run(file, "--json").stdout)["n"] == 40
+        pytest.importorskip("matplotlib")
+        assert run(file, "--plot", tmp_path / "z.png").exit_code == 0
+        z[3, 1] = math.nan
+        refused(run(self.save(z, tmp_path / "z.pt")), "1 of 240 values", "sample 3")
+
+    def test_what_is_no_batch(self, tmp_path: Path) -> None:
+        import torch
+
+        z, file = torch.asarray(Z), tmp_path / "z.pt"
+        refused(run(self.save(z.int(), file)), "holds int32: embeddings are float16, bfloat16")
+        refused(run(self.save([z], file)), "holds no array")
+        refused(run(self.save({}, file)), "holds no array")
+        refused(run(self.save(z.to_sparse(), file)), "dense")
+        refused(run(self.save(z.to("meta"), file)), "dense")
+        refused(run(self.save(z[0], file)), "two axes")
+        endless = torch.ones(1, dtype=torch.float32).expand(10**6, 10**6)
+        refused(run(self.save(endless, file)), "does not fit into memory")
+
+    def test_damaged_files(self, tmp_path: Path) -> None:
+        import torch
+
+        file = self.save(torch.asarray(Z), tmp_path / "z.pt")
+        whole = file.read_bytes()
+        for content in (b"", b"\x80\x02", b"text", whole[:100], whole[:-50], as_npy(Z)):
+            file.write_bytes(content)
+            refused(run(file), "z.pt'")
+
+    def test_no_code_is_run(self, tmp_path: Path) -> None:
+        import torch
+
+        mark, file = tmp_path / "ran", tmp_path / "z.pt"
+        evil = {"z": torch.asarray(Z), "evil": Malicious(mark)}
+        for new in (True, False):
+            torch.save(evil, file, _use_new_zipfile_serialization=new)
+            refused(run(file), "holds Python objects, which are not loaded")
+        file.write_bytes(pickle.dumps(Malicious(mark)))
+        refused(run(file), "z.pt'")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and still out there
+            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), file)
+        refused(run(file), "z.pt'")
+        assert not mark.exists()
+        torch.save(evil, file)
+        torch.load(file, weights_only=False)
+        assert mark.exists()  # it would have been seen
+
+
+class TestSafetensors:
+    @pytest.fixture(autouse=True)
+    def safetensors(self) -> None:
+        pytest.importorskip("safetensors")
+
+    def test_arrays_by_key(self, tmp_path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        file = tmp_path / "z.safetensors"
+        save_file({"z": Z}, file)
+        assert run(file).stdout == run(file, "--key", "z").stdout == f"{diagnose(Z)}\n"
+        save_file({"a": Z, "b": Z.astype(np.float16), "i": np.ones((4, 3), int)}, file)
+        assert run(file, "--key", "b").stdout == f"{diagnose(Z.astype(np.float16))}\n"
+        refused(run(file), "choose by --key from 'a', 'b', 'i'")
+        refused(run(file, "--key", "c"), "no array 'c'")
+        refused(run(file, "--key", "i"), "holds int64")
+        save_file({}, file)
+        refused(run(file), "holds no array")
+
+    def test_bfloat16(self, tmp_path: Path) -> None:
+        torch = pytest.importorskip("torch")
+        from safetensors.torch import save_file
+
+        z = torch.asarray(Z).to(torch.bfloat16)
+        save_file({"z": z}, tmp_path / "z.safetensors")
+        assert run(tmp_path / "z.safetensors").stdout == f"{diagnose(z)}\n"
+
+    def test_damaged_files(self, tmp_path: Path) -> None:
+        from safetensors.numpy import save
+
+        file, whole = tmp_path / "z.safetensors", save({"z": Z})
+        huge = (2**62).to_bytes(8, "little")
+        for content in (
+            b"",
+            whole[:7],
+            whole[:40],
+            whole[:-1],
+            huge + whole[8:],
+            as_npy(Z),
+            pickle.dumps(Malicious(tmp_path / "ran")),
+        ):
+            file.write_bytes(content)
+            refused(run(file), "is damaged")
+        assert not (tmp_path / "ran").exists()
+        refused(run(tmp_path / "none.safetensors"), "cannot read", "No such file")
+
+
+def test_safetensors_that_are_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "z.safetensors").write_bytes(b"")
+    refused(run(tmp_path / "z.safetensors"), "not installed: pip install safetensors")
+
+
+def test_no_code_in_arrays_is_run(tmp_path: Path) -> None:
+    evil = np.array([[Malicious(tmp_path / "ran"), 1.0]], dtype=object)
+    refused(run(saved(tmp_path, evil)), "holds Python objects, which are not loaded")
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    refused(run(tmp_path / "pickle.npy"), "is no .npy file")
+    np.savez(tmp_path / "z.npz", good=Z, evil=evil)
+    refused(run(tmp_path / "z.npz", "--key", "evil"), "holds Python objects, which are not loaded")
+    assert run(tmp_path / "z.npz", "--key", "good").exit_code == 0
+    assert not (tmp_path / "ran").exists()
+    np.load(tmp_path / "z.npy", allow_pickle=True)
+    assert (tmp_path / "ran").exists()  # it would have been seen
+
+
+class TestFailOn:
+    BATCHES: ClassVar = {
+        "collapsed": CONSTANT,
+        "dead": Z * [1, 1, 1, 1, 1, 0],
+        "low-variance": 0.37 * Z,
+        "too-few-samples": Z[:3],
+        "healthy": Z,
+    }
+    LEVELS = tuple(BATCHES)
+
+    @pytest.mark.parametrize("level", LEVELS[:-1])
+    def test_that_level_and_worse(self, tmp_path: Path, level: str) -> None:
+        for name, z in self.BATCHES.items():
+            result = run(saved(tmp_path, z), "--fail-on", level)
+            is_worse = self.LEVELS.index(name) <= self.LEVELS.index(level)
+            assert result.exit_code == int(is_worse), name
+            assert result.stdout == f"{diagnose(z)}\n"
+
+    def test_beside_data_on_standard_output_the_verdict_is_on_the_other(
+        self, tmp_path: Path
+    ) -> None:
+        result = run(saved(tmp_path, CONSTANT), "--fail-on", "dead", "--json")
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["collapsed"] is True
+        assert result.stderr == "vicreg: Collapsed: every sample is the same\n"
+
+    def test_another_level(self, tmp_path: Path) -> None:
+        refused(run(saved(tmp_path, Z), "--fail-on", "healthy"), "--fail-on must be one of coll")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no SIGINT for one process")
+class TestInterrupt:
+    PROGRAM = """
+import signal, sys, time
+import numpy as np
+from rich.console import Console
+from vicreg.tools.background import interruptible
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+z = np.random.default_rng(0).standard_normal((4000, 4000))
+print("begun", flush=True)
+interruptible(lambda: np.linalg.svd(z, compute_uv=False), Console(stderr=True), "Working")
+"""
+
+    def test_a_call_of_the_library_ends_within_a_second(self) -> None:
+        """This one takes half a minute or more and does not return to Python before."""
+        with subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(1.3)
+            process.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - start < 1
+        assert process.returncode == 130
+        assert errors == "Working ...\nvicreg: stopped\n"
+
+    def test_what_the_work_raises_is_raised(self) -> None:
+        from rich.console import Console
+
+        from vicreg.tools.background import interruptible
+
+        with pytest.raises(ZeroDivisionError):
+            interruptible(lambda: 1 / 0, Console(), "Working")
+        assert interruptible(lambda: 3, Console(), "Working") == 3
 
 
 class TestPlot:
@@ -190,7 +504,7 @@ class TestPlot:
     def test_the_file(self, tmp_path: Path, suffix: str) -> None:
         file = tmp_path / f"figure{suffix}"
         result = run(saved(tmp_path, Z), "--plot", file)
-        assert result.stdout == f"{diagnose(Z)}\nThe figure is in {file}\n"
+        assert result.stdout == f"{diagnose(Z)}\nWritten: {file}\n"
         assert file.stat().st_size > 10_000
 
     def test_beside_json_nothing_else_is_printed(self, tmp_path: Path) -> None:
@@ -281,8 +595,6 @@ def drawn(diagnosis: Diagnosis) -> Any:
 def test_without_its_requirements_it_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     file = saved(tmp_path, Z)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     refused(run(file, "--plot", tmp_path / "a.png"), "matplotlib is not installed")

@@ -23,7 +23,7 @@ from vicreg.tools.verification import plan, target
 from vicreg.tools.verification.paths import AS_CALLED, PATHS
 from vicreg.tools.verification.suite import Measurement, Results
 
-QUICK = ("--backend", "numpy", "--convention", "official", "--convention", "article")
+QUICK = ("--backend", "numpy", "--convention", "lightly", "--convention", "article")
 
 
 @pytest.fixture(autouse=True)
@@ -222,7 +222,7 @@ def test_ones_own_function_departs_and_how(own_code: str) -> None:
     assert result.exit_code == 1
     assert "On numpy: the variance term is 2 times that of official." in result.stdout
     assert "algorithm1, with its published weights" in result.stdout
-    against = ("--convention", "algorithm1")
+    against = ("--convention", "solo-learn")
     assert run("verify", "--target", f"{own_code}:doubled", *against).exit_code == 0
 
 
@@ -245,14 +245,14 @@ def test_bad_usage_is_one_line(own_code: str, tmp_path: Path) -> None:
     refused(run("verify", "--target", f"{own_code}:loss", "--namespace", "numpy"), "--backend")
     refused(run("verify", "--backend", "tensorflow"), "--backend must be one of numpy, torch")
     refused(run("verify", "--dtype", "int8"), "--dtype must be one of float64", "'int8'")
-    refused(run("verify", "--convention", "mine"), "--convention must be one of official")
+    refused(run("verify", "--convention", "mine"), "--convention must be one of 'official'")
     refused(run("verify", "--device", "npu", "--backend", "numpy"), "nothing to run on")
     refused(run("verify", "--namespace", "nowhere_arrays"), "nowhere_arrays is not installed")
     refused(run("verify", "--json", str(tmp_path / "no" / "a.json")), "is no directory")
     refused(run("verify", "--markdown", str(tmp_path)), "is a directory")
     twice = str(tmp_path / "report")
-    refused(run("verify", "--json", twice, "--markdown", twice), "must be two files")
-    refused(run("verify", "--json", "/dev/null"), "is no plain file")
+    refused(run("verify", f"--json={twice}", "--markdown", twice), "must be different files")
+    refused(run("verify", "--json=/dev/null"), "is no plain file")
     half = ("--dtype", "float16")
     refused(
         run("verify", "--target", f"{own_code}:loss", *half), "must be one of float64, float32"

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
-import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from vicreg import Convention, conventions, translate_weights, vicreg_loss
+from vicreg import (
+    Convention,
+    conventions,
+    covariance_loss,
+    diagnose,
+    invariance_loss,
+    translate_weights,
+    variance_loss,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
 from vicreg._conventions import ConventionName, both_names, codebases, convention_named
 
 NAMES = ("invariance_weight", "variance_weight", "covariance_weight")
@@ -41,10 +52,10 @@ def test_the_names_for_type_checkers_are_the_data() -> None:
     assert get_args(ConventionName) == (*conventions, *codebases)
 
 
-@pytest.mark.parametrize("codebase", codebases.values(), ids=str)
-def test_a_codebase_is_named_in_any_spelling(codebase) -> None:
-    wanted = conventions[codebase.convention]
-    for name in (codebase.name, *codebase.also):
+@pytest.mark.parametrize("codebase", codebases)
+def test_a_codebase_is_named_in_any_spelling(codebase: str) -> None:
+    wanted = conventions[codebases[codebase].convention]
+    for name in (codebase, *codebases[codebase].also):
         for spelt in (name, name.upper(), name.replace("_", "-"), name.replace("-", "_")):
             assert convention_named(spelt) is wanted
             assert both_names(spelt) == f"{wanted.name} ({spelt})"
@@ -59,17 +70,39 @@ def test_a_convention_is_named_in_any_spelling(given: str, wanted: str) -> None:
     assert both_names(given) == both_names(conventions[wanted]) == wanted
 
 
-def test_each_codebase_has_the_convention_of_its_published_values() -> None:
+def test_each_codebase_has_the_convention_of_its_published_values(published: list[dict]) -> None:
     checked = set()
-    for file in ("published.json", "more.json"):
-        data = json.loads((Path(__file__).parent / "data" / file).read_text())
-        for source in data["cases"][0]["published"]:
-            for codebase in codebases.values():
-                if codebase.name in source["source"]:
-                    assert codebase.convention == source["convention"]
-                    checked.add(codebase.name)
+    for source, codebase in itertools.product(published[0]["published"], codebases.values()):
+        if codebase.name in source["source"]:
+            assert codebase.convention == source["convention"]
+            checked.add(codebase.name)
     # The others publish no PyTorch code of a loss of two arrays.
     assert set(codebases) - checked == {"tensorflow/similarity", "tensorflow/gnn", "pldm"}
+
+
+def test_its_arguments_are_those_of_this_package() -> None:
+    own = inspect.signature(vicreg_loss).parameters
+    for codebase in codebases.values():
+        assert {ours.partition("=")[0] for ours in codebase.arguments.values()} <= set(own)
+        weights = [ours for ours in codebase.arguments.values() if "weight" in ours]
+        assert weights == [f"{name}=" for name in NAMES[-len(weights) :]]
+
+
+def test_every_function_takes_a_codebases_name() -> None:
+    z1, z2 = np.random.default_rng(0).standard_normal((2, 6, 4))
+    calls: dict[str, Callable[[str], object]] = {
+        "loss": lambda name: vicreg_loss(z1, z2, convention=name),
+        "terms": lambda name: vicreg_terms(z1, z2, convention=name),
+        "value_and_grad": lambda name: vicreg_value_and_grad(z1, z2, convention=name)[0],
+        "invariance": lambda name: invariance_loss(z1, z2, convention=name),
+        "variance": lambda name: variance_loss(z1, convention=name),
+        "covariance": lambda name: covariance_loss(z1, convention=name),
+        "diagnose": lambda name: diagnose(z1, other=z2, convention=name).convention,
+        "weights": lambda name: translate_weights((1, 2, 3), name, "paper", d=4),
+    }
+    for name, call in calls.items():
+        assert call("Solo_Learn") == call("algorithm1"), name
+        assert call("solo-learn") != call("pldm") or name in ("invariance", "variance")
 
 
 @pytest.mark.parametrize(

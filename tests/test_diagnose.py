@@ -26,6 +26,7 @@ from vicreg import (
 from vicreg._core import collapse
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
+from vicreg._verdicts import LEVELS
 
 # On Dask with computing forbidden. On JAX what is measured is compiled whoever calls it; under
 # jax.jit each test would compile it anew.
@@ -436,8 +437,8 @@ class TestLibraries:
                 assert type(array) is type(z) or xp.name == "numpy", name
                 assert isinstance(array, type(z)), name
                 assert array.ndim == (1 if name in ("std", "singular_values") else 0)
-                if name == "dead_features":
-                    assert "int" in str(array.dtype)
+                if name in ("dead_features", "unit_norm"):
+                    assert {"dead_features": "int", "unit_norm": "bool"}[name] in str(array.dtype)
                 else:
                     assert array.dtype == wide.dtype, name
                 if hasattr(z, "device") and xp.name != "jax":
@@ -546,8 +547,11 @@ class TestReport:
     def test_a_good_batch(self) -> None:
         z = normal(512, 16)
         lines = str(diagnose(z, other=z + 2)).splitlines()
-        assert lines[0] == "512 samples of 16 features"
-        report = {line[2:21].strip(): line[21:].strip() for line in lines[1:]}
+        assert re.fullmatch(
+            r"Healthy: every feature varies, and they fill 15\.\d of 16 dimensions", lines[0]
+        )
+        assert lines[1] == "512 samples of 16 features"
+        report = {line[2:21].strip(): line[21:].strip() for line in lines[2:]}
         assert report["dead features"].split() == ["0", "of", "16", "good"]
         assert re.fullmatch(r"15\.\d of 16 +good", report["effective rank"])
         assert report["mean |correlation|"].split("  ")[-1].startswith("good: chance alone gives")
@@ -556,8 +560,8 @@ class TestReport:
 
     def test_the_numbers_are_aligned(self) -> None:
         lines = str(diagnose(normal(64, 64))).splitlines()
-        assert lines[0] == "64 samples of 64 features, which span at most 63 dimensions"
-        starts = {re.match(r"  \S.*?  +(?=\S)", line).end() for line in lines[1:]}
+        assert lines[1] == "64 samples of 64 features, which span at most 63 dimensions"
+        starts = {re.match(r"  \S.*?  +(?=\S)", line).end() for line in lines[2:]}
         assert len(starts) == 1
         assert re.search(r"effective rank +\d\d\.\d of 63 ", "\n".join(lines))
 
@@ -565,15 +569,17 @@ class TestReport:
         ("z", "parts"),
         [
             (np.full((9, 4), 0.1), ("every sample is the same", "4 of 4", "nothing varies")),
-            (normal(99, 5) @ normal(5, 64), ("collapsed to few directions", "high: chance")),
-            (normal(99, 1) @ normal(1, 64), ("1.0 of 64", "bad: chance alone gives 0.08")),
-            (0.01 * normal(99, 8), ("collapsed: the hinge of the loss is at 1",)),
-            (normal(99, 8) * (np.arange(8) > 1), ("2 of 8", "bad: these are constant")),
+            (normal(99, 5) @ normal(5, 64), ("collapsed to few dimensions", "moderate: chance")),
+            (normal(99, 1) @ normal(1, 64), ("1.0 of 64", "high: chance alone gives 0.08")),
+            (0.01 * normal(99, 8), ("collapsed: short of the hinge at 1 by 0.9",)),
+            (0.37 * normal(99, 8), ("low: short of the hinge at 1 by 0.6",)),
+            (9 * normal(99, 8), ("good: beyond the hinge of the loss, at 1",)),
+            (normal(99, 8) * (np.arange(8) > 1), ("2 of 8", "bad: constant")),
             (normal(2, 8), ("1 dimension\n", "too few samples to tell")),
             (normal(9, 1), ("of 1 feature\n", "no two features vary", "1.0 of 1  good")),
             (normal(9, 4) * [1, 1, 1, np.nan], ("not every value is finite", "nan of 4")),
         ],
-        ids=["constant", "few", "one", "small", "dead", "two samples", "one feature", "nan"],
+        ids=["constant", "few", "one", "0.01", "0.37", "9", "dead", "n=2", "d=1", "nan"],
     )
     def test_what_is_bad_is_said(self, z: np.ndarray, parts: tuple[str, ...]) -> None:
         report = str(diagnose(z))
@@ -595,6 +601,165 @@ class TestReport:
         assert shown.startswith("Diagnosis(n=9, d=4, rank_limit=4, convention='official', std=<4 ")
         assert shown.endswith("invariance=None)")
         assert "\n" not in shown
+
+
+def scaled(n: int, d: int, exponent: float) -> np.ndarray:
+    """A batch whose standard deviations fall as a power of the feature's place."""
+    return 8 * normal(n, d) * np.arange(1, d + 1.0) ** exponent
+
+
+def on_sphere(z: np.ndarray) -> np.ndarray:
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+#: A batch, how its verdict begins, and its level.
+VERDICTS = {
+    "healthy": (normal(256, 64), "Healthy: every feature varies, and they fill 61.", "healthy"),
+    "constant": (np.ones((9, 4)), "Collapsed: every sample is the same", "collapsed"),
+    "two constant samples": (np.ones((2, 4)), "Collapsed: every sample is", "collapsed"),
+    "few directions": (
+        normal(99, 4) @ normal(4, 64, seed=1),
+        "Collapsed: it fills 4.0 of 64 dimensions",
+        "collapsed",
+    ),
+    "one direction": (normal(99, 1) @ np.ones((1, 3)), "Collapsed: it fills 1.0", "collapsed"),
+    "no spread": (0.01 * normal(99, 64), "Collapsed: features have a std of 0.0", "collapsed"),
+    "dead": (normal(99, 64) * (np.arange(64) > 20), "21 of 64 features are dead", "dead"),
+    "one dead": (normal(99, 64) * (np.arange(64) > 0), "1 of 64 features is dead", "dead"),
+    "correlated": (
+        normal(256, 64) + 2 * normal(256, 1, seed=1),
+        "Strongly correlated: two features have a |correlation| of 0.7",
+        "correlated",
+    ),
+    "low rank": (
+        normal(256, 12) @ normal(12, 64, seed=1),
+        "Low effective rank for this batch: 11.",
+        "low-rank",
+    ),
+    "little spread": (
+        0.37 * normal(256, 64),
+        "Low variance: features have a std of 0.368 on average, where the loss asks for 1",
+        "low-variance",
+    ),
+    "few samples": (normal(4, 64), "Too few samples to tell: 4", "too-few-samples"),
+    "few samples with dead features": (
+        normal(4, 64) * (np.arange(64) > 9),
+        "Too few samples to tell: 4",
+        "too-few-samples",
+    ),
+    "five samples": (normal(5, 64), "Healthy", "healthy"),
+    "a falling spectrum": (scaled(256, 64, -0.5), "Healthy", "healthy"),
+    "nan": (np.full((9, 4), np.nan), "Not finite", "not-finite"),
+    "unit norm": (on_sphere(normal(256, 64)), "Healthy", "healthy"),
+    "unit norm, one side": (
+        on_sphere(normal(256, 64) + 3),
+        "Low variance: features have a std of 0.039 on average, where unit norm allows 0.125",
+        "low-variance",
+    ),
+    "unit norm, one point": (
+        on_sphere(normal(256, 64) + 30),
+        "Collapsed: features have a std of 0.004",
+        "collapsed",
+    ),
+}
+
+
+class TestVerdict:
+    @pytest.mark.parametrize("name", VERDICTS)
+    def test_of_known_batches(self, name: str) -> None:
+        z, verdict, level = VERDICTS[name]
+        diagnosis = diagnose(z)
+        assert diagnosis.verdict.startswith(verdict)
+        assert diagnosis.level == level
+        assert diagnosis.collapsed is (level == "collapsed")
+        assert str(diagnosis).splitlines()[0] == diagnosis.verdict
+
+    def test_each_level_is_reached(self) -> None:
+        assert {level for _, _, level in VERDICTS.values()} == set(LEVELS)
+
+    @pytest.mark.parametrize("name", VERDICTS)
+    def test_no_word_contradicts_it(self, name: str) -> None:
+        z, _, level = VERDICTS[name]
+        judge = diagnose(z)._judge
+        bad = {
+            "collapsed": judge.on_rank,
+            "low-rank": judge.on_rank,
+            "dead": judge.on_dead_features,
+            "correlated": judge.on_correlation,
+            "low-variance": judge.on_std,
+        }
+        assert not bad.get(level, "").startswith("good")
+        if level == "healthy":
+            for word in (judge.on_rank, judge.on_std, judge.on_dead_features):
+                assert word.startswith("good")
+        if level in ("collapsed", "correlated"):
+            assert not judge.on_participation.startswith("good")
+
+    @pytest.mark.parametrize("convention", conventions)
+    def test_the_spread_is_judged_as_the_hinge_does(self, convention: str) -> None:
+        """On the variance a std of 0.8 falls short by 0.36, on the std itself by 0.2."""
+        diagnosis = diagnose(0.8 * orthogonal(64, 8) * math.sqrt(63), convention=convention)
+        level = "low-variance" if convention == "article" else "healthy"
+        assert diagnosis.level == level
+
+    def test_it_is_the_same_in_every_library(self, xp: Backend) -> None:
+        for name in ("healthy", "few directions", "unit norm"):
+            z, verdict, _ = VERDICTS[name]
+            assert found(xp, z).verdict.startswith(verdict)
+
+
+class TestUnitNorm:
+    def test_rows_of_norm_one_to_rounding(self, xp: Backend) -> None:
+        z = on_sphere(normal(*TALL))
+        for dtype in xp.dtypes:
+            assert value(xp, found(xp, z, dtype).unit_norm) == 1
+        z[3] *= 1.1
+        assert value(xp, found(xp, z).unit_norm) == 0
+
+    @pytest.mark.parametrize("factor", [1e-30, 0.99, 1.01, 1e30])
+    def test_of_another_norm(self, factor: float) -> None:
+        z = (factor * on_sphere(normal(*TALL))).astype(np.float32)
+        with np.errstate(over="ignore"):  # of the covariance
+            assert not diagnose(z).unit_norm
+
+    def test_the_report_says_so(self) -> None:
+        report = str(diagnose(on_sphere(normal(256, 64))))
+        assert "256 samples of 64 features, each of norm 1\n" in report
+        assert "good: unit norm allows 0.125 at most" in report
+        assert "above 0 at unit norm: no std reaches 1" in report
+
+
+class TestByTheGramMatrix:
+    @pytest.mark.parametrize("shape", [(300, 40), (40, 300)], ids=str)
+    @pytest.mark.parametrize("smallest", [1e-2, 1e-5, 1e-9])
+    @pytest.mark.parametrize("library", ["numpy", "torch"])
+    def test_float32_loses_nothing(
+        self, shape: tuple[int, int], smallest: float, library: str
+    ) -> None:
+        """Against a decomposition in float64, down to what the float32 values are rounded by."""
+        pytest.importorskip(library)
+        xp = Backend(library)
+        limit = min(shape) - (shape[0] <= shape[1])
+        values = np.logspace(0, math.log10(smallest), limit)
+        right = np.linalg.qr(normal(shape[1], limit, seed=1))[0]
+        z = ((orthogonal(shape[0], limit) * values) @ right.T).astype(np.float32)
+        exact = np.linalg.svd((z - z.mean(axis=0, dtype=np.float64)), compute_uv=False)[:limit]
+        diagnosis = found(xp, z, "float32")
+        got = xp.numpy(diagnosis.singular_values)
+        # What was computed in float64 is rounded once, from rows that were rounded as they were
+        # centred and scaled.
+        bound = 4 * UNIT_ROUNDOFF["float32"] * exact[0]
+        counted = got > 0
+        np.testing.assert_allclose(got[counted], exact[counted], rtol=0, atol=bound)
+        assert (exact[~counted] < 16 * bound).all()
+        assert value(xp, diagnosis.effective_rank) == pytest.approx(rank_of(exact), rel=1e-3)
+
+    def test_the_ranks_need_no_singular_value_that_is_lost(self) -> None:
+        """√u σ₁ in each of 2047 directions adds some 4e-4 to a rank of 1, and nothing to σ⁴."""
+        lost = math.sqrt(2.0**-53)
+        values = np.array([1.0] + [lost] * 2047)
+        assert rank_of(values) == pytest.approx(1, abs=5e-4)
+        assert np.sum(values**2) ** 2 / np.sum(values**4) == pytest.approx(1, abs=1e-12)
 
 
 class TestBadInput:

@@ -20,6 +20,7 @@ import pytest
 from definition import CONVENTIONS, terms
 
 from vicreg import Identification, conventions, identify, translate_weights, vicreg_loss
+from vicreg._conventions import codebases_of
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.identification.result import short
 from vicreg.tools.requirements import RequirementError
@@ -121,6 +122,8 @@ def test_published_conventions_with_their_published_weights(name: str) -> None:
     same_function(found, loss)
     published = "its published " if conventions[name].weights else ""
     assert str(found).startswith(f"{name}, with {published}weights ")
+    assert found.codebases == codebases_of(name)
+    assert all(codebase in str(found) for codebase in found.codebases)
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)
@@ -348,7 +351,7 @@ def test_a_departing_term_is_named_and_explains_every_value(name: str) -> None:
 
 
 def test_two_departures_at_once() -> None:
-    found = identify(plain(corrections=(1, 0), variance_of=(0, 0.5)))
+    found = identify(plain(corrections=(1, 2), variance_of=(0, 0.5)))
     assert {text.partition(":")[0] for text in found.departures} == {"variance", "covariance"}
     assert found.explained
 

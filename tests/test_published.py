@@ -83,6 +83,25 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(xp: Backend, published: list[
             assert parts[0] == pytest.approx(source["loss"], rel=TOLERANCES[xp.dtypes[0]])
 
 
+@pytest.mark.long_on("jax")
+def test_eb_jepas_five_axes(xp: Backend, published: list[dict]) -> None:
+    """Videos (B, C, T, H, W), whose channels are features, and everything else samples."""
+    case = published[0]
+    (source,) = (one for one in case["published"] if one["convention"] == "eb-jepa")
+
+    def video(rows: list) -> np.ndarray:
+        return np.moveaxis(np.reshape(rows, (2, 2, 1, 2, 5)), -1, 1)
+
+    views = [xp.asarray(video(case[view])) for view in ("z1", "z2")]
+    loss, gradients = vicreg_value_and_grad(
+        *views, convention="eb_jepa", feature_axis=1, sample_axis=(0, 2, 3, 4)
+    )
+    tolerance = TOLERANCES[xp.dtypes[0]]
+    assert largest_error(xp.numpy(loss), source["loss"]) <= tolerance
+    for gradient, wanted in zip(gradients, ("grad1", "grad2"), strict=True):
+        assert largest_error(xp.numpy(gradient), video(source[wanted])) <= tolerance
+
+
 def test_the_golden_data_covers_every_two_view_convention(published: list[dict]) -> None:
     assert [case["name"] for case in published] == list(INPUTS)
     named = {source["convention"] for case in published for source in case["published"]}

@@ -395,6 +395,12 @@ def test_ranks_that_differ_are_told_who_does() -> None:
         "'paper'", "'official'",
     )  # fmt: skip
     refused(2, lambda comm: loss(comm, variance_weight=comm.rank + 1.0), "weights", "2.0")
+    refused(
+        2,
+        lambda comm: loss(comm, variance_weight=np.asarray(comm.rank + 1.0)),
+        "the weights",
+        "'an array of 1.0', 1.0) on rank 0",
+    )
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
 
 

@@ -122,6 +122,10 @@ def test_axes_meshes_weights_and_precisions(results: dict[Any, Any]) -> None:
     wanted = vicreg_loss(*whole)
     for value in (found["two axes"], found["one of two axes"], results["explicit axes"]):
         close(value, wanted, "wide")
+    value, gradients = results["some explicit axes"]
+    close(value, wanted, "wide")
+    for got, gradient in zip(gradients, vicreg_value_and_grad(*whole)[1], strict=True):
+        close(got, gradient, "wide")
     close(found["mapped"], np.full(8, wanted), "wide")
     terms = vicreg_terms(*whole)
     for way in ("terms", "terms with gradients"):

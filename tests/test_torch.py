@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
 import pytest
 from errors import UNIT_ROUNDOFF, rounding
+from one_graph import in_one_graph
 
 from vicreg import (
     covariance_loss,
@@ -24,6 +26,7 @@ from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from vicreg._conventions import codebases  # noqa: E402
 from vicreg._core.sizes import DEFAULT_SIZES  # noqa: E402
 from vicreg.tools.verification.paths import Path  # noqa: E402
 from vicreg.torch import VICRegLoss  # noqa: E402
@@ -188,7 +191,7 @@ TRACED = ["aot_eager", pytest.param("inductor", marks=pytest.mark.long)]
 def compiled(function, backend: str, *, dynamic: bool | None = False):
     """Return `function` under the compiler, which may not break the graph; warnings are errors."""
     torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, dynamic=dynamic, backend=backend)
+    return in_one_graph(function, dynamic=dynamic, backend=backend)
 
 
 @pytest.mark.parametrize("backend", TRACED)
@@ -414,6 +417,8 @@ class TestVICRegLoss:
         a, b = views()
         theirs = losses.VICRegLoss(invariance_lambda=10, variance_mu=20, covariance_v=3)
         ours = VICRegLoss(invariance_weight=10, variance_weight=20, covariance_weight=3)
+        known = inspect.signature(losses.VICRegLoss).parameters
+        assert codebases["pytorch-metric-learning"].arguments.keys() <= known.keys()
         wanted = theirs(a, ref_emb=b)
         close(ours(a, ref_emb=b), wanted)
         close(torch.autograd.grad(ours(a, ref_emb=b), a), torch.autograd.grad(wanted, a))
@@ -426,9 +431,82 @@ class TestVICRegLoss:
             "sample_axis=None, comm=None)"
         )
 
+    def test_both_names_of_its_convention_show(self) -> None:
+        assert "(convention='official (lightly)', " in repr(VICRegLoss(convention="lightly"))
+        assert "(convention='eb-jepa', " in repr(VICRegLoss(convention="EB_JEPA"))
+
+    @pytest.mark.parametrize("codebase", codebases)
+    def test_arguments_of_another_codebase_are_explained(self, codebase: str) -> None:
+        arguments = codebases[codebase].arguments
+        for name, ours in arguments.items():
+            with pytest.raises(TypeError) as caught:
+                VICRegLoss(**{name: 1})
+            said = str(caught.value)
+            assert said.startswith(f"VICRegLoss has no {name!r}, ")
+            assert f"{codebase}'s" in said
+            assert f"name: it is {ours}" in said
+            assert "\n" not in said
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (
+                {"sim_coeff": 1, "std_coeff": 2, "epsilon": 1e-3},
+                "'sim_coeff', 'std_coeff', 'epsilon', stable-pretraining's names: they are "
+                "invariance_weight=, variance_weight=, eps=",
+            ),
+            (
+                {"var_loss_weight": 1},
+                "'var_loss_weight', solo-learn's name: it is variance_weight=, with "
+                "convention='solo-learn'",
+            ),
+            (
+                {"var_loss_weight": 1, "convention": "solo-learn"},
+                "'var_loss_weight', solo-learn's name: it is variance_weight=",
+            ),
+            (
+                {"mu_param": 1, "nonsense": 2},
+                "'mu_param', lightly's name: it is variance_weight=",
+            ),
+            ({"covariance_wieght": 1}, "'covariance_wieght': did you mean covariance_weight=?"),
+            (
+                {"nonsense": 1},
+                "'nonsense': it has convention, invariance_weight, variance_weight, "
+                "covariance_weight, gamma, eps, method, feature_axis, sample_axis, comm",
+            ),
+        ],
+    )
+    def test_unknown_arguments_are_explained(self, given: dict, said: str) -> None:
+        with pytest.raises(TypeError) as caught:
+            VICRegLoss(**given)
+        assert str(caught.value) == f"VICRegLoss has no {said}"
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            (
+                (10, 20.0, 3),
+                "takes arguments by name alone: invariance_weight=10, variance_weight=20.0, "
+                "covariance_weight=3",
+            ),
+            (("lightly",), "takes arguments by name alone: convention='lightly'"),
+            (views(), "takes no views, but makes what takes them: VICRegLoss()(z1, z2)"),
+        ],
+        ids=["weights", "name", "views"],
+    )
+    def test_arguments_by_position_are_explained(self, given: tuple, said: str) -> None:
+        with pytest.raises(TypeError) as caught:
+            VICRegLoss(*given)
+        assert str(caught.value) == f"VICRegLoss {said}"
+
+    def test_its_signature_is_that_of_its_arguments(self) -> None:
+        shown = inspect.signature(VICRegLoss)
+        assert all(one.kind is one.KEYWORD_ONLY for one in shown.parameters.values())
+        assert list(shown.parameters) == list(VICRegLoss()._settings())
+
     def test_it_pickles_copies_and_compiles(self) -> None:
         a, b = views()
-        module = VICRegLoss(convention="vicregl", gamma=1.5)
+        module = VICRegLoss(convention="facebookresearch/vicregl", gamma=1.5)
         wanted = module(a, b)
         for other in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
             assert torch.equal(other(a, b), wanted)
@@ -629,10 +707,10 @@ class TestWeights:
             compiled.append(graph)
             return graph.forward
 
-        @torch.compile(backend=backend, fullgraph=True)
-        def function(a, b, weight):
+        def loss(a, b, weight):
             return vicreg_loss(a, b, covariance_weight=weight)
 
+        function = in_one_graph(loss, backend=backend)
         for weight in (1.0, 2.0, 0.5):
             got = function(a, b, torch.tensor(weight))
             torch.testing.assert_close(got, vicreg_loss(a, b, covariance_weight=weight))

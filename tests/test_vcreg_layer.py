@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from errors import UNIT_ROUNDOFF, largest_error, rounding
+from one_graph import in_one_graph
 
 torch = pytest.importorskip("torch")
 
@@ -194,7 +195,7 @@ def test_it_compiles_without_a_graph_break_and_without_terms(backend: str) -> No
     layer = VCReg(**WEIGHTS)
     right = torch.autograd.grad(user_loss(layer(x)), x)[0]
     assert layer.last_terms.loss > 0
-    compiled = torch.compile(lambda z: user_loss(layer(z)), fullgraph=True, backend=backend)
+    compiled = in_one_graph(lambda z: user_loss(layer(z)), backend=backend)
     close(torch.autograd.grad(compiled(x), x)[0], right)
     with pytest.raises(RuntimeError, match=r"not under torch\.compile"):  # none of another pass
         _ = layer.last_terms
@@ -214,9 +215,8 @@ def test_compiled_code_follows_a_scale_that_changes() -> None:
     right = torch.autograd.grad(user_loss(x) + vcreg_loss(x, **WEIGHTS), x)[0]
     for scale, whole in ((lambda: factor["now"], True), (scaler.get_scale, False)):
         layer = VCReg(**WEIGHTS, scale=scale)
-        compiled = torch.compile(
-            lambda z, layer=layer: user_loss(layer(z)), fullgraph=whole, backend="aot_eager"
-        )
+        compiles = in_one_graph if whole else torch.compile
+        compiled = compiles(lambda z, layer=layer: user_loss(layer(z)), backend="aot_eager")
         for now in (4.0, 16.0):
             factor["now"] = now
             scaler.update(now)
@@ -262,7 +262,7 @@ def test_compiled_torch_func_is_right_or_refused(way: str) -> None:
     close(torch.compile(function, backend="aot_eager")(x), function(x))
     torch._dynamo.reset()
     with pytest.raises(Exception, match=r"VCReg cannot be compiled under torch\.func"):
-        torch.compile(function, backend="aot_eager", fullgraph=True)(x)
+        in_one_graph(function, backend="aot_eager")(x)
 
 
 def test_a_batch_of_incoming_gradients() -> None:
@@ -454,7 +454,7 @@ class TestAttach:
         plain = self.gradients(model)
         with attach_vcreg(model, "1", **WEIGHTS):
             right = self.gradients(model)
-            compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+            compiled = in_one_graph(model, backend="aot_eager")
             x = batch(9, 3).detach()
 
             def gradients() -> list[torch.Tensor]:

@@ -30,7 +30,8 @@ from vicreg.tools.backends import (
     find_backends,
 )
 from vicreg.tools.backends.numpy import NumpyBackend
-from vicreg.tools.functions import FunctionError, LossFunction, load_function
+from vicreg.tools.functions import FunctionError, LossFunction
+from vicreg.tools.loading import load_function
 from vicreg.tools.verification import bounds as bounds_module
 from vicreg.tools.verification import definition as definition_module
 from vicreg.tools.verification import rationals
@@ -733,8 +734,13 @@ class TestNamespaceNeverHeardOf:
     def test_bad_choices(self) -> None:
         with pytest.raises(ValueError, match=r"dtypes must be among float64, .* got 'int8'"):
             conformance_problems(dtypes=["int8"])
-        with pytest.raises(ValueError, match=r"conventions must be among official, .* got 'mine'"):
+        with pytest.raises(ValueError, match=r"conventions must be one of 'official', .*'mine'"):
             conformance_problems(conventions=["mine"])
+
+    def test_conventions_by_codebases(self) -> None:
+        assert conformance_problems(["float64"], ["lightly"]) == conformance_problems(
+            ["float64"], ["official"]
+        )
 
 
 # ---------------------------------------------------------------------------------------------

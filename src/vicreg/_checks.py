@@ -5,15 +5,20 @@ Each error names the argument, what came and what is wanted.
 
 from __future__ import annotations
 
+import difflib
+import functools
+import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ParamSpec
 
 from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
 from vicreg._conventions import (
+    Codebase,
     Convention,
     checked_number,
+    codebases,
     convention_named,
     samples_needed,
 )
@@ -28,7 +33,7 @@ Array = Any
 _REAL_DTYPES = (*HALF_PRECISION, "float32", "float64", "float96", "float128", "longdouble")
 _TERMS = ("invariance", "variance", "covariance")
 
-
+P = ParamSpec("P")
 Weight = Any  # a number, or an array of shape () of the views' library
 CheckedWeights = tuple[Weight, Weight, Weight]
 
@@ -238,7 +243,7 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     if library is None:
         raise TypeError(
             f"{name} must be an array of a library that follows the array API standard; "
-            f"got {type(view).__name__}{_from_list(view)}"
+            f"got {type(view).__name__}{_hint(view)}"
         )
     kind = unsupported_kind(view, library)
     if kind is not None:
@@ -260,8 +265,10 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
     return library
 
 
-def _from_list(value: Any) -> str:
-    """Return how a list becomes an array, for an error; nothing for what is no list."""
+def _hint(value: Any) -> str:
+    """Return what a number or a list should have been, for an error; nothing for all else."""
+    if isinstance(value, Real):
+        return ": weights are given by name, as invariance_weight=25"
     if not isinstance(value, (list, tuple)):
         return ""
     library = library_of(value[0]) if value else None
@@ -323,3 +330,56 @@ def _check_shape(shape: tuple[Any, ...], name: str, objective: Objective) -> Non
 def _along(axes: tuple[int, ...]) -> str:
     """Return where samples are counted, if that is along several axes."""
     return f" along the axes {axes}" if len(axes) > 1 else ""
+
+
+def explains_arguments(init: Callable[P, None]) -> Callable[P, None]:
+    """Make a constructor say what the arguments of another codebase are called here.
+
+    It takes its arguments by name alone.
+    """
+    owner = init.__qualname__.partition(".")[0]
+    _, *own = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        _, *by_position = args
+        if by_position:
+            raise TypeError(_named(owner, by_position))
+        unknown = [name for name in kwargs if name not in own]
+        if unknown:
+            raise TypeError(f"{owner} has no {_explained(unknown, own, 'convention' in kwargs)}")
+        init(*args, **kwargs)
+
+    return checked
+
+
+def _named(owner: str, given: Sequence[Any]) -> str:
+    """Return the error for arguments by position, with their names."""
+    if any(getattr(value, "ndim", 0) for value in given):
+        return f"{owner} takes no views, but makes what takes them: {owner}()(z1, z2)"
+    names = ("convention",) if isinstance(given[0], str) else [f"{term}_weight" for term in _TERMS]
+    named = ", ".join(f"{name}={value!r}" for name, value in zip(names, given, strict=False))
+    return f"{owner} takes arguments by name alone: {named}"
+
+
+def _explained(unknown: Sequence[str], own: Sequence[str], has_convention: bool) -> str:
+    """Return the unknown names, with whose they are and what they are called here."""
+    theirs = [one for one in codebases.values() if set(unknown) <= one.arguments.keys()]
+    if theirs:
+        whose = ", ".join(f"{one.name}'s" for one in theirs)
+        are = "name: it is" if len(unknown) == 1 else "names: they are"
+        called = ", ".join(theirs[0].arguments[name] for name in unknown)
+        needed = "" if has_convention else _convention_of(theirs)
+        return f"{', '.join(map(repr, unknown))}, {whose} {are} {called}{needed}"
+    if len(unknown) > 1:  # of several codebases, or of none
+        return _explained(unknown[:1], own, has_convention)
+    near = difflib.get_close_matches(unknown[0], own, 1)
+    hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(own)}"
+    return f"{unknown[0]!r}: {hint}"
+
+
+def _convention_of(theirs: Sequence[Codebase]) -> str:
+    """Return the convention that goes with the names of codebases, unless it is the default."""
+    if any(one.convention == "official" for one in theirs):
+        return ""
+    return f", with convention={' or '.join(repr(one.name) for one in theirs)}"

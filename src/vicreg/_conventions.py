@@ -23,6 +23,7 @@ __all__ = [
     "Weights",
     "both_names",
     "codebases",
+    "codebases_of",
     "convention_named",
     "conventions",
     "translate_weights",
@@ -294,7 +295,7 @@ _CODEBASES = (
             "lambda_param",
             "mu_param",
             "nu_param",
-            gather_distributed="comm=vicreg.distributed.TorchCommunicator()",
+            gather_distributed="comm=vicreg.distributed.TorchCommunicator() for True",
         ),
     ),
     Codebase(
@@ -395,6 +396,11 @@ def convention_named(convention: str | Convention, argument: str = "convention")
     raise ValueError(
         f"{argument} must be one of {known}, or a codebase's name; got {convention!r}{hint}"
     )
+
+
+def codebases_of(convention: str) -> tuple[str, ...]:
+    """Return the names of the codebases that compute the convention of that name."""
+    return tuple(name for name, one in codebases.items() if one.convention == convention)
 
 
 def both_names(convention: str | Convention) -> str:

@@ -114,7 +114,16 @@ class Diagnosis:
     @property
     def collapsed(self) -> bool:
         """Whether the verdict is that the batch has collapsed."""
-        return self._judge.level == "collapsed"
+        return self.level == "collapsed"
+
+    @property
+    def level(self) -> str:
+        """The verdict as one word, for a program: the worst of what holds.
+
+        "not-finite", "collapsed", "dead", "correlated", "low-rank", "low-variance",
+        "too-few-samples" or "healthy".
+        """
+        return self._judge.level
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
         """Return the measures as Python's numbers, by their names: for loggers.

@@ -71,7 +71,7 @@ class TorchCommunicator(Communicator):
     -----
     Under ``torch.compile`` the loss runs as it is written, between two compiled graphs. It has no
     second derivative. On a GPU each call waits for the device once, to read the number of rows
-    of each rank.
+    of each rank, and for each weight that is a tensor.
 
     Examples
     --------

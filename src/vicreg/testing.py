@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vicreg._conventions import convention_named
 from vicreg.tools.backends.standard import StandardBackend
 from vicreg.tools.verification.cases import CASES, MORE, Case
 from vicreg.tools.verification.definition import DEFINITIONS
@@ -82,7 +83,7 @@ def conformance_problems(
     dtypes : sequence of str, optional
         The dtypes that the library has, of "float64", "float32", "bfloat16" and "float16".
     conventions : sequence of str, optional
-        Names in `vicreg.conventions`.
+        Names in `vicreg.conventions`, or of codebases.
     seed : int, optional
         The seed of the inputs.
 
@@ -102,18 +103,15 @@ def conformance_problems(
     >>> print(problems[0], len(problems))
     wide-float32-official 17
     """
-    for name, given, known in (
-        ("dtypes", dtypes, DTYPES),
-        ("conventions", conventions, tuple(DEFINITIONS)),
-    ):
-        for one in given:
-            if one not in known:
-                raise ValueError(f"{name} must be among {', '.join(known)}; got {one!r}")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtypes must be among {', '.join(DTYPES)}; got {dtype!r}")
+    names = [convention_named(convention, "conventions").name for convention in conventions]
     return [
-        ConformanceProblem(case, dtype, convention, seed)
+        ConformanceProblem(case, dtype, name, seed)
         for dtype in dtypes
         for case in _CASES
-        for convention in conventions
+        for name in names
     ]
 
 

@@ -16,8 +16,14 @@ import torch
 from vicreg import _losses, _monitor
 from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import cached, layer
-from vicreg._checks import checked_library, checked_objective
-from vicreg._conventions import VCREG_EPS, Convention, ConventionName, checked_number
+from vicreg._checks import checked_library, checked_objective, explains_arguments
+from vicreg._conventions import (
+    VCREG_EPS,
+    Convention,
+    ConventionName,
+    both_names,
+    checked_number,
+)
 from vicreg._core.communicator import Communicator
 from vicreg._losses import *  # noqa: F403
 from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms
@@ -50,11 +56,12 @@ class VICRegLoss(torch.nn.Module):
     Parameters
     ----------
     convention : str or Convention, optional
-        Which published function to compute.
+        Which published function to compute: a name in `vicreg.conventions`, or a codebase's,
+        as "lightly".
     invariance_weight, variance_weight, covariance_weight : float or torch.Tensor, optional
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
-        ``variance_mu`` and ``covariance_v``.
+        ``variance_mu`` and ``covariance_v``. An error says so for these and for others' names.
     gamma, eps, method, feature_axis, sample_axis, comm : optional
         As in `vicreg.vicreg_loss`. For the whole batch of a model under DistributedDataParallel
         or FSDP, `comm` must be a `vicreg.distributed.TorchCommunicator`.
@@ -85,6 +92,7 @@ class VICRegLoss(torch.nn.Module):
     {'train/loss': 49.75, 'train/invariance': 1.0, 'train/variance': 0.99, 'train/covariance': 0.0}
     """
 
+    @explains_arguments
     def __init__(
         self,
         *,
@@ -135,9 +143,7 @@ class VICRegLoss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
-        settings = self._settings()
-        if isinstance(self.convention, Convention):
-            settings["convention"] = self.convention.name
+        settings = self._settings() | {"convention": both_names(self.convention)}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
     def _settings(self) -> dict[str, Any]:

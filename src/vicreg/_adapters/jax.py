@@ -108,13 +108,18 @@ def _sharded_by_jax(
     the second place are as the views `like` which they are of.
     """
     mesh = jax.typeof(like[0]).sharding.mesh
-    if AxisType.Explicit not in mesh.axis_types:
+    # Where nothing is sharded, as over the axes that `shard_map` leaves, there is nothing to say.
+    if AxisType.Explicit not in mesh.axis_types or not any(map(_is_sharded, like)):
         return function(*arrays)
     sharding: Any = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     if gradients:
         sharding = (sharding, tuple(jax.typeof(view).sharding for view in like))
     axes = mesh.explicit_axes
     return jax.sharding.auto_axes(function, axes=axes, out_sharding=sharding)(*arrays)
+
+
+def _is_sharded(array: Array) -> bool:
+    return any(axis is not None for axis in jax.typeof(array).sharding.spec)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from vicreg._core import sums
 from vicreg._core.largest import indices
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
@@ -48,6 +49,7 @@ class _Deviations(NamedTuple):
     size: Array  # (d,), the largest magnitude of the batch itself
     units: Array  # (d,), the mean square of the values' units in the last place, over reach²
     alive: Array  # (d,), 1 or 0
+    unit_norm: Array  # whether each sample of the batch itself has norm 1
     known: tuple[Array, ...]  # all that `scaled` is formed from, except the batch
 
 
@@ -66,15 +68,13 @@ def measure(
     epsilon = float(xp.finfo(z.dtype).eps)
     z = axes.laid_out(xp, z)
     n, d = z.shape
-    unit_norm = _have_unit_norm(xp, z, epsilon)
     deviations = _deviations(xp, z, epsilon)
     norms = xp.sqrt(deviations.energies)
     std = deviations.reach * norms / math.sqrt(n - 1)
     living = xp.sum(deviations.alive)
 
     values, unit = _spectrum(xp, deviations, epsilon, svdvals)
-    directions = deviations.scaled / _or_one(xp, norms)
-    correlation = _sum_of_abs_correlations(xp, directions, block)
+    correlation = _sum_of_abs_correlations(xp, deviations.scaled, norms, block)
     values, correlation = xp.in_another_pass((values, correlation), deviations.known)
     correlation = correlation / _or_one(xp, living * (living - 1) / 2)
     return Measures(
@@ -87,14 +87,15 @@ def measure(
         _effective_rank(xp, values),
         _participation_ratio(xp, values),
         values * unit,
-        unit_norm,
+        deviations.unit_norm,
     )
 
 
 def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
     """Return whether each sample has norm 1, as rounding to `epsilon` leaves it."""
-    clipped = xp.clip(z, -2.0, 2.0)  # so that no square overflows
-    squares = xp.sum(clipped * clipped, axis=1)
+    # Up to 2, so that no square overflows.
+    magnitude = xp.minimum(xp.abs(z), xp.full_like(z[:1, :], 2.0))
+    squares = xp.sum(magnitude * magnitude, axis=1)
     # The norm was rounded, and each quotient by it; then the squares here, and their sum.
     bound = 4 * epsilon + 4 * math.sqrt(z.shape[1]) * float(xp.finfo(z.dtype).eps)
     return xp.all(xp.abs(squares - 1.0) <= bound)
@@ -102,7 +103,7 @@ def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
 
 def _deviations(xp: Library, z: Array, epsilon: float) -> _Deviations:
     # Infinity has no distance from another value, and says so in every library as NaN alone.
-    z = xp.where(xp.isfinite(z), z, xp.full_like(z, math.nan))
+    z = xp.where(xp.isfinite(z), z, xp.full_like(z[:1, :], math.nan))
     shifted = z - z[:1, :]
     reach = xp.max(xp.abs(shifted), axis=0)
     size = xp.max(xp.abs(z), axis=0)
@@ -110,17 +111,23 @@ def _deviations(xp: Library, z: Array, epsilon: float) -> _Deviations:
     dead = reach == 0  # never so where there is a NaN
     size = xp.where(dead, xp.zeros_like(size), size)
     divisor = _or_one(xp, reach)
-    samples = Samples(xp, shifted / divisor, DEFAULT_SIZES)
-    units = epsilon * (_power_of_two_below(xp, z) / divisor)
-    units = xp.where(dead, xp.zeros_like(units), units)
-    units = xp.sum_squares_over_samples(units, DEFAULT_SIZES.summed) / z.shape[0]
-    known = (z[:1, :], samples.first, reach, size)
-    sums = xp.in_another_pass((samples.mean, samples.energies, units), known)
-    mean, energies, units = sums
+    shifted = shifted / divisor
+    samples = Samples(xp, shifted, DEFAULT_SIZES)
+    in_units = xp.where(dead, xp.zeros_like(divisor), epsilon / divisor)
+    units = sums.total(
+        xp.sum_squares_over_samples(_power_of_two_below(xp, rows) * in_units, DEFAULT_SIZES.summed)
+        for rows in samples.blocks(z)
+    )
+    units = units / z.shape[0]
+    unit_norm = _have_unit_norm(xp, z, epsilon)
+    known = (z[:1, :], samples.first, reach, size, unit_norm)
+    totals = xp.in_another_pass((samples.mean, samples.energies, units), known)
+    mean, energies, units = totals
     samples.forget_centred()
     samples.assume_mean(mean)
     alive = xp.astype(xp.logical_not(dead), z.dtype)
-    return _Deviations(samples.centred, energies, reach, size, units, alive, (*known, *sums))
+    known += totals
+    return _Deviations(samples.centred, energies, reach, size, units, alive, unit_norm, known)
 
 
 def _power_of_two_below(xp: Library, z: Array) -> Array:
@@ -147,7 +154,7 @@ def _spectrum(
     batch = scaled * relative
     # Decompositions raise, or do not end, where a value is not finite; nor is its reach then.
     finite = xp.all(xp.isfinite(reach))
-    values = svdvals(xp.where(finite, batch, xp.zeros_like(batch)))
+    values = svdvals(xp.where(finite, batch, xp.zeros_like(relative)))
     # Of n centred samples the last direction is empty, except for rounding.
     values = values[: min(n - 1, d)]
 
@@ -159,6 +166,25 @@ def _spectrum(
     rounding = xp.minimum(rounding, values[0])
     values = xp.where(values < rounding, xp.zeros_like(values), values)
     return xp.where(finite, values, xp.full_like(values, math.nan)), unit
+
+
+def svdvals_in_float64(xp: Library, batch: Array) -> Array:
+    """Return the singular values of `batch`: of one in float32 by the smaller Gram matrix.
+
+    The eigenvalues λ = σ² of the Gram matrix are wrong by some u λ₁, u being the unit roundoff of
+    what it is computed in, and so σ by the smaller of some u σ₁² / σ and √u σ₁. In float64 that is
+    at most 2e-8 σ₁, where the decomposition of the batch in float32 is wrong by 6e-8 σ₁: nothing
+    is lost. Of a batch in float64 all singular values below 1e-8 σ₁ would be; it is decomposed.
+    """
+    if batch.dtype == xp.float64:
+        return xp.linalg.svdvals(batch)
+    tall = batch if batch.shape[0] >= batch.shape[1] else xp.matrix_transpose(batch)
+    n, size = tall.shape
+    # In blocks no larger than the result, so that no second batch is in memory.
+    blocks = (xp.astype(tall[i : min(i + size, n), :], xp.float64) for i in range(0, n, size))
+    gram = sums.total(xp.matmul(xp.matrix_transpose(rows), rows) for rows in blocks)
+    eigenvalues = xp.flip(xp.linalg.eigvalsh(gram), axis=-1)
+    return xp.astype(xp.sqrt(xp.maximum(eigenvalues, xp.zeros_like(eigenvalues))), batch.dtype)
 
 
 def _of_stored_values(
@@ -188,18 +214,20 @@ def _of_stored_values(
     return xp.where(is_rounding, bound, xp.zeros_like(bound))
 
 
-def _sum_of_abs_correlations(xp: Library, directions: Array, block: int) -> Array:
-    """Return Σ_{i<j} |r_ij| of features ``(n, d)`` of norm 1, or of 0, in O(n d + d) memory."""
-    d = directions.shape[-1]
-    feature = indices(xp, d, like=directions)
-    total = xp.zeros_like(directions[0, 0])
+def _sum_of_abs_correlations(xp: Library, scaled: Array, norms: Array, block: int) -> Array:
+    """Return Σ_{i<j} |r_ij| of centred features ``(n, d)`` of `norms`, in O(d) more memory."""
+    d = scaled.shape[-1]
+    feature = indices(xp, d, like=scaled)
+    norms = _or_one(xp, norms)
+    total = xp.zeros_like(scaled[0, 0])
     for start in range(0, d, block):
         these = slice(start, min(start + block, d))
-        rows = xp.matrix_transpose(directions[:, these])
-        found = xp.abs(xp.matmul(rows, directions[:, start:]))
+        rows = xp.matrix_transpose(scaled[:, these])
+        products = xp.abs(xp.matmul(rows, scaled[:, start:]))
+        correlations = products / norms[these][:, None] / norms[start:]
         # Each pair once, and no feature with itself.
         later = feature[start:] > feature[these][:, None]
-        total = total + xp.sum(xp.where(later, found, xp.zeros_like(found)))
+        total = total + xp.sum(xp.where(later, correlations, xp.zeros_like(correlations)))
     return total
 
 

@@ -223,7 +223,7 @@ def _mean(received: Array, counts: tuple[int, ...], rank: Any) -> Array:
 
 
 def _brought(z: Array, views: int, objective: Objective, weights: tuple[Any, ...]) -> Own:
-    numbers = tuple(weight if isinstance(weight, float) else "an array" for weight in weights)
+    numbers = tuple(w if isinstance(w, float) else f"an array of {float(w)}" for w in weights)
     *positions, n, d = z.shape
     return _described(objective, views, (*positions, d), str(z.dtype), numbers, n)
 

@@ -107,15 +107,15 @@ class Samples:
     def sums_of_squares(self, array: Array) -> Array:
         """Return the sum over the samples of the squares of each feature, ``(..., d)``."""
         run = self.sizes.summed
-        blocks = self._blocks(array)
+        blocks = self.blocks(array)
         return sums.total(self.xp.sum_squares_over_samples(rows, run) for rows in blocks)
 
     def total_of_squares(self, arrays: Sequence[Array]) -> Array:
         """Return `total` of the squares of `arrays`."""
-        blocks = itertools.chain.from_iterable(map(self._blocks, arrays))
+        blocks = itertools.chain.from_iterable(map(self.blocks, arrays))
         return sums.total(self.total(rows * rows) for rows in blocks)
 
-    def _blocks(self, array: Array) -> Iterator[Array]:
+    def blocks(self, array: Array) -> Iterator[Array]:
         """Yield `array` in blocks of samples, of which the squares stay in a processor's cache."""
         rows = array.shape[-2]
         size = max(self.sizes.squared * rows // max(math.prod(array.shape), 1), 1)

@@ -94,7 +94,8 @@ def vicreg_loss(
         The embeddings of two or more views of the same n samples: arrays of one library, shape,
         dtype and device.
     convention : str or Convention, optional
-        Which published function to compute: a name in `vicreg.conventions`.
+        Which published function to compute: a name in `vicreg.conventions`, or a codebase's, as
+        "lightly" or "facebookresearch/eb_jepa".
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         λ, μ and ν. None is the convention's own. An array is one of the views' library; it may
         be traced, and differentiated by, and its value is not checked. A term whose weight is

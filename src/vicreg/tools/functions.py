@@ -1,135 +1,111 @@
-"""A user's function of two arrays: import it by name, call it, and check what it returns."""
+"""A user's function of two arrays: how it is called, and the number in what it returns."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from vicreg.tools.backends import Array, Backend, Floats, importing_from_here
+import numpy as np
+
+from vicreg.tools.axes import Axes
+from vicreg.tools.backends import Array, Backend, Floats
+from vicreg.tools.outputs import described, number_in, part_of
 from vicreg.tools.requirements import RequirementError
 
-__all__ = ["FunctionError", "LossFunction", "error_line", "load_function"]
+__all__ = ["FunctionError", "LossFunction", "error_line"]
 
-
-#: How the names of dtypes begin, in every library, that are not of real numbers.
-_NO_NUMBERS = ("complex", "bool", "str", "object", "<U", "|S", "datetime", "timedelta")
+_NUMBERS = np.random.default_rng(0).standard_normal(1009)
 
 
 class FunctionError(RequirementError, ValueError):
     """The function does not exist, cannot be called, or does not return one real number."""
 
 
-def load_function(path: str) -> Callable[..., Any]:
-    """Return the function named ``MODULE:FUNCTION``.
-
-    Parameters
-    ----------
-    path : str
-        The module as in an import statement, which may be in the current directory, and a name in
-        it. A class is called without arguments to make the function.
-
-    Returns
-    -------
-    callable
-
-    Raises
-    ------
-    FunctionError
-        There is no such module or function, its import fails, or it cannot be called.
-
-    Examples
-    --------
-    >>> load_function("math:hypot")(3, 4)
-    5.0
-    """
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise FunctionError(f"{path!r} must be MODULE:FUNCTION")
-    value: Any = _imported(module_name)
-    for part in name.split("."):
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            raise FunctionError(f"module {module_name!r} has no {name!r}") from None
-        except Exception as error:  # a module may define __getattr__
-            raise FunctionError(f"{path!r} cannot be had: {error_line(error)}") from error
-    if isinstance(value, type):
-        value = _made(value, path)
-    if not callable(value):
-        raise FunctionError(f"{path} is no function: it is of type {type(value).__name__}")
-    function: Callable[..., Any] = value
-    return function
-
-
-def _imported(name: str) -> Any:
-    try:
-        with importing_from_here():
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise FunctionError(f"there is no module {name!r}") from error
-        raise FunctionError(f"module {name!r} cannot be imported: {error_line(error)}") from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # an import may raise anything, even SystemExit
-        raise FunctionError(f"module {name!r} cannot be imported: {error_line(error)}") from error
-
-
-def _made(kind: type, path: str) -> Any:
-    try:
-        return kind()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a constructor may raise anything
-        raise FunctionError(
-            f"{path} is a class that cannot be made without arguments: {error_line(error)}"
-        ) from error
-
-
 class LossFunction:
-    """A function of two arrays of one library, which should return one number.
+    """A function of two arrays of one library, whose output has one number in it.
 
     Parameters
     ----------
     function : callable
-        Called with two arrays of shape (n, d). If it has a parameter ``ref_emb``, like the losses
-        of pytorch-metric-learning, the second array is passed as that.
+        Called with two arrays: by position, or by name where they are parameters that can only be
+        given by name, or the second is one named ``ref_emb``, as in pytorch-metric-learning. If
+        its parameters are ``batch`` and ``batch_idx``, as those of Lightning's ``training_step``,
+        the arrays are the batch.
     backend : Backend
         The library of the arrays.
+    output : str or int, optional
+        Which part of the output is the number: the key of a dict, the index of an element, the
+        name of an attribute. By default as in `number_in`.
+    shape : str, optional
+        The axes of the arrays, as in `Axes.of`. By default they have the shape (n, d).
 
     Raises
     ------
     TypeError
-        `function` cannot be called.
+        `function` cannot be called, or `output` or `shape` has another type.
+    ValueError
+        `shape` is no such text.
     """
 
-    def __init__(self, function: Callable[..., Any], backend: Backend) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        backend: Backend,
+        output: str | int | None = None,
+        shape: str | None = None,
+    ) -> None:
+        if not callable(function):
+            function = getattr(function, "forward", function)
         if not callable(function):
             raise TypeError(f"function must be callable; got {type(function).__name__}")
+        if isinstance(output, bool) or not isinstance(output, str | int | None):
+            raise TypeError(f"output must be a string or an int; got {type(output).__name__}")
+        if not isinstance(shape, str | None):
+            raise TypeError(f"shape must be a string; got {type(shape).__name__}")
         self.backend = backend
+        self.axes = Axes.of(shape)
+        self._output = None if output is None else str(output)
         self._function = function
-        self._by_name = _takes_ref_emb(function)
+        self._call = _call_of(function)
+        #: Called before each call of the function, to show progress.
+        self.on_call: Callable[[], None] = lambda: None
 
     @property
     def name(self) -> str:
         """The name of the function."""
-        name = getattr(self._function, "__name__", None) or type(self._function).__name__
-        return str(name)
+        function = self._function
+        function = function.func if isinstance(function, partial) else function
+        return str(getattr(function, "__name__", None) or type(function).__name__)
 
-    def on_arrays(self, z1: Array, z2: Array) -> Array:
-        """Return the output of the function for two arrays of the library: one number.
+    def arrays(self, views: Sequence[Floats], dtype: str) -> list[Array]:
+        """Return views of shape (n, d) as the function takes them, in new arrays of the library.
 
         Raises
         ------
         FunctionError
-            The function raises, or does not return one real number.
+            They do not fill the axes that the function takes.
         """
         try:
-            views, named = ((z1,), {"ref_emb": z2}) if self._by_name else ((z1, z2), {})
-            output = self._function(*views, **named)
+            arranged = [self.axes.arranged(view) for view in views]
+        except ValueError as error:
+            raise FunctionError(f"{self.name} cannot be given shape: {error}") from error
+        return [self.backend.asarray(view, dtype) for view in arranged]
+
+    def on_arrays(self, z1: Array, z2: Array) -> Array:
+        """Return the number in the output of the function for two arrays of the library.
+
+        Raises
+        ------
+        FunctionError
+            The function raises, or there is no real number.
+        """
+        self.on_call()
+        try:
+            output = self._call(z1, z2)
+            part = output if self._output is None else part_of(output, self._output)
+            number = number_in(part)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # even SystemExit
@@ -137,18 +113,13 @@ class LossFunction:
                 f"{self.name} raised {error_line(error)} (for two {self.backend.name} arrays of "
                 f"{z1.dtype} and shape {tuple(z1.shape)})"
             ) from error
-        shape = getattr(output, "shape", () if isinstance(output, (int, float)) else None)
-        dtype = str(getattr(output, "dtype", ""))
-        if (
-            shape is None
-            or isinstance(output, bool)
-            or math.prod(shape) != 1
-            or dtype.rpartition(".")[2].startswith(_NO_NUMBERS)
-        ):
-            what = type(output).__name__ + (f" of {dtype}" if dtype else "")
-            what += f" and shape {tuple(shape)}" if shape else ""
-            raise FunctionError(f"{self.name} must return one real number; it returned {what}")
-        return output
+        if number is not None:
+            return number
+        said = f"{self.name} must return one real number; it returned {described(output)}"
+        if self._output is not None:
+            raise FunctionError(f"{said}, with no number at output {self._output!r}")
+        has_parts = isinstance(output, (dict, tuple, list)) and len(output) > 0
+        raise FunctionError(f"{said}; output (--output) says which part it is" * has_parts or said)
 
     def __call__(self, z1: Floats, z2: Floats, dtype: str | None = None) -> float:
         """Return the value of the function for two NumPy arrays, converted to `dtype`.
@@ -169,11 +140,27 @@ class LossFunction:
         FunctionError
             As in `on_arrays`.
         """
-        backend = self.backend
-        dtype = dtype or backend.dtypes[0]
-        with backend.active():
-            output = self.on_arrays(backend.asarray(z1, dtype), backend.asarray(z2, dtype))
-            return self.number(output)
+        with self.backend.active():
+            return self.number(
+                self.on_arrays(*self.arrays((z1, z2), dtype or self.backend.dtypes[0]))
+            )
+
+    def takes(self, n: int, d: int, dtype: str | None = None) -> bool:
+        """Return whether it returns a number, and does not raise, for that shape and dtype.
+
+        Raises
+        ------
+        FunctionError
+            It returns something else.
+        """
+        z = np.resize(_NUMBERS, (n, d))  # cheap, for a function that takes none of hundreds
+        try:
+            self(z, z, dtype)
+        except FunctionError as error:
+            if error.__cause__ is None:  # it did not raise
+                raise
+            return False
+        return True
 
     def number(self, output: Array) -> float:
         """Return the output of `on_arrays` as a float.
@@ -195,14 +182,31 @@ class LossFunction:
             ) from error
 
 
-def _takes_ref_emb(function: Callable[..., Any]) -> bool:
-    # The __call__ of a PyTorch module takes anything; the signature is that of forward.
-    try:
+def _call_of(function: Callable[..., Any]) -> Callable[[Array, Array], Any]:
+    """Return how the function is called with two views, by the names of its parameters."""
+    try:  # the __call__ of a PyTorch module takes anything; its forward has the parameters
         parameters = inspect.signature(getattr(function, "forward", function)).parameters
     except (TypeError, ValueError):
-        return False
-    takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    return "ref_emb" in parameters and not takes_more
+        return function
+    if list(parameters)[:2] == ["batch", "batch_idx"]:
+        return lambda z1, z2: function((z1, z2), 0)
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return function
+    if "ref_emb" in parameters:
+        return lambda z1, z2: function(z1, ref_emb=z2)
+    by_name = [each for each in parameters.values() if each.kind is each.KEYWORD_ONLY]
+    needed = [each.name for each in by_name if each.default is each.empty][:2]
+    positions = sum(kind < inspect.Parameter.VAR_POSITIONAL for kind in kinds)
+    count = min(2 - len(needed), positions)
+    names = [*needed, *(each.name for each in by_name if each.name not in needed)][: 2 - count]
+    if count + len(names) < 2:
+        return function
+
+    def call(*views: Array) -> Any:
+        return function(*views[:count], **dict(zip(names, views[count:], strict=True)))
+
+    return call
 
 
 def error_line(error: BaseException) -> str:

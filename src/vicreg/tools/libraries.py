@@ -20,8 +20,8 @@ class Library:
         Its name as its authors write it.
     namespace : str
         The module that has its array functions.
-    extra : str
-        The extra of this package that installs it.
+    package : str
+        What ``pip install`` takes.
     is_default : bool
         Whether ``vicreg verify`` and ``vicreg bench`` take it without ``--backend``.
     trains_demo : bool
@@ -33,7 +33,7 @@ class Library:
 
     title: str
     namespace: str
-    extra: str
+    package: str
     is_default: bool = False
     trains_demo: bool = False
     has_backend: bool = True
@@ -42,24 +42,27 @@ class Library:
 #: By the name that ``--backend`` takes, which is also the package to import.
 LIBRARIES = {
     "numpy": Library(
-        title="NumPy", namespace="numpy", extra="command", is_default=True, trains_demo=True
+        title="NumPy", namespace="numpy", package="numpy", is_default=True, trains_demo=True
     ),
     "torch": Library(
-        title="PyTorch", namespace="torch", extra="torch", is_default=True, trains_demo=True
+        title="PyTorch", namespace="torch", package="torch", is_default=True, trains_demo=True
     ),
     "jax": Library(
-        title="JAX", namespace="jax.numpy", extra="jax", is_default=True, trains_demo=True
+        title="JAX", namespace="jax.numpy", package="jax", is_default=True, trains_demo=True
     ),
-    "mlx": Library(title="MLX", namespace="mlx.core", extra="mlx", is_default=True),
+    "mlx": Library(title="MLX", namespace="mlx.core", package="'mlx[cpu]'", is_default=True),
     "cupy": Library(
-        title="CuPy", namespace="cupy", extra="cupy", is_default=True, trains_demo=True
+        title="CuPy", namespace="cupy", package="cupy-cuda12x", is_default=True, trains_demo=True
     ),
-    "dask": Library(title="Dask", namespace="dask.array", extra="dask"),
+    "dask": Library(title="Dask", namespace="dask.array", package="'dask[array]'"),
     "array_api_strict": Library(
-        title="array-api-strict", namespace="array_api_strict", extra="cpu", has_backend=False
+        title="array-api-strict",
+        namespace="array_api_strict",
+        package="array-api-strict",
+        has_backend=False,
     ),
-    "ndonnx": Library(title="ndonnx", namespace="ndonnx", extra="cpu"),
-    "mparray": Library(title="mparray", namespace="mparray", extra="command"),
+    "ndonnx": Library(title="ndonnx", namespace="ndonnx", package="ndonnx onnxruntime"),
+    "mparray": Library(title="mparray", namespace="mparray", package="mparray"),
 }
 
 NAMES = tuple(LIBRARIES)

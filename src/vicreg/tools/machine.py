@@ -11,7 +11,7 @@ from pathlib import Path
 from vicreg import __version__
 from vicreg.tools.backends import Backend
 
-__all__ = ["description", "processor"]
+__all__ = ["description", "load_per_core", "processor"]
 
 
 def description(backends: Iterable[Backend] = ()) -> dict[str, str]:
@@ -41,6 +41,14 @@ def processor() -> str:
     """Return the processor's name and how many cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor_name()}, {cores} cores"
+
+
+def load_per_core() -> float | None:
+    """Return how many processes wanted each core over the last minute; None if unknown."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # Windows; a system that does not tell
+        return None
 
 
 def _processor_name() -> str:

@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -168,6 +168,30 @@ def steps_progress(
             left.begin()
             said = f"{duration(left.seconds)} left"
             progress.update(task, description=line, completed=left.fraction, left=said)
+
+        yield on_step
+
+
+@contextmanager
+def late_progress(
+    console: Console, steps: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[str], None]]:
+    """Show what `steps_progress` does, but only if the steps take more than two seconds.
+
+    The number of steps need not be exact.
+    """
+    began, done = math.inf, 0
+    with ExitStack() as stack:
+        shown: Callable[[str], None] | None = None
+
+        def on_step(line: str) -> None:
+            nonlocal began, done, shown
+            began = min(began, clock())
+            done += 1
+            if shown is None and done < steps and clock() - began > 2:
+                shown = stack.enter_context(steps_progress(console, steps - done, clock))
+            if shown is not None and done < steps:
+                shown(line)
 
         yield on_step
 

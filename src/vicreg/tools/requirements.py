@@ -8,11 +8,11 @@ from vicreg.tools.libraries import LIBRARIES
 
 __all__ = ["RequirementError", "ToolError", "require"]
 
-#: The title of each package, and the extra of this package that installs it.
-_PACKAGES = {name: (library.title, library.extra) for name, library in LIBRARIES.items()} | {
-    "sklearn": ("scikit-learn", "command"),
-    "matplotlib": ("matplotlib", "plot"),
-    "optax": ("optax", "jax"),
+#: The title of each package, and what ``pip install`` takes.
+_PACKAGES = {name: (library.title, library.package) for name, library in LIBRARIES.items()} | {
+    "sklearn": ("scikit-learn", "scikit-learn"),
+    "matplotlib": ("matplotlib", "matplotlib"),
+    "optax": ("optax", "optax"),
 }
 
 
@@ -38,15 +38,13 @@ def require(*packages: str) -> None:
         A package is not installed, or its import fails.
     """
     for package in packages:
-        name, extra = _PACKAGES[package]
+        name, wanted = _PACKAGES[package]
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
             if error.name != package:
                 raise RequirementError(_import_failed(name, error)) from error
-            raise RequirementError(
-                f"{name} is not installed: pip install 'vicreg[{extra}]'"
-            ) from error
+            raise RequirementError(f"{name} is not installed: pip install {wanted}") from error
         except ImportError as error:
             raise RequirementError(_import_failed(name, error)) from error
 

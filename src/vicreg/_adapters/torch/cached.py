@@ -100,6 +100,9 @@ def _embedded(encoder: Encoder, view: Tensor, chunk_size: int) -> tuple[list[_Ch
                     f"{_described(embedded)} for an input of shape {tuple(rows.shape)}"
                 )
             embeddings.append(embedded)
+    # Of the weights that autocast has cast here, older releases of PyTorch would keep the copies
+    # for the second run, without a graph.
+    torch.clear_autocast_cache()
     return chunks, torch.cat(embeddings).detach().requires_grad_()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -148,8 +149,11 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
 
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
     """Return how far the batch `array` has collapsed."""
+    svdvals = functools.partial(collapse.svdvals_in_float64, _eager)
     with no_autocast(array):
-        return collapse.measure(_eager, array, axes, torch.linalg.svdvals)
+        # Apple's GPUs have no float64.
+        is_mps = array.device.type == "mps"
+        return collapse.measure(_eager, array, axes, torch.linalg.svdvals if is_mps else svdvals)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

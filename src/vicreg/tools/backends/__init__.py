@@ -26,7 +26,7 @@ __all__ = [
     "backend_named",
     "backends_of",
     "find_backends",
-    "importing_from_here",
+    "importing_from",
 ]
 
 #: The libraries that have a module here.
@@ -53,7 +53,7 @@ def backends_of(name: str) -> list[Backend]:
     """
     if name in NAMES:
         return _imported(name)
-    with importing_from_here():
+    with importing_from(""):
         return _imported(name)
 
 
@@ -133,17 +133,21 @@ def find_backends(
 
 
 @contextmanager
-def importing_from_here() -> Iterator[None]:
-    """Import from the current directory first, inside the block; after the block, last."""
-    sys.path.insert(0, "")
+def importing_from(*folders: str) -> Iterator[None]:
+    """Import from these folders first, inside the block; after the block, last.
+
+    "" is the current directory.
+    """
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        with suppress(ValueError, OSError):  # the import may have changed the path
-            sys.path.remove("")
-            # A function may import more when it is called; by then it must shadow nothing.
-            if os.getcwd() not in sys.path:
-                sys.path.append(os.getcwd())
+        for folder in folders:
+            with suppress(ValueError, OSError):  # the import may have changed the path
+                sys.path.remove(folder)
+                # A function may import more when it is called; by then it must shadow nothing.
+                if os.path.abspath(folder) not in sys.path:
+                    sys.path.append(os.path.abspath(folder))
 
 
 def _matches(device: str, wanted: str) -> bool:

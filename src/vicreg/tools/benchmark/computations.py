@@ -72,6 +72,11 @@ class Problem:
         return 2 if self.mode == MODES[0] else 1
 
     @property
+    def bytes_of_views(self) -> int:
+        """The memory of the views in float64, in which they are drawn."""
+        return 8 * self.views * self.n * self.d
+
+    @property
     def multiply_adds(self) -> int:
         """The number of multiply-adds in the products of all views."""
         return self.products * self.views * self.n * self.d * min(self.n, self.d)

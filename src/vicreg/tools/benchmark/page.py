@@ -9,23 +9,35 @@ from collections.abc import Iterable
 
 from vicreg.tools.benchmark.computations import COMPUTATIONS, PUBLISHED, VICREG
 from vicreg.tools.benchmark.plots import Panel, draw_panel, panels
-from vicreg.tools.benchmark.report import METHOD, milliseconds, times_over
+from vicreg.tools.benchmark.report import (
+    METHOD,
+    UNCERTAIN,
+    milliseconds,
+    ratio_of,
+    uncertainties,
+)
 from vicreg.tools.benchmark.study import Result, Study
 
 __all__ = ["as_html"]
 
 _STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --page: #fff; --quiet: #555; --line: #ddd;
+        --code: #f3f3f3; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e6e6; --page: #16181b; --quiet: #a8adb3; --line: #3a3f45; --code: #24282d; }
+}
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-       color: #1a1a1a; background: #fff; }
+       color: var(--text); background: var(--page); }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-figure { margin: 1.5rem 0; } figure svg { width: 100%; height: auto; }
-figcaption, .note { color: #555; font-size: .9rem; }
+figure { margin: 1.5rem 0; } figure svg { width: 100%; height: auto; fill: currentColor; }
+figcaption, .note { color: var(--quiet); } figcaption, p.note { font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child, dt { text-align: left; }
 dt { font-weight: 600; } dd { margin: 0 0 .4rem 1.2rem; }
-code { background: #f3f3f3; padding: .1rem .3rem; }
+code { background: var(--code); padding: .1rem .3rem; }
 """
 
 _WHAT = (
@@ -63,6 +75,7 @@ def as_html(study: Study, command: str) -> str:
         *(_figure(panel) for panel in panels(study)),
         "<h2>All figures</h2>",
         _paragraph("Times in milliseconds: medians, with quartiles in brackets."),
+        *map(_paragraph, uncertainties(study)),
         _results(study.results),
         "<h2>Not measured</h2>",
         _definitions(study.not_measured) or _paragraph("Nothing was left out."),
@@ -115,10 +128,12 @@ def _figure(panel: Panel) -> str:
 def _svg(panel: Panel) -> str:
     """Return the plot as an element of the page, without the header of an SVG file."""
     written = io.StringIO()
-    draw_panel(panel).savefig(written, format="svg")
+    draw_panel(panel).savefig(written, format="svg", transparent=True)
     text = written.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # What is black, or nearly so, has the colour of the page's text, which may be light on dark.
+    text = re.sub(r"#000000|#4c4c4c", "currentColor", text)
     # HTML needs no namespace declarations.
     return re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text).strip()
 
@@ -133,25 +148,28 @@ def _results(results: Iterable[Result]) -> str:
             one.label,
             str(one.problem),
             one.problem.dtype,
-            *(_cell(one, name) for name in COMPUTATIONS),
-            times_over(one.over_products),
+            *(_time(one, name) for name in COMPUTATIONS),
+            ratio_of(one, one.over_products),
             f"{one.gflops:.3g}",
-            times_over(one.faster, "x"),
+            ratio_of(one, one.faster, "x"),
             *(_peak(one, name) for name in (VICREG, PUBLISHED)),
         ]
         for one in results
     ]
     head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
-    lines = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
-    )
+    lines = "\n".join(f"<tr>{''.join(map(_data_cell, row))}</tr>" for row in rows)
     return (
         f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{lines}\n</tbody>\n</table></div>"
     )
 
 
-def _cell(one: Result, name: str) -> str:
+def _data_cell(text: str) -> str:
+    note = ' class="note"' if text.startswith(UNCERTAIN) else ""
+    return f"<td{note}>{html.escape(text)}</td>"
+
+
+def _time(one: Result, name: str) -> str:
     return milliseconds(one.times[name]) if name in one.times else "-"
 
 

@@ -6,12 +6,26 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from vicreg.tools.benchmark.computations import PUBLISHED, VICREG
 from vicreg.tools.benchmark.study import Result, Study
 from vicreg.tools.benchmark.timing import Quartiles, Times
 
-__all__ = ["CAPTION", "METHOD", "as_json", "milliseconds", "results_table", "short", "times_over"]
+__all__ = [
+    "CAPTION",
+    "METHOD",
+    "UNCERTAIN",
+    "as_json",
+    "milliseconds",
+    "ratio_of",
+    "results_table",
+    "short",
+    "uncertainties",
+]
+
+#: Stands before a ratio that may be above 1 or below.
+UNCERTAIN = "~"
 
 CAPTION = (
     "Medians (and quartiles) of a call. over products: the time divided by that of the bare "
@@ -59,10 +73,10 @@ def results_table(study: Study, dtype: str, title: str) -> Table:
             "" if one.label == before else one.label,
             str(one.problem),
             milliseconds(one.times[VICREG]),
-            times_over(one.over_products),
+            _greyed(ratio_of(one, one.over_products)),
             short(one.gflops),
             _mebibytes(one, VICREG),
-            times_over(one.faster, "x"),
+            _greyed(ratio_of(one, one.faster, "x")),
         )
         before = one.label
     return table
@@ -77,9 +91,34 @@ def milliseconds(times: Times) -> str:
     return f"{short(1e3 * quartiles.median)} ({low}-{high})"
 
 
-def times_over(quartiles: Quartiles | None, unit: str = "") -> str:
-    """Return the median of a ratio, or "-" if there is none."""
-    return "-" if quartiles is None else f"{short(quartiles.median)}{unit}"
+def ratio_of(one: Result, quartiles: Quartiles | None, unit: str = "") -> str:
+    """Return the median of a ratio of `one`, marked if it is uncertain; "-" if there is none."""
+    if quartiles is None:
+        return "-"
+    mark = UNCERTAIN if one.is_uncertain(quartiles) else ""
+    return f"{mark}{short(quartiles.median)}{unit}"
+
+
+def _greyed(ratio: str) -> Text:
+    return Text(ratio, style="dim" if ratio.startswith(UNCERTAIN) else "")
+
+
+def uncertainties(study: Study) -> list[str]:
+    """Return in sentences which ratios are uncertain and why, if any are."""
+    lines = []
+    ratios = [(one, ratio) for one in study.results for ratio in (one.over_products, one.faster)]
+    if any(one.is_uncertain(ratio) and not one.is_busy for one, ratio in ratios):
+        lines.append(
+            f"{UNCERTAIN}: the quartiles of the ratio are on both sides of 1, so that neither is "
+            "surely faster."
+        )
+    loads = [one.load for one in study.results if one.is_busy and one.load is not None]
+    if loads:
+        lines.append(
+            f"{UNCERTAIN}: the machine was busy with other work (a load of {max(loads):.1f} a "
+            f"core) for {len(loads)} of {len(study.results)} rows. Measure again when it is idle."
+        )
+    return lines
 
 
 def _mebibytes(one: Result, name: str) -> str:
@@ -121,6 +160,7 @@ def as_json(study: Study) -> dict[str, Any]:
         "method": METHOD,
         "made_with": dict(study.made_with),
         "results": [_result_as_json(one) for one in study.results],
+        "uncertain": uncertainties(study),
         "not_measured": [{"what": what, "why": why} for what, why in study.not_measured],
     }
 
@@ -139,8 +179,10 @@ def _result_as_json(one: Result) -> dict[str, Any]:
         "flops_of_products": problem.flops,
         "gflops": one.gflops,
         "seconds": {name: _times_as_json(times) for name, times in one.times.items()},
-        "over_products": _quartiles_as_json(one.over_products),
-        "faster_than_published": _quartiles_as_json(one.faster),
+        "load_per_core": one.load,
+        "busy": one.is_busy,
+        "over_products": _ratio_as_json(one, one.over_products),
+        "faster_than_published": _ratio_as_json(one, one.faster),
         "peak_bytes_above_inputs": dict(one.peaks),
         "relative_difference_from_published": one.difference if PUBLISHED in one.times else None,
     }
@@ -148,15 +190,19 @@ def _result_as_json(one: Result) -> dict[str, Any]:
 
 def _times_as_json(times: Times) -> dict[str, Any]:
     return {
-        **(_quartiles_as_json(times.quartiles) or {}),
+        **_quartiles_as_json(times.quartiles),
         "rounds": list(times.rounds),
         "calls_a_sample": times.calls,
     }
 
 
-def _quartiles_as_json(quartiles: Quartiles | None) -> dict[str, float] | None:
-    if quartiles is None:
+def _ratio_as_json(one: Result, ratio: Quartiles | None) -> dict[str, Any] | None:
+    if ratio is None:
         return None
+    return {**_quartiles_as_json(ratio), "uncertain": one.is_uncertain(ratio)}
+
+
+def _quartiles_as_json(quartiles: Quartiles) -> dict[str, float]:
     return {
         "median": quartiles.median,
         "lower_quartile": quartiles.low,

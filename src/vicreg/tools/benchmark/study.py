@@ -22,15 +22,17 @@ from vicreg.tools.benchmark.memory import PeakUnknownError, available_memory, pe
 from vicreg.tools.benchmark.timing import Effort, Quartiles, Times, ratio, time_in_turns
 from vicreg.tools.dtypes import BYTES
 from vicreg.tools.libraries import names_where
-from vicreg.tools.machine import description
+from vicreg.tools.machine import description, load_per_core
 
 __all__ = [
+    "BUSY",
     "LIBRARIES",
     "QUICK_SIZES",
     "SIZES",
     "SWEEP",
     "Result",
     "Study",
+    "is_quick",
     "problems",
     "run_study",
 ]
@@ -42,8 +44,14 @@ QUICK_SIZES = ((32, 64), (256, 512))
 #: Beside `SIZES`, for the lines of the plots: more n at d = 2048, more d at n = 256.
 SWEEP = ((64, 2048), (1024, 2048), (256, 64), (256, 512))
 
+#: A machine with a higher load per core is busy with other work. The computations themselves
+#: make it 1 at most, about which the average fluctuates.
+BUSY = 1.25
+
 #: The number of d × d matrices that the published formula and its gradient hold at once, about.
 _MATRICES = 8
+#: The copies of the views in memory, about: the numbers drawn, the arrays, the gradients.
+_COPIES = 3
 
 _Reasons = list[tuple[str, str]]
 
@@ -66,6 +74,8 @@ class Result:
         The peak memory above the inputs by computation, in bytes.
     difference : float or None
         The relative difference of the loss from the published formula.
+    load : float or None
+        The load per core, the larger of those before and after; None if it is unknown.
     """
 
     library: str
@@ -75,6 +85,7 @@ class Result:
     always_compiled: bool = False
     peaks: dict[str, int] = field(default_factory=dict)
     difference: float | None = None
+    load: float | None = None
 
     @property
     def label(self) -> str:
@@ -101,6 +112,15 @@ class Result:
         return ratio(self.times[PUBLISHED], self.times[VICREG])
 
     @property
+    def is_busy(self) -> bool:
+        """Whether other work kept the machine busy, so that no time is certain."""
+        return self.load is not None and self.load > BUSY
+
+    def is_uncertain(self, ratio: Quartiles | None) -> bool:
+        """Whether a ratio of times may be above 1 or below."""
+        return ratio is not None and (self.is_busy or ratio.low < 1 < ratio.high)
+
+    @property
     def gflops(self) -> float:
         """The operations of the products divided by the time of the loss, in 10⁹ per second."""
         return self.problem.flops / self.times[VICREG].quartiles.median / 1e9
@@ -113,6 +133,11 @@ class Study:
     results: list[Result] = field(default_factory=list)
     not_measured: _Reasons = field(default_factory=list)
     made_with: dict[str, str] = field(default_factory=dict)
+
+
+def is_quick(n: int, d: int) -> bool:
+    """Return whether a size takes seconds at most, on two cores."""
+    return n * d <= 2**24 and n * d * min(n, d) <= 2**34
 
 
 def problems(
@@ -232,6 +257,11 @@ def _name(backend: Backend, problem: Problem) -> str:
 
 def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons) -> Result | None:
     where = _name(backend, problem)
+    lacking = _room_lacking("its views and gradients", _COPIES * problem.bytes_of_views)
+    if lacking:
+        reasons.append((where, lacking))
+        return None
+    load = load_per_core()
     with backend.active(), backend.full_precision():
         try:
             backend.forget_compiled()
@@ -251,6 +281,7 @@ def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons
         backend.always_compiled,
         {},
         _difference(losses),
+        max((one for one in (load, load_per_core()) if one is not None), default=None),
     )
 
 
@@ -266,9 +297,9 @@ def _warmed_up(
     losses: dict[str, float] = {}
     for name in COMPUTATIONS:
         what = f"{_name(backend, problem)}, {name}"
-        crowded = _room_lacking(name, backend, problem)
-        if crowded:
-            reasons.append((what, crowded))
+        lacking = _room_for_matrices_lacking(name, backend, problem)
+        if lacking:
+            reasons.append((what, lacking))
             continue
         try:
             call = build_call(name, backend, problem, arrays)
@@ -293,18 +324,18 @@ def _warmed_up(
     return calls, losses
 
 
-def _room_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
-    """Return why a computation does not fit into the memory; None if it does."""
+def _room_for_matrices_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
     if name != PUBLISHED or backend.device != "cpu":
         return None  # a full GPU raises an exception
-    needed = _MATRICES * problem.d**2 * BYTES[problem.dtype]
+    return _room_lacking("its d x d matrices", _MATRICES * problem.d**2 * BYTES[problem.dtype])
+
+
+def _room_lacking(what: str, needed: int) -> str | None:
+    """Return why `what` does not fit into the memory; None if it does."""
     available = available_memory()
     if available is None or needed <= available:
         return None
-    return (
-        f"its d x d matrices take about {needed / 2**30:.0f} GiB, and "
-        f"{available / 2**30:.0f} are available"
-    )
+    return f"{what} take about {needed / 2**30:.0f} GiB, and {available / 2**30:.0f} are available"
 
 
 def _loss_of(backend: Backend, problem: Problem, output: Any) -> float:

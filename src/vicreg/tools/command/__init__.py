@@ -31,7 +31,9 @@ vicreg verify --distributed 2  do two processes compute what one does?
 vicreg identify MODULE:NAME    which convention a function of yours is
 vicreg bench --quick           how fast each library is here
 vicreg conventions             compare the published implementations
-vicreg conventions --json      the same as data
+vicreg conventions --json      the same as data, as of every subcommand
+
+python -m vicreg is the same command.
 """
 
 
@@ -44,7 +46,7 @@ def main() -> None:
         for package in ("typer", "rich"):
             importlib.import_module(package)
     except ImportError:
-        stop("the command needs its extra: pip install 'vicreg[command]'")
+        stop("the command needs typer and rich: pip install typer rich")
     try:
         status = application()(prog_name="vicreg", standalone_mode=False)
     except Exception as error:
@@ -52,7 +54,8 @@ def main() -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        stop(f"{message().rstrip('.')}: see vicreg --help")
+        command = ["vicreg", *(word for word in sys.argv[1:2] if word in _SUBCOMMANDS)]
+        stop(f"{message().rstrip('.')}: see {' '.join(command)} --help")
     sys.exit(status or 0)
 
 
@@ -65,9 +68,11 @@ def application() -> "Typer":
     """
     import typer
 
+    from vicreg.tools.command.shared import Subcommands
+
     app = typer.Typer(
         help=_HELP,
-        add_completion=False,
+        cls=Subcommands,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
     )

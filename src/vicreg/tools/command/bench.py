@@ -1,6 +1,5 @@
 """``vicreg bench``: the speed and the memory of the loss on this machine."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -9,8 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from vicreg.tools.command.errors import one_line_errors
-from vicreg.tools.command.shared import chosen, stderr_console
+from vicreg.tools.command.errors import UsageError, one_line_errors
+from vicreg.tools.command.shared import (
+    Backends,
+    Devices,
+    Dtypes,
+    JsonFile,
+    PlotFile,
+    check_files,
+    chosen,
+    names_completed,
+    report_console,
+    say_written,
+    stderr_console,
+    write_json,
+    write_text,
+)
 from vicreg.tools.dtypes import DTYPES
 from vicreg.tools.libraries import NAMES
 from vicreg.tools.requirements import RequirementError, require
@@ -30,88 +43,69 @@ vicreg bench --size 512x4096 --dtype float64
 vicreg bench --html bench.html              a page with plots to hand on
 """
 
-_Names = list[str]
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
 
     @app.command(help=_HELP)
     def bench(
-        backend: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
-        ] = None,
-        device: Annotated[
-            _Names | None,
-            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
-        ] = None,
+        backend: Backends = None,
+        device: Devices = None,
         size: Annotated[
-            _Names | None,
+            list[str] | None,
             typer.Option(metavar="NxD", help="Samples x features; may be given again."),
         ] = None,
-        dtype: Annotated[
-            _Names | None,
-            typer.Option(metavar="NAME", help="A dtype (float32); may be given again."),
-        ] = None,
+        dtype: Dtypes = None,
         mode: Annotated[
-            str, typer.Option(metavar="MODE", help="value or value-and-grad.")
+            str,
+            typer.Option(
+                metavar="MODE",
+                autocompletion=names_completed(("value", "value-and-grad")),
+                help="value or value-and-grad.",
+            ),
         ] = "value-and-grad",
         compile_too: Annotated[
             bool, typer.Option("--compile", help="Measure under the library's compiler too.")
         ] = False,
         quick: Annotated[bool, typer.Option("--quick", help="Small sizes, few rounds.")] = False,
-        json_file: Annotated[
-            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
-        ] = None,
+        json_file: JsonFile = None,
         html_file: Annotated[
             Path | None,
             typer.Option("--html", metavar="FILE", help="Write a page with plots."),
         ] = None,
-        png_file: Annotated[
-            Path | None, typer.Option("--png", metavar="FILE", help="Write the plots.")
-        ] = None,
+        plot: PlotFile = None,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("bench"):
             require("numpy")
-            files = {"--json": json_file, "--html": html_file, "--png": png_file}
-            _check(files)
-            sizes = _sizes(size, quick, bool(html_file or png_file))
+            if html_file:
+                require("matplotlib")
+            files = {"--json": json_file, "--html": html_file, "--plot": plot}
+            check_files(files)
+            sizes = _sizes(size, quick, bool(html_file or plot))
             study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
-            _show(study)
+            _show(study, report_console(json_file))
             _write(study, files, quick)
 
 
-_Files = dict[str, Path | None]
-
-
-def _check(files: _Files) -> None:
-    from vicreg.tools.files import check_figure_file, check_file
-
-    if files["--html"]:
-        require("matplotlib")
-    if files["--png"]:
-        check_figure_file(files["--png"])
-    given = {option: file for option, file in files.items() if file is not None}
-    for file in given.values():
-        check_file(file)
-    if len({file.resolve() for file in given.values()}) < len(given):
-        raise RequirementError(f"{' and '.join(given)} must be different files")
-
-
 def _sizes(given: Sequence[str] | None, quick: bool, has_plots: bool) -> list[tuple[int, int]]:
-    from vicreg.tools.benchmark.study import QUICK_SIZES, SIZES, SWEEP
+    from vicreg.tools.benchmark.study import QUICK_SIZES, SIZES, SWEEP, is_quick
 
     if given:
-        return list(dict.fromkeys(_size(text) for text in given))
-    if quick:
-        return list(QUICK_SIZES)
-    return [*SIZES, *(SWEEP if has_plots else ())]
+        sizes = {_size(text) for text in given}
+    elif quick:
+        sizes = set(QUICK_SIZES)
+    else:
+        sizes = {*SIZES, *(SWEEP if has_plots else ())}
+    if quick and (large := [(n, d) for n, d in sizes if not is_quick(n, d)]):
+        named = ", ".join(f"{n}x{d}" for n, d in sorted(large))
+        raise UsageError(f"--size is too large for --quick, which takes seconds; got {named}")
+    return sorted(sizes)
 
 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text)
     if not match or int(match[1]) < 2 or int(match[2]) < 1:
-        raise RequirementError(
+        raise UsageError(
             f"--size must be samples x features, as 256x2048, of two samples or more; got {text!r}"
         )
     return int(match[1]), int(match[2])
@@ -140,6 +134,7 @@ def _measure(
         reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
     largest = max(sizes, key=lambda size: size[0] * size[1])
+    _warn_if_busy()
 
     def memory(problem: Any) -> Sequence[str]:
         if not quick:
@@ -158,32 +153,41 @@ def _measure(
             ),
             lambda line: steps[0](line),
         )
+    if not study.results:
+        reasons = [": ".join(one) for one in study.not_measured]
+        raise RequirementError(f"nothing could be measured: {'; '.join(reasons)}")
     study.not_measured[:0] = left_out.items()
     if not devices and all(one.device == "cpu" for one in backends):
         study.not_measured.insert(0, ("a GPU", f"none is found here by {_listed(backends)}"))
     if quick:
         study.not_measured.append(("memory of other sizes and computations", "--quick"))
-    if not study.results:
-        _, why = study.not_measured[-1]
-        raise RequirementError(f"nothing could be measured: {why}")
     return study
+
+
+def _warn_if_busy() -> None:
+    from vicreg.tools.benchmark.study import BUSY
+    from vicreg.tools.machine import load_per_core
+
+    load = load_per_core()
+    if load is not None and load > BUSY:
+        line = f"This machine is busy with other work (a load of {load:.1f} a core): its ratios"
+        stderr_console().print(f"{line} will be uncertain.", highlight=False, soft_wrap=True)
 
 
 def _listed(backends: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(one.name for one in backends))
 
 
-def _show(study: Any) -> None:
-    from rich.console import Console
-
+def _show(study: Any, console: Any) -> None:
     from vicreg.tools.benchmark import report
 
-    console = Console(highlight=False)
     for dtype in dict.fromkeys(one.problem.dtype for one in study.results):
         mode = study.results[0].problem.mode
         title = f"{mode}, {dtype}, 2 views; {study.made_with['processor']}"
         console.print(report.results_table(study, dtype, title))
     console.print(report.CAPTION, style="dim")
+    for line in report.uncertainties(study):
+        console.print(line)
     if study.not_measured:
         console.print("\nNot measured:")
         for what, why in study.not_measured:
@@ -193,35 +197,19 @@ def _show(study: Any) -> None:
     console.print(f"  {versions}", markup=False)
 
 
-def _write(study: Any, files: _Files, quick: bool) -> None:
-    from rich.console import Console
-
+def _write(study: Any, files: dict[str, Path | None], quick: bool) -> None:
     from vicreg.tools.benchmark.report import as_json
-    from vicreg.tools.files import replacing
 
-    texts: dict[str, str] = {}
-    if files["--json"]:
-        texts["--json"] = json.dumps(as_json(study), indent=2, allow_nan=False) + "\n"
+    write_json(files["--json"], as_json(study))
     if files["--html"]:
         from vicreg.tools.benchmark.page import as_html
 
-        texts["--html"] = as_html(study, _repeats(study, quick))
-    for option, text in texts.items():
-        with replacing(_given(files, option)) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
-    if files["--png"]:
+        write_text(files["--html"], as_html(study, _repeats(study, quick)))
+    if plot := files["--plot"]:
         from vicreg.tools.benchmark.plots import save_plot
 
-        save_plot(study, files["--png"])
-    for file in files.values():
-        if file:
-            Console(highlight=False).print(f"Written: {file}", markup=False, soft_wrap=True)
-
-
-def _given(files: _Files, option: str) -> Path:
-    file = files[option]
-    assert file is not None
-    return file
+        save_plot(study, plot)
+    say_written(files)
 
 
 def _repeats(study: Any, quick: bool) -> str:

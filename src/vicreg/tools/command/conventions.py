@@ -1,19 +1,24 @@
 """``vicreg conventions``: the published conventions as tables or as data."""
 
-import json
-from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg._conventions import Convention, codebases, convention_named, conventions
-from vicreg.tools.requirements import RequirementError
+from vicreg._conventions import Convention, codebases, codebases_of, conventions
+from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import (
+    JsonFile,
+    check_files,
+    report_console,
+    say_written,
+    write_json,
+)
 
-__all__ = ["add_to", "chosen_conventions"]
+__all__ = ["add_to"]
 
 _HELP = """Compare the published conventions: "VICReg" is not one function.
 
@@ -34,27 +39,20 @@ _WHICH_ONE = (
 )
 
 
-def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
-    """Return the conventions that `--convention` names, without duplicates."""
-    try:
-        names = [convention_named(name, "--convention").name for name in given]
-    except ValueError as error:
-        raise RequirementError(str(error)) from error
-    return tuple(dict.fromkeys(names))
-
-
 def add_to(app: typer.Typer) -> None:
     """Add the subcommand to `app`."""
 
     @app.command("conventions", help=_HELP)
-    def conventions_(
-        as_json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
-    ) -> None:
-        _print_json() if as_json else _print_conventions()
+    def conventions_(json_file: JsonFile = None) -> None:
+        with one_line_errors("conventions"):
+            files = {"--json": json_file}
+            check_files(files)
+            _print_conventions(report_console(json_file))
+            write_json(json_file, _as_data())
+            say_written(files)
 
 
-def _print_conventions() -> None:
-    console = Console(highlight=False)
+def _print_conventions(console: Console) -> None:
     for table in (_functions_table(), _sources_table()):
         console.print(table)
     console.print(_COLUMNS, style="dim")
@@ -125,8 +123,8 @@ def _weights(convention: Convention) -> str:
     return ", ".join(f"{weight:g}" for weight in convention.weights)
 
 
-def _print_json() -> None:
+def _as_data() -> dict[str, dict[str, Any]]:
     data: dict[str, dict[str, Any]] = {name: asdict(one) for name, one in conventions.items()}
     for name, fields in data.items():
-        fields["codebases"] = [one.name for one in codebases.values() if one.convention == name]
-    print(json.dumps(data, indent=2))
+        fields["codebases"] = codebases_of(name)
+    return data

@@ -1,11 +1,22 @@
 """``vicreg demo``: train an encoder with and without each term."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vicreg.tools.command.errors import one_line_errors
+from vicreg.tools.command.shared import (
+    JsonFile,
+    PlotFile,
+    check_files,
+    names_completed,
+    report_console,
+    say_written,
+    stderr_console,
+    write_json,
+)
 from vicreg.tools.libraries import names_where
 from vicreg.tools.requirements import require
 
@@ -36,19 +47,18 @@ def add_to(app: typer.Typer) -> None:
             typer.Option(
                 metavar=f"[{'|'.join(_BACKENDS)}]",
                 callback=_known,
+                autocompletion=names_completed(_BACKENDS),
                 help="The library that trains.",
             ),
         ] = "numpy",
         epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 200,
         seed: Annotated[int, typer.Option(min=0, help="The random seed.")] = 0,
-        plot: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf."),
-        ] = None,
+        plot: PlotFile = None,
+        json_file: JsonFile = None,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("demo"):
             require("numpy", "sklearn")
-            _train_and_show(backend, epochs, seed, plot)
+            _train_and_show(backend, epochs, seed, {"--plot": plot, "--json": json_file})
 
 
 def _known(backend: str) -> str:
@@ -57,24 +67,23 @@ def _known(backend: str) -> str:
     return backend
 
 
-def _train_and_show(backend: str, epochs: int, seed: int, plot: Path | None) -> None:
-    from rich.console import Console
-
+def _train_and_show(
+    backend: str, epochs: int, seed: int, files: Mapping[str, Path | None]
+) -> None:
+    from vicreg.tools.demo import report
     from vicreg.tools.demo.plot import save_plot
-    from vicreg.tools.demo.report import CAPTION, findings, results_table, training_progress
     from vicreg.tools.demo.study import run_study
-    from vicreg.tools.files import check_figure_file
 
-    if plot is not None:
-        check_figure_file(plot)
-    with training_progress(Console(stderr=True), epochs) as on_epoch:
+    check_files(files)
+    with report.training_progress(stderr_console(), epochs) as on_epoch:
         study = run_study(backend, epochs=epochs, seed=seed, on_epoch=on_epoch)
-    console = Console(highlight=False)
-    console.print(results_table(study))
-    console.print(CAPTION, style="dim")
+    console = report_console(files["--json"])
+    console.print(report.results_table(study))
+    console.print(report.CAPTION, style="dim")
     console.print()
-    for finding in findings(study):
+    for finding in report.findings(study):
         console.print(finding)
-    if plot is not None:
+    write_json(files["--json"], report.as_json(study))
+    if plot := files["--plot"]:
         save_plot(study, plot)
-        console.print(f"The figure is in {plot}", soft_wrap=True, markup=False)
+    say_written(files)

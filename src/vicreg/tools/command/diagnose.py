@@ -1,7 +1,8 @@
 """``vicreg diagnose``: how far saved embeddings have collapsed."""
 
-import json
 import math
+import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,25 +10,45 @@ from typing import Annotated, Any
 import typer
 
 from vicreg._diagnostics import Diagnosis
-from vicreg.tools.command.errors import one_line_errors
-from vicreg.tools.requirements import RequirementError, ToolError, require
+from vicreg._verdicts import LEVELS
+from vicreg.tools.background import interruptible
+from vicreg.tools.command.errors import UsageError, one_line_errors
+from vicreg.tools.command.functions import printable
+from vicreg.tools.command.shared import (
+    CONVENTIONS,
+    STDOUT,
+    JsonFile,
+    PlotFile,
+    check_files,
+    chosen,
+    chosen_conventions,
+    names_completed,
+    say_written,
+    stderr_console,
+    write_json,
+)
+from vicreg.tools.embeddings import load
+from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
 
 _HELP = """Say how far saved embeddings have collapsed.
 
-FILE is an array of floating-point numbers, as numpy.save writes it, with one sample per row. OTHER
-is another view of the same samples, for the invariance term only.
+FILE is an array of floating-point numbers with one sample per row: .npy, .npz, .pt, .pth or
+.safetensors. No code in it is run. OTHER is another view of the same samples, for the invariance
+term only.
 
 \b
-vicreg diagnose z.npy                      as a report
+vicreg diagnose z.npy                      as a report, whose first line is the verdict
 vicreg diagnose z1.npy z2.npy              with the invariance term
+vicreg diagnose views.npz --key z1         one array of several
 vicreg diagnose z.npy --plot z.png         with a figure
 vicreg diagnose z.npy --json               as data, for a program
+vicreg diagnose z.pt --fail-on collapsed   with exit status 1 if it has collapsed
 """
 
-_MAGIC = b"\x93NUMPY"
-_DTYPES = ("float16", "float32", "float64")
+#: What ``--fail-on`` takes: what a file that can be read may be, the worst first.
+_FAILURES = tuple(level for level in LEVELS if level not in ("not-finite", "healthy"))
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,113 +56,98 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command(help=_HELP)
     def diagnose(
-        file: Annotated[Path, typer.Argument(metavar="FILE", help="The embeddings: .npy.")],
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="The embeddings.")],
         other: Annotated[
-            Path | None, typer.Argument(metavar="OTHER", help="Another view of them: .npy.")
+            Path | None, typer.Argument(metavar="OTHER", help="Another view of them.")
         ] = None,
         convention: Annotated[
-            str, typer.Option(help="Whose terms: see vicreg conventions.")
+            str,
+            typer.Option(
+                metavar="NAME",
+                autocompletion=names_completed(CONVENTIONS),
+                help="Whose terms: see vicreg conventions.",
+            ),
         ] = "official",
-        plot: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Draw a figure: .png, .svg or .pdf."),
+        key: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME",
+                help="Which array, of a file that holds several; given again, that of OTHER.",
+            ),
         ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the data as JSON.")] = False,
+        fail_on: Annotated[
+            str | None,
+            typer.Option(
+                metavar="LEVEL",
+                autocompletion=names_completed(_FAILURES),
+                help="Exit with status 1 if the verdict is this or worse. From the worst on: "
+                f"{', '.join(_FAILURES)}.",
+            ),
+        ] = None,
+        plot: PlotFile = None,
+        json_file: JsonFile = None,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("diagnose"):
             require("numpy")
-            if plot is not None:
-                from vicreg.tools.files import check_figure_file
-
-                check_figure_file(plot)
-            diagnosis = _diagnosed(file, other, convention)
-            print(json.dumps(_as_data(diagnosis), indent=2) if as_json else diagnosis)
+            files = {"--plot": plot, "--json": json_file}
+            check_files(files)
+            chosen_conventions([convention])
+            failures = _failures(fail_on)
+            diagnosis = interruptible(
+                lambda: _diagnosed(_keyed(file, other, key or ()), convention),
+                stderr_console(),
+                printable(f"Diagnosing {file.name}"),
+            )
+            if json_file != STDOUT:
+                print(diagnosis)
+            write_json(json_file, _as_data(diagnosis))
             if plot is not None:
                 from vicreg.tools.diagnostics_plot import save_plot
 
                 save_plot(diagnosis, file.name, plot)
-                if not as_json:
-                    print(f"The figure is in {plot}")
+            say_written(files)
+            if diagnosis.level in failures:
+                if json_file == STDOUT:
+                    print(f"vicreg: {diagnosis.verdict}", file=sys.stderr)
+                raise typer.Exit(1)
 
 
-def _diagnosed(file: Path, other: Path | None, convention: str) -> Diagnosis:
+def _failures(fail_on: str | None) -> tuple[str, ...]:
+    """Return the levels that make the command fail."""
+    if fail_on is None:
+        return ()
+    (level,) = chosen("--fail-on", [fail_on], _FAILURES)
+    return _FAILURES[: _FAILURES.index(level) + 1]
+
+
+def _keyed(file: Path, other: Path | None, keys: Sequence[str]) -> list[tuple[Path, str | None]]:
+    """Return each file with the key of its array."""
+    files = [file] if other is None else [file, other]
+    if len(keys) > len(files):
+        raise UsageError(f"--key must be given at most {len(files)} times; got {len(keys)}")
+    return [(each, keys[min(i, len(keys) - 1)] if keys else None) for i, each in enumerate(files)]
+
+
+def _diagnosed(files: Sequence[tuple[Path, str | None]], convention: str) -> Diagnosis:
     import numpy as np
 
     from vicreg._conventions import convention_named
     from vicreg._diagnostics import diagnose
 
-    z = _loaded(file)
-    second = None if other is None else _loaded(other)
-    if second is not None and (second.shape != z.shape or second.dtype != z.dtype):
-        raise RequirementError(
-            f"{str(other)!r} must have the shape and dtype of {str(file)!r}; got "
-            f"{second.shape}, {second.dtype} and {z.shape}, {z.dtype}"
-        )
+    z, *others = (load(file, key) for file, key in files)
+    for other in others:
+        if other.shape != z.shape or other.dtype != z.dtype:
+            raise RequirementError(
+                f"{str(files[1][0])!r} must have the shape and dtype of {str(files[0][0])!r}; got "
+                f"{tuple(other.shape)}, {other.dtype} and {tuple(z.shape)}, {z.dtype}"
+            )
     # An overflow shows as infinity in the report, so that NumPy need not warn.
     with np.errstate(all="ignore"):
         try:
+            second = others[0] if others else None
             return diagnose(z, other=second, convention=convention_named(convention))
         except (TypeError, ValueError) as error:
             raise RequirementError(str(error)) from error
-
-
-def _loaded(file: Path) -> Any:
-    """Return the embeddings in `file`, or raise an error of one line."""
-    array = _read(file)
-    name = repr(str(file))
-    if array.dtype.name not in _DTYPES:
-        raise RequirementError(
-            f"{name} holds {array.dtype}: embeddings are {', '.join(_DTYPES[:-1])} or "
-            f"{_DTYPES[-1]}; convert them by z.astype('float32') and save them again"
-        )
-    if array.ndim != 2 or 0 in array.shape:
-        raise RequirementError(
-            f"{name} must hold an array of two axes, samples and features; got shape {array.shape}"
-        )
-    if array.shape[0] < 2:
-        raise RequirementError(f"{name} holds one sample: nothing can vary in fewer than two")
-    _check_finite(array, name)
-    return array.astype(array.dtype.newbyteorder("="))
-
-
-def _read(file: Path) -> Any:
-    import numpy as np
-
-    name = repr(str(file))
-    try:
-        with file.open("rb") as opened:
-            start = opened.read(len(_MAGIC))
-            if start == _MAGIC:
-                opened.seek(0)
-                # A pickle could run code.
-                return np.load(opened, allow_pickle=False)
-    except OSError as error:
-        raise RequirementError(f"cannot read {name}: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise RequirementError(f"cannot read {name}: it does not fit into memory") from error
-    except Exception as error:  # NumPy may raise anything for a broken header
-        if "pickle" in str(error):
-            raise RequirementError(f"{name} holds Python objects, which are not loaded") from error
-        raise RequirementError(f"{name} is damaged: {_first_line(error)}") from error
-    if start.startswith(b"PK"):
-        raise RequirementError(f"{name} is an archive: save one array by numpy.save")
-    raise RequirementError(f"{name} is no .npy file: save the array by numpy.save")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _check_finite(array: Any, name: str) -> None:
-    import numpy as np
-
-    bad = ~np.isfinite(array)
-    if bad.any():
-        rows = np.flatnonzero(bad.any(axis=1))
-        raise ToolError(
-            f"{name}: {bad.sum()} of {array.size} values are NaN or infinite, in {len(rows)} of "
-            f"{len(array)} samples (the first is sample {rows[0]}); nothing can be said of them"
-        )
 
 
 def _as_data(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -154,4 +160,5 @@ def _as_data(diagnosis: Diagnosis) -> dict[str, Any]:
             return [plain(entry) for entry in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {field.name: plain(getattr(diagnosis, field.name)) for field in fields(diagnosis)}
+    measured = {field.name: plain(getattr(diagnosis, field.name)) for field in fields(diagnosis)}
+    return {"verdict": diagnosis.verdict, "collapsed": diagnosis.collapsed, **measured}

@@ -9,7 +9,11 @@ from typing import NoReturn
 
 from vicreg.tools.requirements import RequirementError, ToolError
 
-__all__ = ["one_line_errors", "stop"]
+__all__ = ["UsageError", "one_line_errors", "stop"]
+
+
+class UsageError(RequirementError):
+    """The arguments of a command cannot be used; its help says which can."""
 
 
 def stop(message: str, status: int = 2) -> NoReturn:
@@ -19,10 +23,18 @@ def stop(message: str, status: int = 2) -> NoReturn:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Exit on an error in the block: with status 2 for bad usage, 1 for a failure."""
+def one_line_errors(command: str) -> Iterator[None]:
+    """Exit on an error in the block: with status 2 for bad usage, 1 for a failure.
+
+    Parameters
+    ----------
+    command : str
+        The name of the subcommand, to whose help an error of usage points.
+    """
     try:
         yield
+    except UsageError as error:
+        stop(f"{error}: see vicreg {command} --help")
     except RequirementError as error:
         stop(str(error))
     except ToolError as error:

@@ -4,11 +4,43 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType, TracebackType
+from typing import Annotated
+
+import typer
 
 from vicreg.tools.functions import FunctionError
 from vicreg.tools.libraries import NAMES
 
-__all__ = ["library_hint", "printable"]
+__all__ = ["METAVAR", "Kwargs", "Output", "Shape", "library_hint", "printable"]
+
+METAVAR = "MODULE:FUNCTION"
+#: The options of the commands that take a user's function.
+Kwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kwargs",
+        metavar="NAME=VALUE",
+        help="Arguments for the class, or for each call of the function: 'std_coeff=1, eps=1e-3'; "
+        "may be given again.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="Which part of what it returns is the loss: a key, an index or an attribute, with "
+        "dots if nested. By default 'loss' or 'total_loss', or the first number of a tuple.",
+    ),
+]
+Shape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="AXES",
+        help="The axes of each array, by default n,d: n is the samples, d the features, a number "
+        "more samples, a number and d more features. For (B, C, T, H, W): n,d,1,1,1, or n,d,2,4,4 "
+        "where each of the 2 * 4 * 4 places is a sample, or n,d,1,4d,4d where they are features.",
+    ),
+]
 
 _SPELLED = {"γ": "gamma", "ε": "eps", "·": "*", "√": "sqrt ", "²": "^2", "×": "x"}
 

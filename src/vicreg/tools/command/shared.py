@@ -1,44 +1,170 @@
-"""Shared by several commands: options with known values, and the console on stderr."""
+"""Shared by the commands: their common options, the files they write, and the consoles."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: typer reads the annotations.
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+from typer.core import TyperGroup
+
+from vicreg._conventions import codebases, convention_named, conventions
+from vicreg.tools.command.errors import UsageError
 from vicreg.tools.command.functions import printable
-from vicreg.tools.requirements import RequirementError
+from vicreg.tools.dtypes import DTYPES
+from vicreg.tools.libraries import NAMES
 
-__all__ = ["chosen", "stderr_console", "write_report"]
+__all__ = [
+    "CONVENTIONS",
+    "STDOUT",
+    "Backends",
+    "Conventions",
+    "Devices",
+    "Dtypes",
+    "JsonFile",
+    "PlotFile",
+    "Subcommands",
+    "check_files",
+    "chosen",
+    "chosen_conventions",
+    "names_completed",
+    "report_console",
+    "say_written",
+    "stderr_console",
+    "write_json",
+    "write_text",
+]
+
+#: The file that stands for standard output.
+STDOUT = Path("-")
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="[FILE.json]",
+        help="Write the data as JSON to standard output, and nothing else there; or to a file, "
+        "whose name ends in .json (any other file: --json=FILE).",
+    ),
+]
+
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw a figure: .png, .svg or .pdf."),
+]
+
+
+def names_completed(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return the function by which typer completes one of `names` in a shell."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def _several(what: str, names: Sequence[str]) -> Any:
+    return typer.Option(
+        metavar="NAME",
+        autocompletion=names_completed(names),
+        help=f"{what}; may be given again.",
+    )
+
+
+#: What ``--convention`` takes.
+CONVENTIONS = (*conventions, *codebases)
+
+Backends = Annotated[list[str] | None, _several("A library", NAMES)]
+Conventions = Annotated[list[str] | None, _several("A convention", CONVENTIONS)]
+Devices = Annotated[list[str] | None, _several("A device (cpu, cuda, cuda:1)", ("cpu", "cuda"))]
+Dtypes = Annotated[list[str] | None, _several("A dtype (float32)", DTYPES)]
+
+
+class Subcommands(TyperGroup):
+    """The subcommands, with a ``--json`` whose file may be left out: typer has no such option."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the subcommand and its arguments, among which each ``--json`` has a file."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, rest if ctx.resilient_parsing else _with_json_file(rest)
+
+
+def _with_json_file(arguments: Sequence[str]) -> list[str]:
+    completed = list(arguments)
+    for place, (word, following) in enumerate(pairwise([*arguments, ""])):
+        if word == "--":
+            break
+        if word == "--json" and not following.lower().endswith(".json"):
+            completed[place] = f"--json={STDOUT}"
+    return completed
 
 
 def chosen(option: str, given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """Return the names `given` to `option` without duplicates; raise if one is not `known`."""
     for name in given:
         if name not in known:
-            raise RequirementError(f"{option} must be one of {', '.join(known)}; got {name!r}")
+            raise UsageError(f"{option} must be one of {', '.join(known)}; got {name!r}")
     return tuple(dict.fromkeys(given))
 
 
-def write_report(
-    files: Mapping[str, Path | None], as_json: Mapping[str, Any], as_markdown: str
-) -> None:
-    """Write a report to the files named "json" and "markdown", where there are any."""
-    from rich.console import Console
+def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
+    """Return the conventions that ``--convention`` names, without duplicates."""
+    try:
+        names = [convention_named(name, "--convention").name for name in given]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return tuple(dict.fromkeys(names))
 
+
+def check_files(files: Mapping[str, Path | None]) -> None:
+    """Check, before any work, that the file of each option can be written and is its own."""
+    from vicreg.tools.files import check_figure_file, check_file
+
+    given = _written(files)
+    for option, file in given.items():
+        check_figure_file(file) if option == "--plot" else check_file(file)
+    if len({file.resolve() for file in given.values()}) < len(given):
+        raise UsageError(f"{' and '.join(given)} must be different files")
+
+
+def write_json(file: Path | None, data: Any) -> None:
+    """Write `data` to `file`, or to standard output, or nowhere if it is None."""
+    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+    if file == STDOUT:
+        sys.stdout.write(text)
+    else:
+        write_text(file, text)
+
+
+def write_text(file: Path | None, text: str) -> None:
+    """Replace `file` by `text`, complete or not at all; None is no file."""
     from vicreg.tools.files import replacing
 
-    texts = {
-        "json": json.dumps(as_json, indent=2, allow_nan=False) + "\n",
-        "markdown": as_markdown,
+    if file is not None:
+        with replacing(file) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
+
+def say_written(files: Mapping[str, Path | None]) -> None:
+    """Print the names of the files that were written, unless standard output is for the data."""
+    console = report_console(files.get("--json"))
+    for file in _written(files).values():
+        console.print(printable(f"Written: {file}"), markup=False, soft_wrap=True)
+
+
+def _written(files: Mapping[str, Path | None]) -> dict[str, Path]:
+    return {
+        option: file
+        for option, file in files.items()
+        if file is not None and (option, file) != ("--json", STDOUT)
     }
-    for kind, file in files.items():
-        if file is not None:
-            with replacing(file) as unfinished:
-                unfinished.write_text(texts[kind], encoding="utf-8")
-            line = printable(f"The report is in {file}")
-            Console(highlight=False).print(line, markup=False, soft_wrap=True)
+
+
+def report_console(json_file: Path | None) -> Any:
+    """Return the console of the report, which is silent if standard output is for the data."""
+    from rich.console import Console
+
+    return Console(highlight=False, quiet=json_file == STDOUT)
 
 
 def stderr_console() -> Any:

@@ -8,13 +8,34 @@ from typing import Annotated, Any
 
 import typer
 
-from vicreg.tools.command.conventions import chosen_conventions
-from vicreg.tools.command.errors import one_line_errors
-from vicreg.tools.command.functions import library_hint, printable
-from vicreg.tools.command.shared import chosen, stderr_console, write_report
+from vicreg.tools.command.errors import UsageError, one_line_errors
+from vicreg.tools.command.functions import (
+    METAVAR,
+    Kwargs,
+    Output,
+    Shape,
+    library_hint,
+    printable,
+)
+from vicreg.tools.command.shared import (
+    Backends,
+    Conventions,
+    Devices,
+    Dtypes,
+    JsonFile,
+    check_files,
+    chosen,
+    chosen_conventions,
+    report_console,
+    say_written,
+    stderr_console,
+    write_json,
+    write_text,
+)
 from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
+from vicreg.tools.loading import Target
 from vicreg.tools.requirements import RequirementError, require
 
 __all__ = ["add_to"]
@@ -42,12 +63,15 @@ vicreg verify --markdown report.md             with a report to keep
 vicreg verify --namespace my_arrays            a library of your own
 vicreg verify --target my_code:my_loss --backend torch
                                                your own loss against official
+vicreg verify --target ./my_code.py:MyLoss --backend torch --kwargs 'std_coeff=1'
+                                               a class in a file, made with arguments
 vicreg verify --distributed 3                  this package's loss on three ranks
 vicreg verify --distributed 3 --target my_code:my_loss
                                                your own, with its gather layer
 """
 
-_Names = list[str]
+#: The longest --timeout: a day, in seconds.
+_LONGEST = 86_400
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,48 +79,43 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command(help=_HELP)
     def verify(
-        backend: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A library; may be given again.")
-        ] = None,
-        dtype: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A dtype; may be given again.")
-        ] = None,
-        device: Annotated[
-            _Names | None,
-            typer.Option(metavar="NAME", help="A device (cpu, cuda, cuda:1); may be given again."),
-        ] = None,
-        convention: Annotated[
-            _Names | None, typer.Option(metavar="NAME", help="A convention; may be given again.")
-        ] = None,
+        backend: Backends = None,
+        dtype: Dtypes = None,
+        device: Devices = None,
+        convention: Conventions = None,
         namespace: Annotated[
-            _Names | None,
+            list[str] | None,
             typer.Option(metavar="MODULE", help="Any namespace of the array API standard."),
         ] = None,
         target: Annotated[
             str | None,
             typer.Option(
-                metavar="MODULE:FUNCTION",
+                metavar=METAVAR,
                 help="Your own function of two arrays (n, d), held to a convention (official); "
-                "its gradient by the library's autodiff, or else by finite differences.",
+                "its gradient by the library's autodiff, or else by finite differences. The "
+                "module may be a file, my_code.py.",
             ),
         ] = None,
+        kwargs: Kwargs = None,
+        output: Output = None,
+        shape: Shape = None,
         distributed: Annotated[
             int | None,
             typer.Option(
-                min=2, metavar="N", help="Compare N ranks on this machine with one process."
+                min=2,
+                max=64,
+                metavar="N",
+                help="Compare N ranks on this machine with one process.",
             ),
         ] = None,
         timeout: Annotated[
             float | None,
             typer.Option(
-                min=1,
                 metavar="SECONDS",
                 help="How long a rank may take for one batch with --distributed (10).",
             ),
         ] = None,
-        json_file: Annotated[
-            Path | None, typer.Option("--json", metavar="FILE", help="Write the report as data.")
-        ] = None,
+        json_file: JsonFile = None,
         markdown_file: Annotated[
             Path | None,
             typer.Option("--markdown", metavar="FILE", help="Write the report as Markdown."),
@@ -111,29 +130,30 @@ def add_to(app: typer.Typer) -> None:
             ),
         ] = False,
     ) -> None:
-        with one_line_errors():
+        with one_line_errors("verify"):
             require("numpy")
-            from vicreg.tools.files import check_file
-
-            files = {"json": json_file, "markdown": markdown_file}
-            for file in files.values():
-                if file is not None:
-                    check_file(file)
-            if json_file and markdown_file and json_file.resolve() == markdown_file.resolve():
-                raise RequirementError("--json and --markdown must be two files")
+            files = {"--json": json_file, "--markdown": markdown_file}
+            check_files(files)
             if timeout is not None and distributed is None:
-                raise RequirementError("--timeout is of --distributed")
+                raise UsageError("--timeout is of --distributed")
+            if timeout is not None and not 1 <= timeout <= _LONGEST:  # neither does NaN
+                raise UsageError(f"--timeout must be of 1 to {_LONGEST} seconds; got {timeout}")
+            own = None if target is None else Target(target, kwargs or (), output, shape)
+            if own is None and (kwargs or output is not None or shape is not None):
+                raise UsageError("--kwargs, --output and --shape are of --target")
+            if distributed is not None and shape is not None:
+                raise UsageError("--distributed gives arrays (n, d): it has no --shape")
             if target is not None or distributed is not None:
                 option = "--target" if distributed is None else "--distributed"
                 if namespace:
-                    raise RequirementError(f"{option} takes its library by --backend")
+                    raise UsageError(f"{option} takes its library by --backend")
                 if full:
-                    raise RequirementError(f"--full is of libraries; {option} has one suite")
+                    raise UsageError(f"--full is of libraries; {option} has one suite")
             if distributed is not None:
                 settings = (backend, dtype, device, convention, seed, timeout or 10.0, files)
-                passed = verify_distributed(distributed, target, *settings)
-            elif target is not None:
-                passed = _verify_target(target, backend, dtype, device, convention, seed, files)
+                passed = verify_distributed(distributed, own, *settings)
+            elif own is not None:
+                passed = _verify_target(own, backend, dtype, device, convention, seed, files)
             else:
                 passed = _verify_libraries(
                     backend, namespace, dtype, device, convention, seed, full, files
@@ -190,7 +210,7 @@ def _verify_libraries(
 
 
 def _verify_target(
-    path: str,
+    target: Target,
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -198,7 +218,7 @@ def _verify_target(
     seed: int,
     files: _Files,
 ) -> bool:
-    from vicreg.tools.functions import FunctionError, LossFunction, load_function
+    from vicreg.tools.functions import FunctionError, LossFunction
     from vicreg.tools.progress import steps_progress
     from vicreg.tools.verification.costs import expected_target_steps
     from vicreg.tools.verification.explanation import explanations
@@ -206,45 +226,49 @@ def _verify_target(
 
     (convention, *more) = chosen_conventions(conventions or ["official"])
     if more:
-        raise RequirementError("--convention may be given once with --target")
+        raise UsageError("--convention may be given once with --target")
     # In half precision the squares of plain code overflow, or are too coarse to judge.
     chosen_dtypes = chosen("--dtype", dtypes or FULL, FULL)
     with redirect_stdout(sys.stderr):  # the module may print
-        function = load_function(path)
+        function = target.load()
     backends, left_out = _backends(names or ["numpy"], None, devices, chosen_dtypes)
-    functions = [LossFunction(function, backend) for backend in backends]
     given = (names or ["numpy"])[0]
     steps = expected_target_steps(backends, chosen_dtypes, TARGET_CASES)
     try:
-        for one in functions:  # fail early if it cannot be called
-            first = next(dtype for dtype in chosen_dtypes if dtype in one.backend.dtypes)
-            with redirect_stdout(sys.stderr):
-                first_view, second_view = TARGET_CASES[0].views(seed)
-                one(first_view, second_view, dtype=first)
-        with steps_progress(stderr_console(), steps) as on_case, redirect_stdout(sys.stderr):
+        functions = [
+            LossFunction(function, backend, target.output, target.shape) for backend in backends
+        ]
+        with redirect_stdout(sys.stderr), steps_progress(stderr_console(), steps) as on_case:
             results = run_target(functions, chosen_dtypes, convention, seed, on_case, TARGET_CASES)
     except FunctionError as error:
         raise FunctionError(f"{error}{library_hint(error, given)}") from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     results.left_out.update(left_out)
     results.left_out["positions"] = "a function of two arrays (n, d) has none"
-    title = f"{path} against {convention}"
+    title = f"{target.path} against {convention}"
     _show(results, backends, title, files)
     if not results.passed:
-        for one in functions:
-            for line in explanations(one, convention, results, seed):
-                _print(f"On {one.backend}: {line}.")
+        lines = [
+            f"On {one.backend}: {line}."
+            for one in functions
+            for line in explanations(one, convention, results, seed)
+        ]
         failed = [one for one in results.measurements if one.values["loss"] > 1.0]
         for name in dict.fromkeys(one.backend.partition(" ")[0] for one in failed):
-            _print(f"\nWhat it is on {name}, by vicreg identify:\n{_identified(function, name)}")
+            answer = _identified(function, name, target)
+            lines.append(f"\nWhat it is on {name}, by vicreg identify:\n{answer}")
+        for line in lines:
+            report_console(files["--json"]).print(printable(line), markup=False, soft_wrap=True)
     return results.passed
 
 
-def _identified(function: Callable[..., Any], backend: str) -> str:
+def _identified(function: Callable[..., Any], backend: str, target: Target) -> str:
     from vicreg.tools.identification import identify
 
     try:
         with redirect_stdout(sys.stderr):
-            return str(identify(function, backend))
+            return str(identify(function, backend, output=target.output, shape=target.shape))
     except RequirementError as error:  # it takes no other shapes than those above
         return str(error)
 
@@ -275,12 +299,10 @@ def _backends(
 
 
 def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> None:
-    from rich.console import Console
-
     from vicreg.tools.machine import description
     from vicreg.tools.verification import report
 
-    console = Console(highlight=False)
+    console = report_console(files["--json"])
     console.print(report.results_table(results, title))
     console.print(report.UNIT, style="dim")
     paths = report.paths_table(results)
@@ -310,11 +332,7 @@ def _show(results: Any, backends: Sequence[Any], title: str, files: _Files) -> N
     if common:
         console.print(f"All that failed is of: {common}.", markup=False, soft_wrap=True)
     made_with = description(backends)
-    as_json = report.as_json(results, made_with)
-    write_report(files, as_json, report.as_markdown(results, made_with, f"vicreg verify: {title}"))
-
-
-def _print(line: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False).print(printable(line), markup=False, soft_wrap=True)
+    write_json(files["--json"], report.as_json(results, made_with))
+    text = report.as_markdown(results, made_with, f"vicreg verify: {title}")
+    write_text(files["--markdown"], text)
+    say_written(files)

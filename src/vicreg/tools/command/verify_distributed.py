@@ -5,12 +5,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vicreg.tools.command.conventions import chosen_conventions
+from vicreg.tools.command.errors import UsageError
 from vicreg.tools.command.functions import printable
-from vicreg.tools.command.shared import chosen, stderr_console, write_report
+from vicreg.tools.command.shared import (
+    chosen,
+    chosen_conventions,
+    report_console,
+    say_written,
+    stderr_console,
+    write_json,
+    write_text,
+)
 from vicreg.tools.dtypes import FULL
 from vicreg.tools.functions import FunctionError
-from vicreg.tools.requirements import RequirementError, require
+from vicreg.tools.loading import Target
+from vicreg.tools.requirements import require
 
 __all__ = ["LIBRARIES", "verify_distributed"]
 
@@ -20,7 +29,7 @@ LIBRARIES = ("torch", "jax")
 
 def verify_distributed(
     size: int,
-    target: str | None,
+    target: Target | None,
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -40,7 +49,7 @@ def verify_distributed(
 
     backend = _only("--backend", chosen("--backend", names or LIBRARIES[:1], LIBRARIES))
     if target is not None and conventions:
-        raise RequirementError(
+        raise UsageError(
             "--convention is of this package's loss: with --distributed a target is compared with "
             "itself in one process"
         )
@@ -70,7 +79,7 @@ def verify_distributed(
 
 def _only(option: str, names: tuple[str, ...]) -> str:
     if len(names) > 1:
-        raise RequirementError(f"{option} may be given once with --distributed")
+        raise UsageError(f"{option} may be given once with --distributed")
     return names[0]
 
 
@@ -81,7 +90,7 @@ def _device(backend: str, size: int, devices: Sequence[str] | None) -> str:
         return wanted
     count = _gpus(backend)
     if wanted == "cuda" and count < size:
-        raise RequirementError(f"--device cuda needs a GPU for each of {size} ranks; got {count}")
+        raise UsageError(f"--device cuda needs a GPU for each of {size} ranks; got {count}")
     return "cuda" if count >= size else "cpu"
 
 
@@ -94,12 +103,10 @@ def _gpus(backend: str) -> int:
 
 
 def _show(results: Any, files: dict[str, Path | None]) -> None:
-    from rich.console import Console
-
     from vicreg.tools.machine import description
     from vicreg.tools.verification.distributed import report
 
-    console = Console(highlight=False)
+    console = report_console(files["--json"])
     console.print(report.table(results))
     console.print(report.caption(results), style="dim")
     console.print()
@@ -112,5 +119,6 @@ def _show(results: Any, files: dict[str, Path | None]) -> None:
     library = results.setting.backend
     made_with = description() | {library: version(library)}
     title = f"vicreg verify: {results.title}"
-    as_json = report.as_json(results, made_with)
-    write_report(files, as_json, report.as_markdown(results, made_with, title))
+    write_json(files["--json"], report.as_json(results, made_with))
+    write_text(files["--markdown"], report.as_markdown(results, made_with, title))
+    say_written(files)

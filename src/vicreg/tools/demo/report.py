@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -12,7 +13,7 @@ from rich.table import Table
 from vicreg.tools.demo.encoder import TermValues
 from vicreg.tools.demo.study import NO_COVARIANCE, NO_VARIANCE, VICREG, OnEpoch, Study
 
-__all__ = ["CAPTION", "findings", "results_table", "training_progress"]
+__all__ = ["CAPTION", "as_json", "findings", "results_table", "training_progress"]
 
 CAPTION = (
     "Std (the mean over features) and effective rank are of the embeddings, behind the expander; "
@@ -96,6 +97,38 @@ def _on_covariance(study: Study) -> str:
 
 def _epochs(study: Study) -> str:
     return f"{study.epochs} epoch{'' if study.epochs == 1 else 's'}"
+
+
+def as_json(study: Study) -> dict[str, Any]:
+    """Return the results as data.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+
+    Returns
+    -------
+    dict
+        The settings, the findings, and for each encoder its measures and the terms of each epoch.
+    """
+    return {
+        "backend": study.backend,
+        "epochs": study.epochs,
+        "seed": study.seed,
+        "findings": findings(study),
+        "encoders": {
+            name: {
+                "mean_std": outcome.mean_std,
+                "effective_rank": outcome.effective_rank,
+                "rank_limit": outcome.rank_limit,
+                "probe_accuracy": outcome.probe_accuracy,
+                "singular_values": outcome.singular_values.tolist(),
+                "history": [terms._asdict() for terms in outcome.history],
+            }
+            for name, outcome in study.outcomes.items()
+        },
+    }
 
 
 @contextmanager

@@ -16,23 +16,38 @@ from typing import Any
 
 from vicreg.tools.identification.result import Identification
 
-__all__ = ["Identification", "identify"]
+__all__ = ["Identification", "identify", "identify_loss"]
 
 
-def identify(function: Callable[..., Any], backend: str = "numpy") -> Identification:
+def identify(
+    function: Callable[..., Any],
+    backend: str = "numpy",
+    *,
+    output: str | int | None = None,
+    shape: str | None = None,
+) -> Identification:
     """Return which published convention a function of two arrays is, or what departs.
 
     Parameters
     ----------
     function : callable
-        Takes two arrays of shape (n, d), and returns one number. It is called about a hundred
-        times, with several n and d, and only its values are used. It may raise for some n and d:
-        up to 8192 features are tried, with fewer samples and with more. The second view may also
-        be a parameter named ``ref_emb``.
+        Takes two arrays of shape (n, d), and returns one number, or something that contains it.
+        It is called about a hundred times, with several n and d, and only its values are used. It
+        may raise for some n and d: up to 8192 features are tried, with fewer samples and with
+        more. Views may also be parameters that are given by name only, or named ``ref_emb``.
     backend : str, optional
         The library of the arrays: "numpy", "torch", "jax", "mlx", "cupy", "dask",
         "array_api_strict", "ndonnx", "mparray", or the import path of any namespace of the array
         API standard. Arrays have its widest dtype.
+    output : str or int, optional
+        Which part of what the function returns is the loss: a key of a dict, an index of a tuple
+        or the name of an attribute, with dots if it is nested ("losses.total"). By default it is
+        what a dict or an object calls ``loss`` or ``total_loss``, or the first number of a tuple.
+    shape : str, optional
+        The axes of the arrays, if they are not (n, d): n for the samples, d for the features, and
+        a number for each other axis. Its places are more samples, or more features if the number
+        has a d behind it. "n,d,1,1" for images; "n,d,2,4,4" for (B, C, T, H, W) where each of the
+        2 · 4 · 4 places is a sample; "n,2d,d" for two groups of d/2 features.
 
     Returns
     -------
@@ -42,10 +57,11 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     Raises
     ------
     TypeError
-        `function` is not callable, or `backend` is not a string.
+        `function` is not callable, or `backend`, `output` or `shape` has another type.
     ValueError
-        The backend is unknown; or the function raises for every shape that is tried, which the
-        message lists, or does not return a number (``vicreg.tools.functions.FunctionError``).
+        The backend is unknown, or `shape` is not as above; or the function raises for every
+        shape that is tried, which the message lists, or does not return a number
+        (``vicreg.tools.functions.FunctionError``).
     vicreg.tools.requirements.RequirementError
         The library is not installed.
 
@@ -77,8 +93,17 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
     >>> answer.equivalents["jolibrain"]
     (25.0, 25.0, 2.0)
     """
-    if not callable(function):
-        raise TypeError(f"function must be callable; got {type(function).__name__}")
+    return identify_loss(function, backend, output, shape)
+
+
+def identify_loss(
+    function: Callable[..., Any],
+    backend: str,
+    output: str | int | None,
+    shape: str | None,
+    on_call: Callable[[], None] = lambda: None,
+) -> Identification:
+    """Return what `identify` does, with `on_call` called before each call of the function."""
     if not isinstance(backend, str):
         raise TypeError(f"backend must be a string; got {type(backend).__name__}")
     # These import NumPy, which `import vicreg` must not.
@@ -96,7 +121,9 @@ def identify(function: Callable[..., Any], backend: str = "numpy") -> Identifica
             raise
         known = ", ".join(repr(name) for name in NAMES)
         raise ValueError(f"backend must be one of {known}; got {backend!r}") from error
-    return identified(LossFunction(function, library))
+    loss = LossFunction(function, library, output, shape)
+    loss.on_call = on_call
+    return identified(loss)
 
 
 def _is_installed(package: str) -> bool:

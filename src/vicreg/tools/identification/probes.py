@@ -18,11 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vicreg.tools.axes import Axes
 from vicreg.tools.backends import Floats
 from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.functions import FunctionError, LossFunction
 
 __all__ = [
+    "BATCHES",
+    "FEATURES",
     "Model",
     "NoValueError",
     "Pair",
@@ -30,6 +33,8 @@ __all__ = [
     "Shape",
     "WithoutSign",
     "ordinary_pairs",
+    "shapes_to_try",
+    "takes_nothing",
     "uncorrelated",
     "valued",
 ]
@@ -39,15 +44,15 @@ Pair = tuple[Floats, Floats]
 Model = Callable[[Floats, Floats], float]
 
 # Sizes for functions that take only some: 5 and 8 features on 16 and 32 samples come first.
-_FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
+FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
 _SAMPLES = (16, 32, 64, 128, 256, 1024)
 # Sizes for functions that take none of these: each with each, up to _LARGEST elements.
 _WIDE = (20, 24, 48, 50, 96, 100, 192, 200, 384, 768, 1000, 1024, 1536, 2048, 3072, 4096, 8192)
 _MORE = (2048, 4096, 1000, 500, 384, 200, 192, 100, 96, 50, 48, 24, 20, 12, 10, 8, 4)
-_BATCHES = (256, 128, 64, 512, 32, 16, 1024, *_MORE)
+BATCHES = (256, 128, 64, 512, 32, 16, 1024, *_MORE)
 _LARGEST = 2**21
+_EVERY_D = (*FEATURES, *_WIDE)
 _MANY = 2**14
-_NUMBERS = np.random.default_rng(0).standard_normal(1009)
 
 
 class NoValueError(Exception):
@@ -136,14 +141,8 @@ class Probed:
         """Return whether it takes arrays of that shape, in one dtype or another."""
         # A module with parameters takes arrays of their dtype only.
         single = "float32" if "float32" in self._function.backend.dtypes[1:] else None
-        z = np.resize(_NUMBERS, shape)  # cheap, for a function that takes none of hundreds
         for dtype in dict.fromkeys((self._dtype, single)):
-            try:
-                self._function(z, z, dtype)
-            except FunctionError as error:
-                if error.__cause__ is None:  # it did not raise
-                    raise
-            else:
+            if self._function.takes(*shape, dtype):
                 self._dtype = dtype
                 return True
         return False
@@ -151,45 +150,23 @@ class Probed:
     def _shapes(self) -> list[Shape]:
         """Return up to three shapes that it takes: one, one with another n, one with another d."""
         base = self._base()
-        counts = dict.fromkeys([*(n for n in _SAMPLES if n > base.d), *_BATCHES])
+        counts = dict.fromkeys([*(n for n in _SAMPLES if n > base.d), *BATCHES])
         shapes = [base]
         for others in (
             [Shape(n, base.d) for n in counts if n != base.n],
-            [Shape(base.n, d) for d in (*_FEATURES, *_WIDE) if d != base.d],
+            [Shape(base.n, d) for d in _EVERY_D if d != base.d],
         ):
             shapes += itertools.islice(filter(self._takes, _not_too_large(others)), 1)
         return shapes
 
     def _base(self) -> Shape:
-        # More samples than features first: only so many columns are uncorrelated.
-        first = [
-            Shape(n, d)
-            for d in _FEATURES
-            for n in dict.fromkeys((max(16, 2 ** math.ceil(math.log2(d + 1))), 32, 64, 128, 256))
-            if n > d
-        ]
-        every = _not_too_large(Shape(n, d) for d in (*_FEATURES, *_WIDE) for n in _BATCHES)
-        small_first = sorted(every, key=math.prod)
-        base = next(filter(self._takes, dict.fromkeys([*first, *small_first])), None)
+        base = next(filter(self._takes, shapes_to_try()), None)
         if base is None:
-            raise self._takes_nothing()
+            raise takes_nothing(self._function)
         if base.n > base.d:
             return base
         # With more samples, more features can be uncorrelated.
-        return next(filter(self._takes, _not_too_large(Shape(n, base.d) for n in _BATCHES)))
-
-    def _takes_nothing(self) -> FunctionError:
-        """Return its error for an ordinary shape, with every shape that was tried."""
-        n, d = (", ".join(map(str, sorted(sizes))) for sizes in (_BATCHES, (*_FEATURES, *_WIDE)))
-        tried = f"n samples of d features for n of {n}, d of {d}, n·d up to {_LARGEST}"
-        said, cause = "", None
-        try:
-            self(uncorrelated(Shape(16, 5)))
-        except FunctionError as error:
-            said, cause = f"{error}; ", error.__cause__
-        complete = FunctionError(f"{said}it takes no shape of those tried: {tried}")
-        complete.__cause__ = cause
-        return complete
+        return next(filter(self._takes, _not_too_large(Shape(n, base.d) for n in BATCHES)))
 
     def _check_determinism(self) -> None:
         z1, z2 = ordinary_pairs(self.shapes[0])[0]
@@ -261,6 +238,40 @@ def _not_too_large(shapes: Iterable[Shape]) -> Iterator[Shape]:
     return (shape for shape in shapes if math.prod(shape) <= _LARGEST)
 
 
+def shapes_to_try() -> dict[Shape, None]:
+    """Return the shapes to try, in this order: small ones of more samples than features first.
+
+    Only so many columns are uncorrelated.
+    """
+    first = [
+        Shape(n, d)
+        for d in FEATURES
+        for n in dict.fromkeys((max(16, 2 ** math.ceil(math.log2(d + 1))), 32, 64, 128, 256))
+        if n > d
+    ]
+    every = _not_too_large(Shape(n, d) for d in _EVERY_D for n in BATCHES)
+    return dict.fromkeys([*first, *sorted(every, key=math.prod)])
+
+
+def takes_nothing(function: LossFunction) -> FunctionError:
+    """Return its error for an ordinary shape, with the shapes that were tried."""
+    (least, most), (fewest, many) = ((min(sizes), max(sizes)) for sizes in (BATCHES, _EVERY_D))
+    tried = (
+        f"n samples, {least} to {most}, of d features, {fewest} to {many}, n·d up to {_LARGEST}"
+    )
+    if function.axes == Axes():
+        tried += "; if its arrays have other axes, shape (--shape) says which"
+    said, cause = "", None
+    try:
+        z = uncorrelated(Shape(16, 5))
+        function(z, z)
+    except FunctionError as error:
+        said, cause = f"{error}; ", error.__cause__
+    complete = FunctionError(f"{said}it takes no shape of those tried: {tried}")
+    complete.__cause__ = cause
+    return complete
+
+
 def uncorrelated(shape: Shape) -> Floats:
     """Return columns of ±1 with mean 0 and covariance 0, the rest of the array being 0.
 
@@ -287,7 +298,7 @@ def ordinary_pairs(shape: Shape, gamma: float = 1.0) -> list[Pair]:
 def _correlated(rng: np.random.Generator, shape: Shape) -> Floats:
     """Return random features that correlate: all with all, or with a neighbour if d is large."""
     d = shape.d
-    if d > _FEATURES[-1]:
+    if d > FEATURES[-1]:
         z = rng.standard_normal(shape)
         return z + 0.4 * np.roll(z, 1, axis=1)
     mixing = np.eye(d) + 0.4 * rng.standard_normal((d, d)) / d**0.5

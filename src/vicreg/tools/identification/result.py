@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from vicreg._conventions import Weights, conventions, translate_weights
+from vicreg._conventions import Weights, codebases_of, conventions, translate_weights
 
 __all__ = ["Identification", "MaybeWeights", "short"]
 
@@ -85,6 +85,11 @@ class Identification:
         """Whether the function is a published convention, with any weights, γ and ε."""
         return self.convention is not None
 
+    @property
+    def codebases(self) -> tuple[str, ...]:
+        """The codebases that compute the convention, by names that ``convention=`` takes."""
+        return codebases_of(self.convention or "")
+
     def official_weights(self, d: int) -> Weights | None:
         """Return the weights with which the official code computes this function.
 
@@ -126,7 +131,7 @@ class Identification:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["equivalents"] = dict(self.equivalents)
         fields["residual"] = None if math.isnan(self.residual) else self.residual
-        return {"identified": self.identified, **fields}
+        return {"identified": self.identified, "codebases": self.codebases, **fields}
 
     def __str__(self) -> str:
         if self.nearest is None:
@@ -136,6 +141,8 @@ class Identification:
         if self.explained and not self.identified:
             text = "with this, every value compared is reproduced to rounding"
             lines.append(("explained", text))
+        if self.codebases:
+            lines.append(("codebases", ", ".join(self.codebases)))
         lines += self._official_lines() + self._same_lines()
         lines.append(("residual", self._residual()))
         lines += [("note", note) for note in self.notes]

@@ -79,6 +79,11 @@ class Case:
         return int(np.prod(self.shape)) <= _EXACT_ELEMENTS and self.d <= _EXACT_FEATURES
 
     @property
+    def is_of_size(self) -> bool:
+        """Whether nothing but its size is special."""
+        return self.name == f"{self.n} × {self.d}"
+
+    @property
     def n(self) -> int:
         """The number of samples in each sample set."""
         return self.shape[0]
@@ -93,10 +98,9 @@ class Case:
         rng = np.random.default_rng([seed, *self.name.encode()])
         common = 0.8 * rng.standard_normal(self.shape)
         views = common + 0.3 * rng.standard_normal((self.count, *self.shape))
-        if not self.exactly:
-            # Both full dtypes have these numbers: they share one truth, which takes long.
-            views = rounded_to("float32", views)
-        return tuple(self.transform(rng, views))
+        views = self.transform(rng, views)
+        # Both full dtypes have these numbers: they share one truth, which takes long.
+        return tuple(views if self.exactly else rounded_to("float32", views))
 
     def directions(self, seed: int = 0) -> tuple[Floats, ...]:
         """Return one direction per view, of numbers that both full dtypes have."""

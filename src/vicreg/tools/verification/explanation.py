@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from vicreg.tools.backends import Floats
 from vicreg.tools.dtypes import DTYPES
-from vicreg.tools.functions import LossFunction
+from vicreg.tools.functions import FunctionError, LossFunction
 from vicreg.tools.identification.fitting import Fit, fit
-from vicreg.tools.verification.cases import SIZES, ZEROS, Case, case_of_size
+from vicreg.tools.verification.cases import ZEROS, Case, case_of_size
 from vicreg.tools.verification.definition import TERMS, Three
 from vicreg.tools.verification.problems import Problem
 from vicreg.tools.verification.rationals import Exact
 from vicreg.tools.verification.target import (
-    TARGET_CASES,
     NoGradientError,
     TargetResults,
     gradient_by_autodiff,
@@ -33,7 +33,7 @@ _EXPLAINED = {"float64": 1e-6, "float32": 1e-4}
 #: The smallest difference of a factor from 1 that counts, if the truth is exact, and if it was
 #: computed in float64.
 _SEEN, _SEEN_IN_FLOATS = 1e-13, 1e-10
-_CASES = {case.name: case for case in TARGET_CASES}
+_ZEROS = frozenset(case.name for case in ZEROS)
 
 
 def explanations(
@@ -48,7 +48,8 @@ def explanations(
     here = [one for one in results.measurements if one.backend == name]
     candidates = [one.dtype for one in here if not one.passed] or [one.dtype for one in here]
     dtype = next(dtype for dtype in DTYPES if dtype in candidates)
-    errors = {_CASES[one.case]: one.errors for one in here if one.dtype == dtype}
+    cases = {case.name: case for of, used, case in results.returned if (of, used) == (name, dtype)}
+    errors = {cases[one.case]: one.errors for one in here if one.dtype == dtype}
 
     def problem_of(case: Case) -> Problem:
         return target_problem(case, dtype, convention, seed)
@@ -118,8 +119,8 @@ def _explained(
         return quantity.fails(problem, quantity.computed(problem))
 
     off = [case for case, is_off in failed.items() if is_off]
-    sizes = [case for case in off if case in SIZES]
-    right = [case for case, is_off in failed.items() if case in SIZES and not is_off]
+    sizes = [case for case in off if case.is_of_size]
+    right = [case for case, is_off in failed.items() if case.is_of_size and not is_off]
     if sizes and right:
         factors = factors_in(sizes)
         # Sizes that pass cannot have these factors, if they would have failed with them.
@@ -127,7 +128,7 @@ def _explained(
             condition = _size_condition(right, sizes, fails)
             if condition is not None:
                 return f"for {condition} ", factors
-    if all(case in ZEROS for case in off):
+    if all(case.name in _ZEROS for case in off):
         return f"only on {', '.join(repr(case.name) for case in off)}: ", factors_in(off)
     return "", factors_in(list(failed))
 
@@ -152,11 +153,12 @@ def _size_condition(
     """Return a condition on n and d that exactly the failed cases meet; None if there is none."""
     for name, axis in (("d", -1), ("n", 0)):
         right, off = ([case.shape[axis] for case in cases] for cases in (passed, failed))
+        at = partial(_beside, failed, axis)
         if max(right) < min(off):
-            low, high = _limit(max(right), min(off), axis, fails, low_fails=False)
+            low, high = _limit(max(right), min(off), at(min(off)), fails, low_fails=False)
             return f"{name} above {low} (right at {name} = {low}, off at {high})"
         if max(off) < min(right):
-            low, high = _limit(max(off), min(right), axis, fails, low_fails=True)
+            low, high = _limit(max(off), min(right), at(max(off)), fails, low_fails=True)
             return f"{name} below {high} (off at {name} = {low}, right at {high})"
     for words, condition in _CONDITIONS.items():
         met = {case for case in (*passed, *failed) if condition(case.n, case.d)}
@@ -168,15 +170,28 @@ def _size_condition(
     return None
 
 
+def _beside(failed: Sequence[Case], axis: int, length: int) -> Callable[[int], Case]:
+    """Return the cases of other lengths than that of a failed one, by the length."""
+    case = next(case for case in failed if case.shape[axis] == length)
+    return lambda other: case_of_size(case.n, other) if axis else case_of_size(other, case.d)
+
+
 def _limit(
-    low: int, high: int, axis: int, fails: Callable[[Case], bool], *, low_fails: bool
+    low: int,
+    high: int,
+    case_of: Callable[[int], Case],
+    fails: Callable[[Case], bool],
+    *,
+    low_fails: bool,
 ) -> tuple[int, int]:
-    """Return neighbouring lengths of which only one fails, by bisection from `low` to `high`."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        # The other length is as in `SIZES`.
-        case = case_of_size(12, middle) if axis else case_of_size(middle, 6)
-        low, high = (middle, high) if fails(case) == low_fails else (low, middle)
+    """Return neighbouring lengths of which only one fails, by bisection from `low` to `high`.
+
+    They are further apart if the function takes none between them.
+    """
+    with suppress(FunctionError):
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fails(case_of(middle)) == low_fails else (low, middle)
     return low, high
 
 

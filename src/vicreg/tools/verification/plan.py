@@ -6,7 +6,7 @@ All combinations would take an hour. With the parts below each library has, at l
 every                  in every
 =====================  ===========================================================================
 path                   route (Gram, covariance), dtype, and every question about two views
-convention             full dtype; both routes, in the one or the other of two dtypes
+convention             full dtype; both routes, each in one dtype or another
 hard input             path, in a full dtype and a half one; and dtype
 path                   method that the shape would not take by itself; 3 views, each choice of
                        those that are differentiated; positions, and features on other axes;
@@ -171,15 +171,15 @@ def _routes(
 ) -> Iterator[Setup]:
     """Yield each path by each route in each dtype.
 
-    There are eight such pairs and eight conventions. In the next dtype each convention has the
-    next pair, which is of the other route. A path has every second hard input in one dtype, and
-    the others in the next.
+    There are eight such pairs in a dtype, and ten conventions. In the next dtype each convention
+    moves on by two places, so that two full dtypes and a half one have each by both routes. A path
+    has every second hard input in one dtype, and the others in the next.
     """
     for row, dtype in enumerate(dtypes):
         for place, path in enumerate(paths):
             for route, cases in enumerate((_WIDE, _TALL)):
                 optimised = _turn(_full(dtypes) or dtypes, place + route)
-                convention = _turn(conventions, 2 * place + route + row)
+                convention = _turn(conventions, place + 4 * route + 2 * row)
                 compiled = PARTS[row % 2] if dtype in FULL else BASIC
                 if row == place % 2 and dtype in FULL:
                     compiled += REST
@@ -187,6 +187,11 @@ def _routes(
                 chosen = (drawn, *hard[(row + place) % 2 :: 2])
                 way = _way(path, place, convention)
                 yield Setup(way, dtype, chosen, EVERY, compiled, dtype == optimised)
+
+
+def _left_over(conventions: Sequence[str], row: int) -> tuple[str, str]:
+    """Return the two conventions that `_routes` leaves out in the dtype of that row."""
+    return _turn(conventions, 2 * row + 8), _turn(conventions, 2 * row + 9)
 
 
 def _against_the_shape(
@@ -204,9 +209,9 @@ def _square(
     dtypes: Sequence[str], conventions: Sequence[str], paths: Sequence[Path]
 ) -> Iterator[Setup]:
     for row, dtype in enumerate(dtypes):
-        path = paths[row % len(paths)]
-        way = _way(path, row, _turn(conventions, row))
-        yield Setup(way, dtype, _named("square"), BASIC, _only(row == 0))
+        path, compiled_for = paths[row % len(paths)], _turn(_full(dtypes) or dtypes, 1)
+        way = _way(path, row, _left_over(conventions, row)[1])
+        yield Setup(way, dtype, _named("square"), BASIC, _only(dtype == compiled_for))
 
 
 def _axes(
@@ -268,7 +273,7 @@ def _large(dtypes: Sequence[str], conventions: Sequence[str]) -> Iterator[Setup]
     for number, (dtype, asked) in enumerate(
         zip(_full(dtypes), (BASIC, questions.LARGE), strict=False)
     ):
-        way = _way(AS_CALLED, 0, _turn(conventions, number))
+        way = _way(AS_CALLED, 0, _left_over(conventions, number)[0])
         yield Setup(way, dtype, (tall,), asked, optimised=True)
     for dtype in _full(dtypes)[-1:]:
         way = _way(AS_CALLED, 0, _turn(conventions, 2))

@@ -10,10 +10,11 @@ import numpy as np
 
 from vicreg.tools.backends import Array, Floats
 from vicreg.tools.backends.numpy import NumpyBackend
-from vicreg.tools.functions import LossFunction
+from vicreg.tools.functions import FunctionError, LossFunction
 from vicreg.tools.verification.cases import CASES, SIZES, ZEROS, Case
 from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.problems import Problem, problem
+from vicreg.tools.verification.suitable import Suitable
 from vicreg.tools.verification.suite import Measurement, Results
 
 __all__ = [
@@ -79,7 +80,7 @@ def run_target(
     on_case : callable
         Called with one line of text before each case, to show progress.
     cases : sequence of Case
-        The inputs.
+        The inputs, as far as `Suitable` has them.
 
     Returns
     -------
@@ -90,7 +91,7 @@ def run_target(
     Raises
     ------
     FunctionError
-        The function raises, or does not return a number.
+        The function raises for every shape that is tried, or does not return a number.
     """
     results = TargetResults(seed)
     with ExitStack() as stack:
@@ -100,13 +101,15 @@ def run_target(
         for function in functions:
             name = str(function.backend)
             here = [dtype for dtype in dtypes if dtype in function.backend.dtypes]
-            for case in cases:
-                for dtype in here:  # one truth of a large input serves all dtypes
+            suitable = Suitable(function, here, cases)
+            for case in suitable.cases():
+                for dtype in suitable.dtypes:  # one truth of a large input serves all dtypes
                     on_case(f"{function.name} on {name} {dtype}: {case}")
                     given = target_problem(case, dtype, convention, seed)
                     measurement, returned = _measured(function, given)
                     results.measurements.append(measurement)
                     results.returned[name, dtype, case] = returned
+            results.left_out |= suitable.left_out
     return results
 
 
@@ -117,18 +120,19 @@ def target_problem(case: Case, dtype: str, convention: str, seed: int) -> Proble
 
 def _measured(function: LossFunction, given: Problem) -> tuple[Measurement, Returned]:
     weights = given.definition.weights
-    value, complaint = value_of(function, given)
-    returned: Returned = {"loss": [np.asarray(value)]}
-    errors: dict[str, float] = {}
-    if not function.backend.differentiates:
-        errors["finite difference"] = _finite_difference_error(function, given)
-    else:
-        try:
+    value, complaint, errors = np.nan, "", dict[str, float]()
+    returned: Returned = {}
+    try:
+        value, complaint = value_of(function, given)
+        if not function.backend.differentiates:
+            errors["finite difference"] = _finite_difference_error(function, given)
+        else:
             gradients = gradient_by_autodiff(function, given)
             errors["autodiff gradient"] = given.gradient_error(weights, gradients)
             returned["autodiff gradient"] = gradients
-        except NoGradientError as error:
-            complaint = str(error)
+    except (FunctionError, NoGradientError) as error:  # the shape is one that it takes
+        complaint = str(error)
+    returned["loss"] = [np.asarray(value)]
     where = (str(function.backend), given.dtype, given.case.name, given.convention)
     values = {"loss": given.value_error(weights, value)}
     measurement = Measurement(*where, values=values, gradients=errors, complaint=complaint)
@@ -139,10 +143,11 @@ def value_of(function: LossFunction, given: Problem) -> tuple[float, str]:
     """Return the value, and a complaint if the function changed its arrays."""
     backend = function.backend
     with backend.active():
-        arrays = [backend.asarray(view, given.dtype) for view in given.views]
+        arrays = function.arrays(given.views, given.dtype)
+        before = [backend.to_numpy(array) for array in arrays]
         value = function.number(function.on_arrays(*arrays))
         after = [backend.to_numpy(array) for array in arrays]
-    same = all(np.array_equal(a, b) for a, b in zip(after, given.views, strict=True))
+    same = all(map(np.array_equal, before, after))
     return value, "" if same else "it changes the arrays that it is given"
 
 
@@ -156,16 +161,21 @@ def gradient_by_autodiff(function: LossFunction, given: Problem) -> tuple[Floats
 
     def scalar(*views: Array) -> Array:
         value = function.on_arrays(*views)
+        if not hasattr(value, "shape"):
+            raise TypeError(f"it returns a {type(value).__name__}, not an array of {backend.name}")
         return value if tuple(value.shape) == () else value.reshape(())
 
     with backend.active():
-        arrays = [backend.asarray(view, given.dtype) for view in given.views]
+        arrays = function.arrays(given.views, given.dtype)
         try:
             _, gradients = backend.differentiate(scalar, arrays)
         except Exception as error:  # a detached value, an operation without a derivative
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise NoGradientError(f"it has no gradient: {lines[0]}") from error
-        return tuple(backend.to_numpy(gradient) for gradient in gradients)
+        return tuple(
+            function.axes.restored(backend.to_numpy(gradient), *given.case.shape)
+            for gradient in gradients
+        )
 
 
 def _finite_difference_error(function: LossFunction, given: Problem) -> float:
@@ -193,7 +203,7 @@ def _steps(given: Problem) -> Iterator[tuple[Problem, Problem]]:
     rng = np.random.default_rng(given.views[0].size)
     views = np.stack(given.views)
     std = np.std(views, axis=1, keepdims=True)
-    for _ in range(_DIRECTIONS_OF_SIZES if given.case in SIZES else _DIRECTIONS):
+    for _ in range(_DIRECTIONS_OF_SIZES if given.case.is_of_size else _DIRECTIONS):
         direction = _STEP * rng.standard_normal((2, *given.case.shape))
         step = direction * np.where(std > 0, std, 1.0)
         ahead, behind = views + step, views - step

@@ -39,7 +39,7 @@ class Ranks:
     """
 
     def __init__(self, job: Job, file: Path) -> None:
-        self._backend = backend_named("jax")
+        self._backend, self._output = backend_named("jax"), job.output
         self._mesh = Mesh(np.array(jax.devices("cpu")), (AXIS,))
         self._compiled: dict[Any, Any] = {}
 
@@ -54,7 +54,7 @@ class Ranks:
         """Return the answer of each rank."""
         key = (question.convention, question.method)
         if key not in self._compiled:
-            self._compiled[key] = self._functions(LossFunction(loss, self._backend))
+            self._compiled[key] = self._functions(LossFunction(loss, self._backend, self._output))
         values, gradients = self._compiled[key]
         batch, size = question.batch, self._mesh.size
         part = slice(None) if question.alone is None else batch.part(question.alone)

@@ -15,6 +15,7 @@ import numpy as np
 from vicreg import conventions, vicreg_loss
 from vicreg._typing import Method
 from vicreg.distributed import Communicator
+from vicreg.tools.loading import Target
 from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.distributed.batches import Batch
 
@@ -78,8 +79,8 @@ class Job:
     ----------
     backend : {"torch", "jax"}
         The library.
-    path : str or None
-        The user's function as MODULE:FUNCTION, for questions without a convention.
+    target : Target or None
+        The user's function, for questions without a convention.
     device : {"cpu", "cuda"}
         Where the ranks compute: on CUDA each on a GPU of its own.
     questions : list of Question
@@ -89,10 +90,15 @@ class Job:
     """
 
     backend: str
-    path: str | None
+    target: Target | None
     device: str
     questions: list[Question]
     seconds: float
+
+    @property
+    def output(self) -> str | None:
+        """Which part of the function's output is the loss."""
+        return self.target.output if self.target else None
 
 
 def write_job(job: Job, file: Path) -> None:
@@ -106,7 +112,8 @@ def read_job(file: Path) -> Job:
     questions = [
         Question(**one | {"batch": _batch(**one["batch"])}) for one in fields.pop("questions")
     ]
-    return Job(questions=questions, **fields)
+    target = fields.pop("target")
+    return Job(questions=questions, target=target and Target(**target), **fields)
 
 
 def _batch(rows: list[int], d: int, seed: int) -> Batch:

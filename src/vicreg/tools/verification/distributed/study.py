@@ -9,6 +9,7 @@ import numpy as np
 
 from vicreg._typing import Method
 from vicreg.tools.functions import FunctionError
+from vicreg.tools.loading import Target
 from vicreg.tools.processes import Limits
 from vicreg.tools.progress import Step
 from vicreg.tools.verification.definition import DEFINITIONS
@@ -151,13 +152,13 @@ class Results:
         return all(group.passed for group in self.groups)
 
 
-def run_target(path: str, setting: Setting, on_step: OnStep = _silently) -> Results:
+def run_target(target: Target, setting: Setting, on_step: OnStep = _silently) -> Results:
     """Hold a user's function of two tensors on several ranks to itself in one process.
 
     Parameters
     ----------
-    path : str
-        The function as MODULE:FUNCTION.
+    target : Target
+        The function.
     setting : Setting
         How the ranks run.
     on_step : callable
@@ -175,12 +176,12 @@ def run_target(path: str, setting: Setting, on_step: OnStep = _silently) -> Resu
     """
     questions = setting.questions()
     on_step("in one process")
-    wholes = _wholes(path, questions, setting)
-    groups = _run_groups(path, questions, wholes, setting, on_step)
+    wholes = _wholes(target, questions, setting)
+    groups = _run_groups(target, questions, wholes, setting, on_step)
     known = known_convention([one for group in groups for one in group.compared])
     for group in groups:
         group.findings = explained(group.compared, known)
-    return Results(f"{path} on {setting.where}", setting, groups)
+    return Results(f"{target.path} on {setting.where}", setting, groups)
 
 
 def run_package(
@@ -220,14 +221,14 @@ def _method(batch: Batch) -> Method:
     return "gram" if batch.n <= batch.d else "covariance"
 
 
-def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[Whole]:
+def _wholes(target: Target, questions: Sequence[Question], setting: Setting) -> list[Whole]:
     """Return the batches in one process: whole, and each rank's rows alone."""
     parts = [
         replace(question, alone=alone, moving=False)
         for question in questions
         for alone in (None, *range(setting.size))
     ]
-    ran = run_ranks(_job(path, parts, setting), 1, setting.limits)
+    ran = run_ranks(_job(target, parts, setting), 1, setting.limits)
     if ran.failure:
         raise FunctionError(f"in one process: {ran.failure}")
     answers = iter(answer for (answer,) in ran.answers)
@@ -246,12 +247,12 @@ def _wholes(path: str, questions: Sequence[Question], setting: Setting) -> list[
     return wholes
 
 
-def _job(path: str | None, questions: list[Question], setting: Setting) -> Job:
-    return Job(setting.backend, path, setting.device, questions, setting.limits.step / 2)
+def _job(target: Target | None, questions: list[Question], setting: Setting) -> Job:
+    return Job(setting.backend, target, setting.device, questions, setting.limits.step / 2)
 
 
 def _run_groups(
-    path: str | None,
+    target: Target | None,
     questions: Sequence[Question],
     wholes: Sequence[Whole],
     setting: Setting,
@@ -268,7 +269,7 @@ def _run_groups(
             if count < len(rest):
                 on_step(str(rest[count].batch))
 
-        ran = run_ranks(_job(path, rest, setting), setting.size, setting.limits, on_done)
+        ran = run_ranks(_job(target, rest, setting), setting.size, setting.limits, on_done)
         for question, answers in zip(rest, ran.answers, strict=False):
             one = compared(question, wholes[place], answers)
             groups[question.batch.rows].compared.append(one)

@@ -36,7 +36,7 @@ class Ranks:
     def __init__(self, job: Job, file: Path) -> None:
         torch.set_num_threads(1)
         self._rank, self._size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self._file = file
+        self._file, self._output = file, job.output
         device = f"cuda:{self._rank}" if job.device == "cuda" else "cpu"
         self._backend = TorchBackend("torch", device, ("float64", "float32"))
         self._known: tuple[Batch, str] | None = None
@@ -63,7 +63,7 @@ class Ranks:
 
     def answers(self, loss: Callable[..., Any], question: Question) -> dict[int, Answer]:
         """Return the answer of this rank."""
-        function = LossFunction(loss, self._backend)
+        function = LossFunction(loss, self._backend, self._output)
         part = self._part(question)
         if self._known != (question.batch, question.dtype):
             self._known = (question.batch, question.dtype)

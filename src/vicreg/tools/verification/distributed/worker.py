@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from vicreg.tools.functions import FunctionError, error_line, load_function
+from vicreg.tools.functions import FunctionError, error_line
 from vicreg.tools.processes import end_with_parent
 from vicreg.tools.verification.distributed.job import read_job, write_answer
 
@@ -26,7 +26,7 @@ def main(job_file: Path, folder: Path) -> None:
         try:
             module = importlib.import_module(f"{__package__}.{job.backend}_ranks")
             ranks = module.Ranks(job, job_file.with_suffix(".group"))
-            own = None if job.path is None else load_function(job.path)
+            own = None if job.target is None else job.target.load()
             ranks.join()
             (folder / "ready.done").touch()
             for number, question in enumerate(job.questions):
