@@ -101,6 +101,7 @@ def test_links_lead_somewhere() -> None:
         "_losses.vicreg",
         "_losses.vcreg",
         "_diagnostics",
+        "_monitor",
         "_conventions",
         "tools.identification",
         "tools.identification.result",

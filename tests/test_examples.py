@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_only_the_collapsed_encoder_is_warned_of(capsys: pytest.CaptureFixture) -> None:
+    with pytest.warns(UserWarning, match="Collapsed") as warned:
+        runpy.run_path(str(EXAMPLES / "collapse_monitor.py"), run_name="__main__")
+    assert [str(one.message).partition(":")[0] for one in warned] == ["projector, step 50"]
+    alone, all_three = capsys.readouterr().out.split("all three terms\n")
+    assert alone.count("step") == 1
+    assert all_three.count("step") == 6
 
 
 @pytest.fixture

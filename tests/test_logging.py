@@ -11,7 +11,7 @@ import pytest
 import ranks
 from backends import Backend
 
-from vicreg import VICRegTerms, vicreg_terms, vicreg_value_and_grad
+from vicreg import VICRegTerms, diagnose, vicreg_terms, vicreg_value_and_grad
 from vicreg._core import engine
 
 RNG = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def test_terms_take_no_second_pass(xp: Backend, monkeypatch: pytest.MonkeyPatch)
             vicreg_value_and_grad(*views, **WEIGHTS, terms=terms)
         counts.append(calls)
     assert counts[0] == counts[1]
-    assert counts[0]["weighted_sum"] == 1
+    assert counts[0] == dict.fromkeys(PASSES, 1)
 
 
 def test_jax_computes_the_same_products() -> None:
@@ -160,3 +160,17 @@ def test_floats_of_differentiable_terms_go_with_a_backward_pass() -> None:
     terms.loss.backward()
     _, (wanted, _) = vicreg_value_and_grad(view.detach(), torch.asarray(VIEWS[1]))
     torch.testing.assert_close(view.grad, wanted)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_diagnosis_as_numbers(xp: Backend, other: bool) -> None:
+    if not hasattr(xp.xp, "linalg"):
+        pytest.skip(f"{xp} has no linalg extension")
+    z, second = views_of(xp)
+    diagnosis = diagnose(z, other=second if other else None)
+    scalars = diagnosis.scalars("projector/")
+    assert scalars.pop("projector/collapsed") == 0
+    assert ("projector/invariance" in scalars) == other
+    for name, value in scalars.items():
+        assert value == float(xp.numpy(getattr(diagnosis, name.removeprefix("projector/"))))
+        assert type(value) is (int if name == "projector/dead_features" else float)

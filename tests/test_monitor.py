@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from backends import Backend
+from test_examples_ranks import output_of
 
 from vicreg import CollapseMonitor, diagnose
 from vicreg import _monitor as room
@@ -26,7 +29,6 @@ def values_of(xp: Backend, values: np.ndarray) -> Any:
     return xp.asarray(values)
 
 
-@pytest.mark.representative
 def test_it_warns_once(xp: Backend) -> None:
     spread, point = values_of(xp, SPREAD), values_of(xp, POINT)
     monitor = CollapseMonitor(every_n_steps=2)
@@ -264,6 +266,7 @@ class TestCallback:
         assert len(said) == 1
         assert trainer.global_step == 2
         assert not trainer.model.projector._forward_hooks
+        assert doctest.testmod(importlib.import_module("vicreg.lightning")).failed == 0
 
     @pytest.mark.long
     def test_it_lets_the_training_go_on(self) -> None:
@@ -271,6 +274,14 @@ class TestCallback:
         assert [step for step, _ in logged] == [2, 4, 6]
         assert len(said) == 1
         assert trainer.global_step == 6
+
+    @pytest.mark.long
+    def test_two_processes_stop_together(self) -> None:
+        script = str(Path(__file__).parent / "lightning_ranks.py")
+        output = output_of(script, needs=("torch", "lightning"))
+        for line in ("rank 0 ended after 2", "rank 1 ended after 2", "logged 1 at 2"):
+            assert output.count(line) == 1, output
+        assert output.count("Collapsed: every sample is the same") == 1, output
 
 
 def test_without_lightning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,9 +59,8 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
 
     Examples
     --------
-    >>> from lightning.pytorch import Trainer
     >>> from vicreg.lightning import CollapseMonitor
-    >>> trainer = Trainer(callbacks=[CollapseMonitor(["projector"], stop=True)])
+    >>> callbacks = [CollapseMonitor(["projector"], stop=True)]  # for the Trainer
     """
 
     def __init__(

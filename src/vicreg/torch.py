@@ -573,7 +573,8 @@ class CollapseMonitor:
     """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
 
     In a loop of one's own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The model
-    stays as it is. A step costs a few microseconds, except for those that are looked at.
+    stays as it is. A step that is not looked at costs some
+    microseconds.
 
     Parameters
     ----------
@@ -677,17 +678,9 @@ class CollapseMonitor:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    @torch._compile._disable_dynamo  # a compiled program would be one for each step
     def _keep(self, name: str, module: torch.nn.Module, _: Any, output: Any) -> None:
-        if torch.compiler.is_compiling():
-            self._sample_uncompiled(name, module, output)
-        else:
-            self._sample(name, module, output)
-
-    def _sample(self, name: str, module: torch.nn.Module, output: Any) -> None:
         output = _checked_output(output, name)
         if module.training and self._monitor.is_due:
             # Copied, since what comes next may work in place.
             self._samples[name] = self._monitor.sample(output, name).clone()
-
-    # A compiled program would be one for each step.
-    _sample_uncompiled = torch._compile._disable_dynamo(_sample)
