@@ -42,7 +42,7 @@ class Axes:
         ValueError
             It is no such text.
         """
-        words = re.split(r"[,\s]+", (text or "n,d").strip("()[] ").lower())
+        words = re.split(r"[,\s]+", ("n,d" if text is None else text).strip("()[] ").lower())
         matches = [_AXIS.fullmatch(_LETTERS.get(word, word)) for word in words]
         axes = [match.groups() for match in matches if match and match[0]]
         free = sorted(kind for number, kind in axes if not number)
