@@ -573,7 +573,7 @@ class CollapseMonitor:
     """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
 
     In a loop of one's own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The model
-    stays as it is. A step that is not looked at costs some
+    stays as it is. A step that is not looked at costs tens of
     microseconds.
 
     Parameters
