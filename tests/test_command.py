@@ -20,7 +20,7 @@ import vicreg
 from vicreg import conventions
 from vicreg._conventions import codebases, codebases_of
 from vicreg.tools.command import application, main
-from vicreg.tools.command.conventions import chosen_conventions
+from vicreg.tools.command.shared import chosen_conventions
 from vicreg.tools.requirements import RequirementError
 
 
