@@ -17,6 +17,7 @@ pytest.importorskip("sklearn")
 
 from test_command import refused, run
 
+from vicreg.tools.loading import Target
 from vicreg.tools.processes import Limits
 from vicreg.tools.verification.definition import DEFINITIONS
 from vicreg.tools.verification.distributed.batches import Batch
@@ -319,10 +320,10 @@ def test_a_single_rank_in_this_process(
     )
     monkeypatch.chdir(tmp_path)
     question = QUESTION if loss == "package" else replace(QUESTION, convention=None)
-    path = None if loss == "package" else f"own_loss_of_one:{loss}"
+    target = None if loss == "package" else Target(f"own_loss_of_one:{loss}")
     folder = tmp_path / "0"
     folder.mkdir()
-    write_job(Job(library, path, "cpu", [question], 60.0), tmp_path / "job.json")
+    write_job(Job(library, target, "cpu", [question], 60.0), tmp_path / "job.json")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     statuses: list[int] = []
@@ -520,11 +521,11 @@ def test_bad_usage_is_one_line() -> None:
     target = ("--target", "math:hypot", "--convention", "official")
     refused(run(*distributed, *target), "a target is compared with itself in one process")
     assert run("verify", "--distributed", "1").exit_code == 2
-    many = ("verify", "--distributed", "4096", "--device", "cuda")
-    refused(run(*many), "--device cuda needs a GPU for each of 4096 ranks")
+    many = ("verify", "--distributed", "64", "--device", "cuda")
+    refused(run(*many), "--device cuda needs a GPU for each of 64 ranks")
 
 
 def test_help_teaches() -> None:
     printed = run("verify", "--help", width=120).stdout
     for part in ("--distributed", "--timeout", "torch.distributed", 'the axis "ranks"'):
-        assert part in printed
+        assert part in " ".join(printed.split())

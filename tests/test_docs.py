@@ -104,7 +104,7 @@ def test_links_lead_somewhere() -> None:
         "_conventions",
         "tools.identification",
         "tools.identification.result",
-        "tools.functions",
+        "tools.loading",
         "_core.plan",
         "testing",
         "torch",

@@ -25,7 +25,7 @@ from vicreg.tools.functions import FunctionError, LossFunction
 
 __all__ = [
     "BATCHES",
-    "FEATURES",
+    "EVERY_D",
     "Model",
     "NoValueError",
     "Pair",
@@ -44,14 +44,14 @@ Pair = tuple[Floats, Floats]
 Model = Callable[[Floats, Floats], float]
 
 # Sizes for functions that take only some: 5 and 8 features on 16 and 32 samples come first.
-FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
+_FEATURES = (5, 8, 4, 2, 3, 6, 7, 10, 12, 16, 32, 64, 128, 256, 512)
 _SAMPLES = (16, 32, 64, 128, 256, 1024)
 # Sizes for functions that take none of these: each with each, up to _LARGEST elements.
 _WIDE = (20, 24, 48, 50, 96, 100, 192, 200, 384, 768, 1000, 1024, 1536, 2048, 3072, 4096, 8192)
 _MORE = (2048, 4096, 1000, 500, 384, 200, 192, 100, 96, 50, 48, 24, 20, 12, 10, 8, 4)
 BATCHES = (256, 128, 64, 512, 32, 16, 1024, *_MORE)
 _LARGEST = 2**21
-_EVERY_D = (*FEATURES, *_WIDE)
+EVERY_D = (*_FEATURES, *_WIDE)
 _MANY = 2**14
 
 
@@ -154,7 +154,7 @@ class Probed:
         shapes = [base]
         for others in (
             [Shape(n, base.d) for n in counts if n != base.n],
-            [Shape(base.n, d) for d in _EVERY_D if d != base.d],
+            [Shape(base.n, d) for d in EVERY_D if d != base.d],
         ):
             shapes += itertools.islice(filter(self._takes, _not_too_large(others)), 1)
         return shapes
@@ -245,28 +245,26 @@ def shapes_to_try() -> dict[Shape, None]:
     """
     first = [
         Shape(n, d)
-        for d in FEATURES
+        for d in _FEATURES
         for n in dict.fromkeys((max(16, 2 ** math.ceil(math.log2(d + 1))), 32, 64, 128, 256))
         if n > d
     ]
-    every = _not_too_large(Shape(n, d) for d in _EVERY_D for n in BATCHES)
+    every = _not_too_large(Shape(n, d) for d in EVERY_D for n in BATCHES)
     return dict.fromkeys([*first, *sorted(every, key=math.prod)])
 
 
 def takes_nothing(function: LossFunction) -> FunctionError:
-    """Return its error for an ordinary shape, with the shapes that were tried."""
-    (least, most), (fewest, many) = ((min(sizes), max(sizes)) for sizes in (BATCHES, _EVERY_D))
-    tried = (
-        f"n samples, {least} to {most}, of d features, {fewest} to {many}, n·d up to {_LARGEST}"
-    )
-    if function.axes == Axes():
-        tried += "; if its arrays have other axes, shape (--shape) says which"
+    """Return its error for an ordinary shape, with every shape that was tried."""
+    n, d = (", ".join(map(str, sorted(sizes))) for sizes in (BATCHES, EVERY_D))
+    tried = f"n samples of d features for n of {n}, d of {d}, n·d up to {_LARGEST}"
     said, cause = "", None
     try:
         z = uncorrelated(Shape(16, 5))
         function(z, z)
     except FunctionError as error:
         said, cause = f"{error}; ", error.__cause__
+        if function.axes == Axes():
+            said += "if its arrays have other axes, shape (--shape) says which; "
     complete = FunctionError(f"{said}it takes no shape of those tried: {tried}")
     complete.__cause__ = cause
     return complete
@@ -298,7 +296,7 @@ def ordinary_pairs(shape: Shape, gamma: float = 1.0) -> list[Pair]:
 def _correlated(rng: np.random.Generator, shape: Shape) -> Floats:
     """Return random features that correlate: all with all, or with a neighbour if d is large."""
     d = shape.d
-    if d > FEATURES[-1]:
+    if d > _FEATURES[-1]:
         z = rng.standard_normal(shape)
         return z + 0.4 * np.roll(z, 1, axis=1)
     mixing = np.eye(d) + 0.4 * rng.standard_normal((d, d)) / d**0.5

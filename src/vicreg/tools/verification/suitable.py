@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
-from vicreg.tools.functions import LossFunction
+from vicreg.tools.functions import FunctionError, LossFunction
 from vicreg.tools.identification.probes import (
     BATCHES,
-    FEATURES,
+    EVERY_D,
     Shape,
     shapes_to_try,
     takes_nothing,
@@ -20,10 +20,13 @@ from vicreg.tools.verification.cases import Case, case_of_size
 
 __all__ = ["Suitable"]
 
-#: A value that takes longer is of a large input, if that of a small one takes less than a fifth.
-_SECONDS = 0.2
-_MORE_FEATURES = (*FEATURES, 768, 1024, 2048)
+#: A value that takes longer is slow, if it is more than twice that of a small input, and more than
+#: this for each entry of a covariance or a view, of which plain code takes a tenth.
+_SECONDS, _SECONDS_PER_ENTRY = 0.15, 5e-7
+#: Of more features the truth itself takes long.
+_MOST_FEATURES = 2048
 
+_FEATURES = tuple(d for d in EVERY_D if d <= _MOST_FEATURES)
 _Takes = Callable[[int, int], bool]
 
 
@@ -64,7 +67,6 @@ class Suitable:
 
     def cases(self) -> Iterator[Case]:
         """Yield the inputs, each once."""
-        patience = max(_SECONDS, 5 * self._seconds(*self._base))
         yielded: set[Case] = set()
         refused: list[Case] = []
         slow: list[Case] = []
@@ -75,7 +77,7 @@ class Suitable:
             suited = _suited(case, self._base, lambda n, d: self._seconds(n, d) < math.inf)
             if suited is None:
                 refused.append(case)
-            elif self._seconds(suited.n, suited.d) > patience:
+            elif self._is_slow(suited.n, suited.d):
                 slow.append(case)
             elif suited not in yielded:
                 yielded.add(suited)
@@ -85,6 +87,14 @@ class Suitable:
                 more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
                 name = f"{self._function.name} on {self._function.backend}"
                 self.left_out[f"{name}, {cases[0]}{more}"] = why
+        if not yielded:
+            raise FunctionError(
+                f"{self._function.name} takes none of the inputs: it insists on another shape"
+            )
+
+    def _is_slow(self, n: int, d: int) -> bool:
+        patience = max(_SECONDS, 2 * self._seconds(*self._base))
+        return self._seconds(n, d) > patience + _SECONDS_PER_ENTRY * (n + d) * d
 
     def _timed(self, n: int, d: int) -> float:
         """Return how long a value takes, without the other processes here; inf if refused."""
@@ -104,12 +114,16 @@ def _suited(case: Case, base: Shape, takes: _Takes) -> Case | None:
         return case
     is_wide = case.n <= case.d and not case.is_of_size
     n = _least(case.n, BATCHES, lambda n: takes(n, base.d))
-    d = _least(max(case.d, (n or 0) * is_wide), _MORE_FEATURES, lambda d: takes(base.n, d))
+    d = _least(max(case.d, (n or 0) * is_wide), _FEATURES, lambda d: takes(base.n, d))
     if case.n > case.d and not case.is_of_size:
         n = _least(case.n, BATCHES, lambda n: n > (d or 0) and takes(n, base.d))
     if n is None or d is None or not takes(n, d):
         return None
-    return case_of_size(n, d) if case.is_of_size else replace(case, shape=(n, d))
+    if case.is_of_size:
+        return case_of_size(n, d)
+    suited = replace(case, shape=(n, d))
+    # Whitened features exist for some n only.
+    return suited if suited.views()[0].shape == suited.shape else None
 
 
 def _least(length: int, others: Iterable[int], takes: Callable[[int], bool]) -> int | None:

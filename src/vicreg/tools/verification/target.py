@@ -144,7 +144,7 @@ def value_of(function: LossFunction, given: Problem) -> tuple[float, str]:
     backend = function.backend
     with backend.active():
         arrays = function.arrays(given.views, given.dtype)
-        before = [backend.to_numpy(array) for array in arrays]
+        before = [np.copy(backend.to_numpy(array)) for array in arrays]
         value = function.number(function.on_arrays(*arrays))
         after = [backend.to_numpy(array) for array in arrays]
     same = all(map(np.array_equal, before, after))
