@@ -537,9 +537,10 @@ class TestPlot:
         with np.errstate(all="ignore"):
             figure = drawn(diagnose(z))
         renderer = figure.canvas.get_renderer()
-        boxes = [figure._suptitle.get_window_extent(renderer)]
+        titles = (figure._suptitle, figure._supxlabel)
+        boxes = [title.get_window_extent(renderer) for title in titles]
         boxes += [axis.get_tightbbox(renderer) for axis in figure.axes]
-        assert len(boxes) == 3
+        assert len(boxes) == 4
         for place, box in enumerate(boxes):
             assert figure.bbox.containsx(box.x0)
             assert figure.bbox.containsx(box.x1)
@@ -571,6 +572,15 @@ class TestPlot:
             spectrum, _ = drawn(diagnose(basis[:, 1:] @ np.eye(limit, d))).axes
             whitened, values = spectrum.get_lines()
             np.testing.assert_allclose(values.get_ydata(), whitened.get_ydata()[0])
+
+    @pytest.mark.parametrize("z", [Z, CONSTANT, Z * [1, 1, 0, 0, 1, 1]], ids=range(3))
+    def test_the_title_is_the_verdict(self, z: np.ndarray) -> None:
+        assert drawn(diagnose(z))._suptitle.get_text() == diagnose(z).verdict
+
+    def test_unit_norm_has_a_reference_of_its_own(self) -> None:
+        figure = drawn(diagnose(Z / np.linalg.norm(Z, axis=1, keepdims=True)))
+        assert figure.axes[1].get_lines()[0].get_ydata()[0] == 1 / math.sqrt(6)
+        assert "each of norm 1" in figure._supxlabel.get_text()
 
     def test_a_constant_batch_is_said(self) -> None:
         spectrum, spread = drawn(diagnose(CONSTANT)).axes

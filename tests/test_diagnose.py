@@ -619,10 +619,14 @@ VERDICTS = {
     "two constant samples": (np.ones((2, 4)), "Collapsed: every sample is", "collapsed"),
     "few directions": (
         normal(99, 4) @ normal(4, 64, seed=1),
-        "Collapsed: it fills 4.0 of 64 dimensions",
+        "Collapsed: the batch fills 4.0 of 64 dimensions",
         "collapsed",
     ),
-    "one direction": (normal(99, 1) @ np.ones((1, 3)), "Collapsed: it fills 1.0", "collapsed"),
+    "one direction": (
+        normal(99, 1) @ np.ones((1, 3)),
+        "Collapsed: the batch fills 1.0",
+        "collapsed",
+    ),
     "no spread": (0.01 * normal(99, 64), "Collapsed: features have a std of 0.0", "collapsed"),
     "dead": (normal(99, 64) * (np.arange(64) > 20), "21 of 64 features are dead", "dead"),
     "one dead": (normal(99, 64) * (np.arange(64) > 0), "1 of 64 features is dead", "dead"),

@@ -281,7 +281,7 @@ def diagnose(
     >>> diagnosis.collapsed
     True
     >>> print(diagnosis)
-    Collapsed: it fills 3.9 of 64 dimensions
+    Collapsed: the batch fills 3.9 of 64 dimensions
     256 samples of 64 features
       mean std             1.88       good: short of the hinge at 1 by 0.01
       smallest std         0.638

@@ -109,7 +109,9 @@ class Judge:
     def _what_collapsed(self, dimensions: str) -> str:
         if self.dead_features == self.d:
             return "every sample is the same"
-        return self._short_std if self._variance == "collapsed" else f"it fills {dimensions}"
+        return (
+            self._short_std if self._variance == "collapsed" else f"the batch fills {dimensions}"
+        )
 
     @property
     def _short_std(self) -> str:

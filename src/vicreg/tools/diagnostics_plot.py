@@ -38,7 +38,7 @@ def save_plot(diagnosis: Diagnosis, name: str, file: Path) -> None:
     diagnosis : Diagnosis
         The diagnosis, with finite arrays that NumPy can read.
     name : str
-        The name of the batch in the headline.
+        The name of the batch.
     file : path
         The file; its suffix determines the format.
 
@@ -59,13 +59,14 @@ def draw(diagnosis: Diagnosis, name: str) -> Figure:
     diagnosis : Diagnosis
         The diagnosis, with finite arrays that NumPy can read.
     name : str
-        The name of the batch in the headline.
+        The name of the batch.
 
     Returns
     -------
     matplotlib.figure.Figure
         The spectrum beside that of a whitened batch, and the standard deviations of the
-        features beside the hinge; the numbers in the headline.
+        features beside the hinge, or beside the most that they can be at unit norm. The verdict
+        is the title; the other numbers are below.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -75,18 +76,20 @@ def draw(diagnosis: Diagnosis, name: str) -> Figure:
     _draw_spectrum(spectrum, diagnosis)
     _draw_stds(stds, diagnosis)
     # matplotlib would read a name with $ as a formula.
-    figure.suptitle(_headline(diagnosis, name), fontsize=12, parse_math=False)
+    figure.suptitle(diagnosis.verdict, fontsize=14, fontweight="bold", parse_math=False)
+    figure.supxlabel(_caption(diagnosis, name), fontsize=10, parse_math=False)
     return figure
 
 
-def _headline(diagnosis: Diagnosis, name: str) -> str:
+def _caption(diagnosis: Diagnosis, name: str) -> str:
     terms = {"variance": diagnosis.variance, "covariance": diagnosis.covariance}
     if diagnosis.invariance is not None:
         terms = {"invariance": diagnosis.invariance, **terms}
     shown = ", ".join(f"{term} {float(value):.3g}" for term, value in terms.items())
+    of_norm = ", each of norm 1" if diagnosis.unit_norm else ""
     return (
         f"{name}: {diagnosis.n} samples of {diagnosis.d} "
-        f"feature{'' if diagnosis.d == 1 else 's'}\n"
+        f"feature{'' if diagnosis.d == 1 else 's'}{of_norm}\n"
         f"mean |correlation| {float(diagnosis.mean_abs_correlation):.2g}; "
         f"terms ({diagnosis.convention}): {shown}"
     )
@@ -131,11 +134,15 @@ def _draw_stds(axis: Axes, diagnosis: Diagnosis) -> None:
     axis.set(xlabel="feature, the most varying first", ylabel="standard deviation")
     _tidy(axis, d)
     alive = std[std > 0]
-    axis.axhline(_GAMMA, color=_REFERENCE, ls="--", lw=1.8, label="γ = 1: the hinge acts below")
-    _draw_sorted(axis, alive, "this batch")
-    top = max(_GAMMA, std.max())
-    if top > _FAR * _GAMMA:
-        _set_log_scale(axis, min(_GAMMA, alive[-1]), top)
+    reference, label = _GAMMA, "γ = 1: the hinge acts below"
+    if diagnosis.unit_norm:
+        reference, label = 1 / math.sqrt(d), "1/√d: the most at unit norm, on average"
+    axis.axhline(reference, color=_REFERENCE, ls="--", lw=1.8, label=label)
+    if len(alive):
+        _draw_sorted(axis, alive, "this batch")
+    top = max(reference, std.max())
+    if top > _FAR * reference:
+        _set_log_scale(axis, min(reference, alive[-1]), top)
     else:
         # Start at 0, a collapsed feature.
         axis.set_ylim(-0.03 * top, 1.1 * top)
