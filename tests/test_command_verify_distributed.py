@@ -521,11 +521,11 @@ def test_bad_usage_is_one_line() -> None:
     target = ("--target", "math:hypot", "--convention", "official")
     refused(run(*distributed, *target), "a target is compared with itself in one process")
     assert run("verify", "--distributed", "1").exit_code == 2
-    many = ("verify", "--distributed", "4096", "--device", "cuda")
-    refused(run(*many), "--device cuda needs a GPU for each of 4096 ranks")
+    many = ("verify", "--distributed", "64", "--device", "cuda")
+    refused(run(*many), "--device cuda needs a GPU for each of 64 ranks")
 
 
 def test_help_teaches() -> None:
     printed = run("verify", "--help", width=120).stdout
     for part in ("--distributed", "--timeout", "torch.distributed", 'the axis "ranks"'):
-        assert part in printed
+        assert part in " ".join(printed.split())
