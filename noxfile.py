@@ -20,7 +20,7 @@ TORCH = "torch==2.13.0"
 LIBRARIES = {
     "numpy": ["numpy>=2.0"],
     "torch": [TORCH, "numpy>=2.0"],
-    "jax": ["jax>=0.6", "numpy>=2.0"],
+    "jax": ["jax>=0.8", "numpy>=2.0"],
     "mlx": ["mlx[cpu]>=0.32", "numpy>=2.0"],
     "dask": ["dask[array]>=2025.1", "numpy>=2.0"],
     "array_api_strict": ["array-api-strict>=2.3", "numpy>=2.0"],
@@ -81,7 +81,7 @@ def faults(session: nox.Session) -> None:
 @nox.parametrize("library", list(LIBRARIES))
 def tests_each(session: nox.Session, library: str) -> None:
     """The tests of one library, in an environment without the others."""
-    session.install(".", *LIBRARIES[library], *group("test"))
+    session.install(".", *LIBRARIES[library], "rich", *group("test"))
     session.run("pytest", "--library", library, *session.posargs)
 
 
@@ -121,6 +121,6 @@ def bench(session: nox.Session) -> None:
     session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     if shutil.which("nvidia-smi"):  # JAX needs a separate package for GPUs
-        session.install("jax[cuda12]>=0.6")
+        session.install("jax[cuda12]>=0.8")
     session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")

@@ -107,6 +107,7 @@ def test_each_term(method: str, views) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (4, 2, 9)])
 def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
+    pytest.importorskip("flatbuffers")
     view = jax.ShapeDtypeStruct(shape, jnp.float32)
     function = jax.jit(jax.value_and_grad(vicreg_loss, (0, 1)))
     exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(view, view)
