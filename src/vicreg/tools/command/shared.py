@@ -129,6 +129,8 @@ def check_files(files: Mapping[str, Path | None]) -> None:
 
 def write_json(file: Path | None, data: Any) -> None:
     """Write `data` to `file`, or to standard output, or nowhere if it is None."""
+    if file is None:
+        return
     text = json.dumps(data, indent=2, allow_nan=False) + "\n"
     if file == STDOUT:
         sys.stdout.write(text)
