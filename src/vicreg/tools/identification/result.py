@@ -130,7 +130,7 @@ class Identification:
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["equivalents"] = dict(self.equivalents)
-        fields["residual"] = None if math.isnan(self.residual) else self.residual
+        fields["residual"] = self.residual if math.isfinite(self.residual) else None
         return {"identified": self.identified, "codebases": self.codebases, **fields}
 
     def __str__(self) -> str:
