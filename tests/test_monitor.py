@@ -44,6 +44,13 @@ def test_it_warns_once(xp: Backend) -> None:
     assert all(type(value) in (int, float) for value in first.values())
 
 
+def test_what_is_not_finite_counts_as_collapsed() -> None:
+    monitor = CollapseMonitor(every_n_steps=1)
+    with pytest.warns(UserWarning, match="Not finite.* Look at the learning rate"):
+        monitor(np.where(SPREAD > 2, np.nan, SPREAD))
+    assert monitor.collapsed
+
+
 def test_it_says_nothing_of_what_is_healthy(xp: Backend) -> None:
     z = values_of(xp, SPREAD)
     monitor = CollapseMonitor(every_n_steps=1)

@@ -14,11 +14,18 @@ from vicreg._typing import Array, ArrayT
 
 __all__ = ["CollapseMonitor"]
 
+#: The levels of a diagnosis that are warned of, and what to look at then.
+_LOOK_AT = {
+    "collapsed": "the variance term (does the loss have it, of these embeddings, with enough "
+    "weight?), then at the learning rate",
+    "not-finite": "the learning rate, then at divisions and roots of 0 in the network",
+}
+
 
 class CollapseMonitor:
     """Diagnose embeddings now and then in a training, and warn once if they have collapsed.
 
-    To be called with the embeddings of each step, on arrays of any library; in JAX outside the
+    Embeddings that are not finite count as collapsed. To be called with the embeddings of each step, on arrays of any library; in JAX outside the
     functions that are compiled. In most steps it only counts. `vicreg.torch.CollapseMonitor`
     gets the embeddings from the modules of a model, `vicreg.lightning.CollapseMonitor` is a
     callback.
@@ -26,8 +33,8 @@ class CollapseMonitor:
     Parameters
     ----------
     every_n_steps : int, optional
-        It looks at each step of which this is a divisor, not at the first ones, where a network
-        has learned nothing yet.
+        It looks at every so many steps, and not at the first, where a network has learned nothing
+        yet.
     max_samples : int, optional
         The most samples that are diagnosed, which bounds what a look costs: of more samples some
         are taken, evenly.
@@ -132,12 +139,11 @@ class CollapseMonitor:
         for name, z in samples.items():
             diagnosis = diagnose(z)
             scalars |= diagnosis.scalars(f"{name}/" if name else "")
-            if diagnosis.collapsed and name not in self._collapsed:
+            if diagnosis.level in _LOOK_AT and name not in self._collapsed:
                 self._collapsed.add(name)
                 warnings.warn(
                     f"{name or 'the embeddings'}, step {self._step}: {diagnosis.verdict}. Look at "
-                    "the variance term (does the loss have it, of these embeddings, with enough "
-                    "weight?), then at the learning rate; print(vicreg.diagnose(z)) shows more.",
+                    f"{_LOOK_AT[diagnosis.level]}; print(vicreg.diagnose(z)) shows more.",
                     stacklevel=3,
                 )
         return scalars
