@@ -25,10 +25,10 @@ _LOOK_AT = {
 class CollapseMonitor:
     """Diagnose embeddings now and then in a training, and warn once if they have collapsed.
 
-    Embeddings that are not finite count as collapsed. To be called with the embeddings of each step, on arrays of any library; in JAX outside the
-    functions that are compiled. In most steps it only counts. `vicreg.torch.CollapseMonitor`
-    gets the embeddings from the modules of a model, `vicreg.lightning.CollapseMonitor` is a
-    callback.
+    Embeddings that are not finite count as collapsed. To be called with the embeddings of each
+    step, on arrays of any library; in JAX outside the functions that are compiled. In most steps
+    it only counts. `vicreg.torch.CollapseMonitor` gets the embeddings from the modules of a
+    model, `vicreg.lightning.CollapseMonitor` is a callback.
 
     Parameters
     ----------
