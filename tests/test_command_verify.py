@@ -203,6 +203,7 @@ def test_a_namespace_in_the_current_directory(own_code: str) -> None:
     assert run("verify", "--namespace", "own_arrays_to_verify", *arguments).exit_code == 0
 
 
+@pytest.mark.long
 def test_a_terminal_of_few_letters(own_code: str) -> None:
     """The command itself, since what encodes is the stream it was started with."""
     command = Path(sys.executable).with_name("vicreg")

@@ -34,7 +34,7 @@ ON_JAX = [
 
 def marked(name: str, dtype: str, method: str) -> list[pytest.MarkDecorator]:
     marks = [] if (name, dtype, method) in ON_JAX else [pytest.mark.long_on("jax")]
-    if name == "positions":  # whose sources are the fewest
+    if (name, dtype) == ("positions", "float64"):  # whose sources are the fewest
         marks.append(pytest.mark.representative)
     return marks
 
