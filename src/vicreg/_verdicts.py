@@ -55,7 +55,7 @@ class Judge:
         As in `Diagnosis`.
     unit_norm : bool
         Whether each sample has norm 1. Then no std can reach the hinge, and their mean is at most
-        1/√d.
+        √(n / ((n - 1) d)), about 1/√d.
     """
 
     n: int
@@ -117,18 +117,19 @@ class Judge:
     def _short_std(self) -> str:
         wanted = "where the loss asks for 1"
         if self.unit_norm:
-            wanted = f"where unit norm allows {self._most_at_unit_norm:.3g}"
+            wanted = f"where unit norm allows {self.most_at_unit_norm:.3g}"
         return f"features have a std of {self.mean_std:.3g} on average, {wanted}"
 
     @property
-    def _most_at_unit_norm(self) -> float:
-        return 1 / math.sqrt(self.d)
+    def most_at_unit_norm(self) -> float:
+        """The most that the stds, with the divisor n - 1, are on average at unit norm."""
+        return math.sqrt(self.n / ((self.n - 1) * self.d))
 
     @property
     def _variance(self) -> str:
         short = self.variance
         if self.unit_norm:
-            short = 1 - self.mean_std / self._most_at_unit_norm
+            short = 1 - self.mean_std / self.most_at_unit_norm
         if short >= _COLLAPSED_VARIANCE:
             return "collapsed"
         return "low" if short > _LOW_VARIANCE else "good"
@@ -163,7 +164,7 @@ class Judge:
         if self.mean_std == 0:
             return "collapsed: every sample is the same"
         if self.unit_norm:
-            return f"{self._variance}: unit norm allows {self._most_at_unit_norm:.3g} at most"
+            return f"{self._variance}: unit norm allows {self.most_at_unit_norm:.3g} at most"
         if self.variance == 0:
             return "good: beyond the hinge of the loss, at 1"
         return f"{self._variance}: short of the hinge at 1 by {self.variance:.2g}"

@@ -116,8 +116,11 @@ def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_files(files: Mapping[str, Path | None]) -> None:
-    """Check, before any work, that the file of each option can be written and is its own."""
+def check_files(files: Mapping[str, Path | None], inputs: Sequence[Path] = ()) -> None:
+    """Check, before any work, that the file of each option can be written and is its own.
+
+    It must not be one of the `inputs`, which it would replace.
+    """
     from vicreg.tools.files import check_figure_file, check_file
 
     given = _written(files)
@@ -125,6 +128,10 @@ def check_files(files: Mapping[str, Path | None]) -> None:
         check_figure_file(file) if option == "--plot" else check_file(file)
     if len({file.resolve() for file in given.values()}) < len(given):
         raise UsageError(f"{' and '.join(given)} must be different files")
+    read = {file.resolve() for file in inputs}
+    for option, file in given.items():
+        if file.resolve() in read:
+            raise UsageError(f"{option} must not replace the embeddings in {str(file)!r}")
 
 
 def write_json(file: Path | None, data: Any) -> None:
