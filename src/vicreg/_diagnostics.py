@@ -109,7 +109,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """What to make of all of it, in one line, as the notes of `diagnose` say."""
+        """The verdict in one line. The notes of `diagnose` say how it is reached."""
         return self._judge.verdict
 
     @property
@@ -119,7 +119,7 @@ class Diagnosis:
 
     @property
     def level(self) -> str:
-        """The verdict as one word, for a program: the worst of what holds.
+        """The verdict as one word, for a program.
 
         "not-finite", "collapsed", "dead", "correlated", "low-rank", "low-variance",
         "too-few-samples" or "healthy".

@@ -1,4 +1,4 @@
-"""What to make of a diagnosis: one verdict, and words on each measure that agree with it.
+"""The verdict on a diagnosis, and words on each measure that agree with the verdict.
 
 The thresholds are here and nowhere else.
 """
@@ -30,20 +30,20 @@ _TOO_FEW = 4
 #: networks, have as much; those that fall as 1/i have a third for 200 dimensions and a seventh for
 #: 2000.
 _LOW_RANK, _COLLAPSED_RANK = 1 / 3, 1 / 10
-#: Below this rank nearly all of the variance is in one direction: the shares are 0.9 and 0.1, say.
+#: Below this rank nearly all of the variance is in one direction. Two singular values of 9 : 1
+#: have a rank of 1.4.
 _ONE_DIRECTION = 1.5
-#: By how much the features fall short of the hinge's 1, on average: what the variance term is. Of
-#: 8 samples of white noise with a std of 1 chance alone leaves 0.11, and training a little.
+#: How far the stds fall short of 1 on average: this is the variance term. It is 0.11 by chance
+#: alone for 8 samples of white noise with a std of 1, and not quite 0 after training.
 _LOW_VARIANCE, _COLLAPSED_VARIANCE = 1 / 4, 9 / 10
 #: The mean |correlation| up to which features count as independent, and from which on as
-#: redundant: half of what one of them varies by another says, and more. Chance gives it in few
-#: samples, and so it must be twice what chance gives, too.
+#: redundant. Few samples correlate by chance: it must also be more than twice what chance gives.
 _INDEPENDENT, _REDUNDANT = 0.1, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The numbers of a diagnosis as floats, and what to make of them.
+    """The numbers of a diagnosis as floats, and the verdict on them.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class Judge:
 
     @property
     def _correlation(self) -> str:
-        # What chance gives is no sign of anything, nor is twice of it.
+        # Up to twice what chance gives is no sign of correlation.
         if self.mean_abs_correlation <= max(2 * self._chance_correlation, _INDEPENDENT):
             return "good"
         return "moderate" if self.mean_abs_correlation < _REDUNDANT else "high"

@@ -84,7 +84,7 @@ class Subcommands(TyperGroup):
     """The subcommands, with a ``--json`` whose file may be left out: typer has no such option."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the subcommand and its arguments, among which each ``--json`` has a file."""
+        """Return the subcommand and its arguments, with a file for each ``--json``."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, rest if ctx.resilient_parsing else _with_json_file(rest)
 
@@ -146,7 +146,7 @@ def write_json(file: Path | None, data: Any) -> None:
 
 
 def write_text(file: Path | None, text: str) -> None:
-    """Replace `file` by `text`, complete or not at all; None is no file."""
+    """Replace `file` by `text`, completely or not at all; do nothing if it is None."""
     from vicreg.tools.files import replacing
 
     if file is not None:
