@@ -115,9 +115,7 @@ def _read_torch(file: BinaryIO, name: str, key: str | None) -> Array:
     named = data if isinstance(data, Mapping) else {"": data}
     tensors = {str(k): value for k, value in named.items() if isinstance(value, torch.Tensor)}
     if not tensors:
-        raise RequirementError(
-            f"{name} must hold a tensor or a dict of tensors, and holds no such"
-        )
+        raise RequirementError(f"{name} must hold a tensor or a dict of tensors")
     return _chosen({k: partial(_of_tensor, tensors[k], name) for k in tensors}, name, key)
 
 
@@ -227,4 +225,5 @@ def _check_finite(array: Array, name: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = repr(error) if isinstance(error, KeyError) else str(error).strip()
+    return (text or type(error).__name__).splitlines()[0]
