@@ -544,6 +544,20 @@ def test_the_plots_of_compilers_and_devices() -> None:
     assert len(draw(found).axes) == 6
 
 
+def test_uncertain_bars_are_marked_and_pale() -> None:
+    pytest.importorskip("matplotlib")
+    from vicreg.tools.benchmark.plots import draw_panel, panels
+
+    times = {VICREG: Times((1.0, 1.0, 1.0), 1), PUBLISHED: Times((2.0, 2.0, 2.0), 1)}
+    results = [
+        study.Result("torch", "cpu", Problem(n, 8), times, load=load)
+        for n, load in ((4, 0.5), (8, 2.0))
+    ]
+    (axis,) = draw_panel(panels(study.Study(results, [], {}))[0]).axes
+    assert [text.get_text() for text in axis.texts] == ["2.00", "~2.00"]
+    assert [bar.get_alpha() for bar in axis.patches] == [1, 0.4]
+
+
 # The scripts beside the package.
 
 

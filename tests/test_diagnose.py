@@ -733,11 +733,25 @@ class TestUnitNorm:
         assert diagnose(z).unit_norm
         assert not diagnose(2 * z).unit_norm
 
+    def test_no_mean_std_is_above_the_most(self) -> None:
+        """Of a sample and its opposite on each axis each std is as large as it can be."""
+        judge = diagnose(np.concatenate([np.eye(6), -np.eye(6)]))._judge
+        assert judge.mean_std == pytest.approx(judge.most_at_unit_norm, rel=1e-15)
+        assert judge.on_std == "good: unit norm allows 0.426 at most"
+
     def test_the_report_says_so(self) -> None:
         report = str(diagnose(on_sphere(normal(256, 64))))
         assert "256 samples of 64 features, each of norm 1\n" in report
         assert "good: unit norm allows 0.125 at most" in report
         assert "above 0 at unit norm: no std reaches 1" in report
+
+
+def test_terms_that_overflow_are_said() -> None:
+    z = 1e30 * normal(40, 6).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        report = str(diagnose(z, other=-z))
+    assert report.startswith("Healthy")
+    assert report.count("no finite number") == 2
 
 
 class TestByTheGramMatrix:

@@ -41,7 +41,7 @@ __all__ = [
 #: The modules, imported when they are first asked for.
 _MODULES = ("distributed", "jax", "lightning", "testing", "torch")
 
-#: What training has no use for or needs PyTorch, and the module that has it, imported likewise.
+#: Names that training does not need, or that need PyTorch, with their modules: imported likewise.
 _HOMES = {
     "CollapseMonitor": "vicreg._monitor",
     "Diagnosis": "vicreg._diagnostics",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from vicreg.torch import VICRegLoss as VICRegLoss
     from vicreg.torch import attach_vcreg as attach_vcreg
     from vicreg.torch import cached_backward as cached_backward
-else:  # a type checker would take each name for one that it finds
+else:  # hidden from type checkers, to which every name would seem to exist
 
     def __getattr__(name: str) -> Any:
         from importlib import import_module

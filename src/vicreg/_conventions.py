@@ -245,20 +245,20 @@ conventions: Mapping[str, Convention] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Codebase:
-    """A published implementation, by a name that ``convention="..."`` takes.
+    """A published implementation, whose name ``convention="..."`` accepts.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        Its name.
     convention : str
         The convention that it computes.
     function : str
-        What of it computes that.
+        The function, class or file in it that computes the convention.
     arguments : mapping of str to str
-        Its names of arguments, and how they are written in this package.
+        The names of its arguments, each with the equivalent in this package.
     also : tuple of str
-        Other names of it, which are taken too.
+        Other names that are accepted for it.
     """
 
     name: str
@@ -364,7 +364,7 @@ codebases: Mapping[str, Codebase] = MappingProxyType(
 
 
 def _plain(name: str) -> str:
-    """Return `name` as it is compared: neither case nor ``_`` for ``-`` matter."""
+    """Return `name` in lower case and with ``-`` for ``_``, to compare it."""
     return name.lower().replace("_", "-")
 
 

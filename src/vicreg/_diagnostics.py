@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -108,7 +109,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """What to make of all of it, in one line, as the notes of `diagnose` say."""
+        """The verdict in one line. The notes of `diagnose` say how it is reached."""
         return self._judge.verdict
 
     @property
@@ -118,7 +119,7 @@ class Diagnosis:
 
     @property
     def level(self) -> str:
-        """The verdict as one word, for a program: the worst of what holds.
+        """The verdict as one word, for a program.
 
         "not-finite", "collapsed", "dead", "correlated", "low-rank", "low-variance",
         "too-few-samples" or "healthy".
@@ -262,8 +263,8 @@ def diagnose(
     - low variance: the variance term is above 0.25;
     - healthy.
 
-    Where every sample has norm 1, no std reaches the hinge: their mean is at most 1/√d, and the
-    share of that which is missing counts in place of the variance term.
+    Where every sample has norm 1, no std reaches the hinge. Their mean is then at most
+    √(n / ((n - 1) d)), and the share by which it falls short of that replaces the variance term.
 
     A feature that differs by one unit in the last place between two samples is not dead: at 1e7
     that is 1 in float32. One that was computed to be constant, except for rounding, is not either;
@@ -334,11 +335,7 @@ def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
         ("effective rank", f"{rank:.1f} of {limit}", judge.on_rank),
         ("participation ratio", f"{ratio:.1f} of {limit}", judge.on_participation),
         ("variance term", f"{judge.variance:.4g}", judge.on_variance),
-        (
-            "covariance term",
-            f"{float(diagnosis.covariance):.4g}",
-            "0 where no features correlate",
-        ),
+        _term_row("covariance", diagnosis.covariance, "0 where no features correlate"),
         _invariance_row(diagnosis),
     ]
 
@@ -346,7 +343,12 @@ def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
 def _invariance_row(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if diagnosis.invariance is None:
         return ("invariance term", "none", "compares two views: give the other one")
-    return ("invariance term", f"{float(diagnosis.invariance):.4g}", "0 where the views agree")
+    return _term_row("invariance", diagnosis.invariance, "0 where the views agree")
+
+
+def _term_row(name: str, term: Array, words: str) -> tuple[str, str, str]:
+    value = float(term)
+    return (f"{name} term", f"{value:.4g}", words if math.isfinite(value) else "no finite number")
 
 
 def _counted(count: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""When to look at the embeddings of a training, and what to say of them: for every library."""
+"""A monitor that diagnoses the embeddings of a training now and then, for every library."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _LOOK_AT = {
 class CollapseMonitor:
     """Diagnose embeddings now and then in a training, and warn once if they have collapsed.
 
-    Embeddings that are not finite count as collapsed. To be called with the embeddings of each
-    step, on arrays of any library; in JAX outside the functions that are compiled. In most steps
-    it only counts. `vicreg.torch.CollapseMonitor` gets the embeddings from the modules of a
+    Embeddings that are not finite count as collapsed. Call it with the embeddings of each step, as
+    arrays of any library; in JAX, outside the functions that are compiled. In most steps it only
+    counts. `vicreg.torch.CollapseMonitor` gets the embeddings from the modules of a
     model, `vicreg.lightning.CollapseMonitor` is a callback.
 
     Parameters
     ----------
     every_n_steps : int, optional
-        It looks at every so many steps, and not at the first, where a network has learned nothing
-        yet.
+        The number of steps from one diagnosis to the next. The first step is not diagnosed: the
+        network has learned nothing yet.
     max_samples : int, optional
-        The most samples that are diagnosed, which bounds what a look costs: of more samples some
-        are taken, evenly.
+        The most samples that are diagnosed, to bound the cost. Of more samples some are taken,
+        evenly spaced.
     feature_axis : int or sequence of int, optional
         The axes of the features; all others hold samples.
 
     Attributes
     ----------
     collapsed : bool
-        Whether embeddings that were looked at had collapsed: then stop, if you like.
+        Whether any of the diagnosed embeddings had collapsed. Then stop, if you like.
 
     Raises
     ------
@@ -84,16 +84,16 @@ class CollapseMonitor:
 
     @property
     def collapsed(self) -> bool:
-        """Whether embeddings that were looked at had collapsed."""
+        """Whether any of the diagnosed embeddings had collapsed."""
         return bool(self._collapsed)
 
     @property
     def is_due(self) -> bool:
-        """Whether the step that is under way is one that it looks at."""
+        """Whether the embeddings of the current step will be diagnosed."""
         return (self._step + 1) % self.every_n_steps == 0
 
     def __call__(self, embeddings: Array | Mapping[str, Array]) -> dict[str, float] | None:
-        """Count a step; if it is one that is looked at, diagnose its embeddings.
+        """Count a step, and diagnose its embeddings if that is due.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class CollapseMonitor:
         -------
         dict of str to float, or None
             ``Diagnosis.scalars()``, for a logger; with the name and a slash before each where
-            names were given. None in a step that is not looked at.
+            names were given. None in a step without a diagnosis.
         """
         named = embeddings if isinstance(embeddings, Mapping) else {"": embeddings}
         for name, z in named.items():

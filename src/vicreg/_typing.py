@@ -12,7 +12,7 @@ CovarianceGradient = Literal["exact", "published"]
 
 
 class Array(Protocol):
-    """An array of any library: what all their types have, and lists and numbers have not."""
+    """An array of any library: the attributes that every array type has."""
 
     @property
     def dtype(self) -> Any: ...
@@ -22,5 +22,5 @@ class Array(Protocol):
     def shape(self) -> Any: ...
 
 
-#: The arrays that come in, and so those that go out: no library's type is named.
+#: The type of the arrays that are passed, which is also the type of those that are returned.
 ArrayT = TypeVar("ArrayT", bound=Array)

@@ -1,4 +1,4 @@
-"""What to make of a diagnosis: one verdict, and words on each measure that agree with it.
+"""The verdict on a diagnosis, and words on each measure that agree with the verdict.
 
 The thresholds are here and nowhere else.
 """
@@ -30,20 +30,20 @@ _TOO_FEW = 4
 #: networks, have as much; those that fall as 1/i have a third for 200 dimensions and a seventh for
 #: 2000.
 _LOW_RANK, _COLLAPSED_RANK = 1 / 3, 1 / 10
-#: Below this rank nearly all of the variance is in one direction: the shares are 0.9 and 0.1, say.
+#: Below this rank nearly all of the variance is in one direction. Two singular values of 9 : 1
+#: have a rank of 1.4.
 _ONE_DIRECTION = 1.5
-#: By how much the features fall short of the hinge's 1, on average: what the variance term is. Of
-#: 8 samples of white noise with a std of 1 chance alone leaves 0.11, and training a little.
+#: How far the stds fall short of 1 on average: this is the variance term. It is 0.11 by chance
+#: alone for 8 samples of white noise with a std of 1, and not quite 0 after training.
 _LOW_VARIANCE, _COLLAPSED_VARIANCE = 1 / 4, 9 / 10
 #: The mean |correlation| up to which features count as independent, and from which on as
-#: redundant: half of what one of them varies by another says, and more. Chance gives it in few
-#: samples, and so it must be twice what chance gives, too.
+#: redundant. Few samples correlate by chance: it must also be more than twice what chance gives.
 _INDEPENDENT, _REDUNDANT = 0.1, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The numbers of a diagnosis as floats, and what to make of them.
+    """The numbers of a diagnosis as floats, and the verdict on them.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Judge:
         As in `Diagnosis`.
     unit_norm : bool
         Whether each sample has norm 1. Then no std can reach the hinge, and their mean is at most
-        1/√d.
+        √(n / ((n - 1) d)), about 1/√d.
     """
 
     n: int
@@ -117,18 +117,19 @@ class Judge:
     def _short_std(self) -> str:
         wanted = "where the loss asks for 1"
         if self.unit_norm:
-            wanted = f"where unit norm allows {self._most_at_unit_norm:.3g}"
+            wanted = f"where unit norm allows {self.most_at_unit_norm:.3g}"
         return f"features have a std of {self.mean_std:.3g} on average, {wanted}"
 
     @property
-    def _most_at_unit_norm(self) -> float:
-        return 1 / math.sqrt(self.d)
+    def most_at_unit_norm(self) -> float:
+        """The most that the stds, with the divisor n - 1, are on average at unit norm."""
+        return math.sqrt(self.n / ((self.n - 1) * self.d))
 
     @property
     def _variance(self) -> str:
         short = self.variance
         if self.unit_norm:
-            short = 1 - self.mean_std / self._most_at_unit_norm
+            short = 1 - self.mean_std / self.most_at_unit_norm
         if short >= _COLLAPSED_VARIANCE:
             return "collapsed"
         return "low" if short > _LOW_VARIANCE else "good"
@@ -143,7 +144,7 @@ class Judge:
 
     @property
     def _correlation(self) -> str:
-        # What chance gives is no sign of anything, nor is twice of it.
+        # Up to twice what chance gives is no sign of correlation.
         if self.mean_abs_correlation <= max(2 * self._chance_correlation, _INDEPENDENT):
             return "good"
         return "moderate" if self.mean_abs_correlation < _REDUNDANT else "high"
@@ -163,7 +164,7 @@ class Judge:
         if self.mean_std == 0:
             return "collapsed: every sample is the same"
         if self.unit_norm:
-            return f"{self._variance}: unit norm allows {self._most_at_unit_norm:.3g} at most"
+            return f"{self._variance}: unit norm allows {self.most_at_unit_norm:.3g} at most"
         if self.variance == 0:
             return "good: beyond the hinge of the loss, at 1"
         return f"{self._variance}: short of the hinge at 1 by {self.variance:.2g}"

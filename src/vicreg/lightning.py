@@ -15,7 +15,7 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 def _callback() -> Any:
-    """Return the base class of the package that the program imported, or of one it could."""
+    """Return the base class: of the package that is imported already, or of an installed one."""
     for package in sorted(_PACKAGES, key=lambda package: package not in sys.modules):
         try:
             return import_module(package).Callback
@@ -50,12 +50,12 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
 
     Notes
     -----
-    It writes to the trainer's loggers by itself: ``log_dict`` would drop each look that does not
-    fall on a step of the trainer's ``log_every_n_steps``.
+    It writes to the trainer's loggers by itself: ``log_dict`` would drop each diagnosis that is
+    not due in a step of the trainer's ``log_every_n_steps``.
 
-    Under DistributedDataParallel and FSDP the first process looks at its own samples, and no
-    samples are sent. Where `stop` is true it tells the others what it has decided, so that all end
-    after the same batch.
+    Under DistributedDataParallel and FSDP the first process diagnoses its own samples, and no
+    samples are sent. If `stop` is true it sends its decision to the others, so that all end after
+    the same batch.
 
     Examples
     --------
@@ -87,7 +87,7 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
             self._monitor.remove()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        """Diagnose what the modules returned for this batch, if it is one that is looked at."""
+        """Diagnose what the modules returned for this batch, if that is due."""
         scalars = self._monitor.step()
         if scalars is None:
             return

@@ -572,9 +572,8 @@ def _checked_output(output: Any, name: str) -> torch.Tensor:
 class CollapseMonitor:
     """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
 
-    In a loop of one's own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The model
-    stays as it is. A step that is not looked at costs tens of
-    microseconds.
+    For a training loop of your own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The
+    model is not changed. A step without a diagnosis costs tens of microseconds.
 
     Parameters
     ----------
@@ -591,14 +590,14 @@ class CollapseMonitor:
     Attributes
     ----------
     collapsed : bool
-        Whether an output that was looked at had collapsed: then stop, if you like.
+        Whether any of the diagnosed outputs had collapsed. Then stop, if you like.
 
     Raises
     ------
     TypeError, ValueError
-        As `attach_vcreg` and `vicreg.CollapseMonitor` do; when the model is called, a
-        module of `modules` that returns anything but a tensor. Where one returns a tuple or a
-        dict, call `vicreg.CollapseMonitor` with the tensor that is meant.
+        As for `attach_vcreg` and `vicreg.CollapseMonitor`; and when the model is called, if one
+        of `modules` does not return a tensor. If it returns a tuple or a dict, call
+        `vicreg.CollapseMonitor` with the tensor that you mean.
 
     Notes
     -----
@@ -642,7 +641,7 @@ class CollapseMonitor:
 
     @property
     def collapsed(self) -> bool:
-        """Whether an output that was looked at had collapsed."""
+        """Whether any of the diagnosed outputs had collapsed."""
         return self._monitor.collapsed
 
     def step(self) -> dict[str, float] | None:
@@ -652,7 +651,7 @@ class CollapseMonitor:
         -------
         dict of str to float, or None
             ``Diagnosis.scalars()`` of each module, with its name and a slash before each, for a
-            logger. None in a step that is not looked at.
+            logger. None in a step without a diagnosis.
         """
         samples, self._samples = self._samples, {}
         scalars = self._monitor.step(samples)
@@ -668,7 +667,7 @@ class CollapseMonitor:
         return scalars
 
     def remove(self) -> None:
-        """Stop watching; once more is no error."""
+        """Stop watching. It may be called more than once."""
         while self._hooks:
             self._hooks.pop().remove()
 

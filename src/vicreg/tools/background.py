@@ -1,7 +1,7 @@
-"""Work that Ctrl-C ends at once, and that shows that it goes on.
+"""Run long work so that Ctrl-C ends it at once, and show that it is running.
 
-A decomposition of a large matrix is one call that returns to Python when it is done, and only then
-would an interrupt be noticed. So it runs in a thread while the main thread waits.
+A decomposition of a large matrix is one call, and Python would notice an interrupt only when it
+returns. So the work runs in a thread while the main thread waits.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _show_until_done(future: Future[T], console: Console, doing: str) -> None:
 
 
 def _exit_at_once() -> NoReturn:
-    """Exit as an interrupted command does, but while a thread is in a library's call."""
+    """Exit as an interrupted command does, without waiting for the thread."""
     print("vicreg: stopped", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # An orderly exit would wait for the library's own threads.

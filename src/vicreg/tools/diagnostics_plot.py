@@ -136,7 +136,8 @@ def _draw_stds(axis: Axes, diagnosis: Diagnosis) -> None:
     alive = std[std > 0]
     reference, label = _GAMMA, "γ = 1: the hinge acts below"
     if diagnosis.unit_norm:
-        reference, label = 1 / math.sqrt(d), "1/√d: the most at unit norm, on average"
+        reference = diagnosis._judge.most_at_unit_norm
+        label = f"{reference:.3g}: the most at unit norm, on average"
     axis.axhline(reference, color=_REFERENCE, ls="--", lw=1.8, label=label)
     if len(alive):
         _draw_sorted(axis, alive, "this batch")

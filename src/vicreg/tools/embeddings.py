@@ -1,4 +1,4 @@
-"""Embeddings from a file, of which no code is ever run.
+"""Read embeddings from a file. No code in it is ever run.
 
 Each format has a reader here, which returns an array, or the arrays by name. What is wrong with
 a file is said in one line.
@@ -6,6 +6,7 @@ a file is said in one line.
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 import zipfile
@@ -35,7 +36,7 @@ def load(file: Path, key: str | None = None) -> Array:
     file : path
         A file of one of `SUFFIXES`.
     key : str, optional
-        Which of its arrays, by name; where it holds one alone, that one needs none.
+        The name of the array in the file; not needed if there is only one.
 
     Returns
     -------
@@ -62,9 +63,10 @@ def load(file: Path, key: str | None = None) -> Array:
     except MemoryError as error:
         raise RequirementError(f"cannot read {name}: it does not fit into memory") from error
     except Exception as error:  # a library may raise anything for a broken file
-        if isinstance(error, OSError) and error.errno is not None:
+        # EINVAL: a seek to a place that a damaged file does not have.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise RequirementError(f"cannot read {name}: {error.strerror}") from error
-        if "pickle" in f"{type(error).__name__} {error}".lower():
+        if "pickl" in f"{type(error).__name__} {error}".lower():
             raise RequirementError(
                 f"{name} holds Python objects, which are not loaded, or is damaged"
             ) from error
@@ -112,6 +114,8 @@ def _read_torch(file: BinaryIO, name: str, key: str | None) -> Array:
     data = torch.load(file, map_location="cpu", weights_only=True)
     named = data if isinstance(data, Mapping) else {"": data}
     tensors = {str(k): value for k, value in named.items() if isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise RequirementError(f"{name} must hold a tensor or a dict of tensors")
     return _chosen({k: partial(_of_tensor, tensors[k], name) for k in tensors}, name, key)
 
 
@@ -126,9 +130,9 @@ def _read_safetensors(file: BinaryIO, name: str, key: str | None) -> Array:
     with safe_open(file.name, framework="numpy") as opened:
 
         def read(key: str) -> Array:
-            if opened.get_slice(key).get_dtype() != "BF16":
+            if not opened.get_slice(key).get_dtype().startswith(("BF", "F8")):
                 return opened.get_tensor(key)
-            require("torch")  # NumPy has no bfloat16
+            require("torch")  # NumPy has no such numbers
             with safe_open(file.name, framework="pt") as tensors:
                 return _of_tensor(tensors.get_tensor(key), name)
 
@@ -221,4 +225,5 @@ def _check_finite(array: Array, name: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = repr(error) if isinstance(error, KeyError) else str(error).strip()
+    return (text or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""A user's function, by the name of its module or file, made with the user's arguments."""
+"""Load a user's function by the name of its module or file, with the user's arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NONE: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class Target:
-    """A user's function as a command names it.
+    """A user's function, as it is given to a command.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def load_function(path: str, arguments: Mapping[str, Any] = _NONE) -> Callable[.
         of a file; and a name in it. A class is called to make the function, and so is the class
         of a method.
     arguments : mapping
-        By keyword: the arguments of that class; for a function, of each call.
+        Keyword arguments: of that class, or of each call of a function.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def load_function(path: str, arguments: Mapping[str, Any] = _NONE) -> Callable[.
 
 
 def arguments_of(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that texts such as ``std_coeff=1, eps=1e-3`` name.
+    """Return the arguments in texts such as ``std_coeff=1, eps=1e-3``.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def _imported(name: str, how: Callable[[str], ModuleType]) -> ModuleType:
 
 
 def _from_file(path: str) -> ModuleType:
-    """Return the module in a file, which may import what lies beside it."""
+    """Return the module in a file, which may import other modules of its folder."""
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise FunctionError(f"there is no file {path!r}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG
-from vicreg.tools.benchmark.report import short
+from vicreg.tools.benchmark.report import UNCERTAIN, short
 from vicreg.tools.benchmark.study import Result, Study
 from vicreg.tools.files import replacing
 
@@ -188,13 +188,17 @@ def _faster(results: Sequence[Result], colours: dict[str, str]) -> Panel:
             }
             for place in dict.fromkeys(_place(one) for one in measured)
         }
-        _compare(axis, bars, [colours[place] for place in bars], "times faster (log)", base=1)
+        uncertain = [
+            (_place(one), str(one.problem)) for one in measured if one.is_uncertain(one.faster)
+        ]
+        shades = [colours[place] for place in bars]
+        _compare(axis, bars, shades, "times faster (log)", base=1, uncertain=uncertain)
         axis.axhline(1, color="0.3", lw=1)
 
     return Panel(
         "How many times faster than the published formula",
         "Above 1 the loss is faster than the published formula in the same library on the same "
-        "device; sizes are samples x features.",
+        f"device; sizes are samples x features. Pale bars with a {UNCERTAIN} are uncertain.",
         draw_marks if measured else None,
         "the published formula beside the loss",
     )
@@ -341,10 +345,12 @@ def _compare(
     colours: Sequence[str],
     heading: str,
     base: float | None = None,
+    uncertain: Collection[tuple[str, str]] = (),
 ) -> None:
     """Draw one mark per label and size: bars from `base`, or dots without one.
 
-    On a logarithmic axis a bar would have no zero to start from.
+    On a logarithmic axis a bar would have no zero to start from. Bars whose label and size are in
+    `uncertain` are pale.
     """
     sizes = list(dict.fromkeys(size for values in marks.values() for size in values))
     width = 0.82 / max(1, len(marks))
@@ -356,13 +362,16 @@ def _compare(
             axis.plot(at, heights, "o", ms=8, color=colour, label=label)
         else:
             over = [height - base for height in heights]
-            axis.bar(at, over, width * 0.92, bottom=base, color=colour, label=label)
+            bars = axis.bar(at, over, width * 0.92, bottom=base, color=colour, label=label)
+            for bar, size in zip(bars, values, strict=True):
+                bar.set_alpha(0.4 if (label, size) in uncertain else 1)
         if len(marks) * len(sizes) > _MOST_LABELS:
             continue
-        for x, height in zip(at, heights, strict=True):
+        for x, (size, height) in zip(at, values.items(), strict=True):
+            mark = UNCERTAIN if (label, size) in uncertain else ""
             shift = -11 if base is not None and height < base else 5
             axis.annotate(
-                short(height), (x, height), xytext=(0, shift), textcoords="offset points",
+                mark + short(height), (x, height), xytext=(0, shift), textcoords="offset points",
                 ha="center", fontsize=7,
             )  # fmt: skip
     # Many sizes do not fit on one line.

@@ -113,7 +113,7 @@ class Result:
 
     @property
     def is_busy(self) -> bool:
-        """Whether other work kept the machine busy, so that no time is certain."""
+        """Whether the machine was busy with other work, which makes every time uncertain."""
         return self.load is not None and self.load > BUSY
 
     def is_uncertain(self, ratio: Quartiles | None) -> bool:

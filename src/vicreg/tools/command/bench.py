@@ -44,7 +44,7 @@ vicreg bench --size 512x4096 --dtype float64
 vicreg bench --html bench.html              a page with plots to hand on
 vicreg bench --json bench.json              every sample, as data
 
-A ratio with a ~ is uncertain: the machine was busy, or the ratio is now above 1 and now below.
+A ratio with a ~ is uncertain: the machine was busy, or the quartiles are on both sides of 1.
 """
 
 
@@ -77,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
             bool,
             typer.Option(
                 "--quick",
-                help="Few rounds, of two small sizes without --size.",
+                help="Few rounds; of two small sizes unless --size is given.",
             ),
         ] = False,
         json_file: JsonFile = None,

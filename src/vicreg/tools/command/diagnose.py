@@ -47,7 +47,7 @@ vicreg diagnose z.npy --json               as data, for a program
 vicreg diagnose z.pt --fail-on collapsed   exit status 1 if it has collapsed
 """
 
-#: What ``--fail-on`` takes: what a file that can be read may be, the worst first.
+#: What ``--fail-on`` takes, the worst first. A file with NaN is refused before it is judged.
 _FAILURES = tuple(level for level in LEVELS if level not in ("not-finite", "healthy"))
 
 
@@ -90,7 +90,7 @@ def add_to(app: typer.Typer) -> None:
         with one_line_errors("diagnose"):
             require("numpy")
             files = {"--plot": plot, "--json": json_file}
-            check_files(files)
+            check_files(files, [file] if other is None else [file, other])
             chosen_conventions([convention])
             failures = _failures(fail_on)
             diagnosis = interruptible(
@@ -124,7 +124,9 @@ def _keyed(file: Path, other: Path | None, keys: Sequence[str]) -> list[tuple[Pa
     """Return each file with the key of its array."""
     files = [file] if other is None else [file, other]
     if len(keys) > len(files):
-        raise UsageError(f"--key must be given at most {len(files)} times; got {len(keys)}")
+        raise UsageError(
+            f"--key must be given once for each file at most; got {len(keys)} for {len(files)}"
+        )
     return [(each, keys[min(i, len(keys) - 1)] if keys else None) for i, each in enumerate(files)]
 
 
@@ -141,7 +143,7 @@ def _diagnosed(files: Sequence[tuple[Path, str | None]], convention: str) -> Dia
                 f"{str(files[1][0])!r} must have the shape and dtype of {str(files[0][0])!r}; got "
                 f"{tuple(other.shape)}, {other.dtype} and {tuple(z.shape)}, {z.dtype}"
             )
-    # An overflow shows as infinity in the report, so that NumPy need not warn.
+    # An overflow shows in the report, so that NumPy need not warn.
     with np.errstate(all="ignore"):
         try:
             second = others[0] if others else None
@@ -161,4 +163,5 @@ def _as_data(diagnosis: Diagnosis) -> dict[str, Any]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     measured = {field.name: plain(getattr(diagnosis, field.name)) for field in fields(diagnosis)}
-    return {"verdict": diagnosis.verdict, "collapsed": diagnosis.collapsed, **measured}
+    judged = {name: getattr(diagnosis, name) for name in ("verdict", "level", "collapsed")}
+    return judged | measured

@@ -84,7 +84,7 @@ class Subcommands(TyperGroup):
     """The subcommands, with a ``--json`` whose file may be left out: typer has no such option."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the subcommand and its arguments, among which each ``--json`` has a file."""
+        """Return the subcommand and its arguments, with a file for each ``--json``."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command, rest if ctx.resilient_parsing else _with_json_file(rest)
 
@@ -116,8 +116,11 @@ def chosen_conventions(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def check_files(files: Mapping[str, Path | None]) -> None:
-    """Check, before any work, that the file of each option can be written and is its own."""
+def check_files(files: Mapping[str, Path | None], inputs: Sequence[Path] = ()) -> None:
+    """Check, before any work, that the file of each option can be written and is its own.
+
+    It must not be one of the `inputs`, which it would replace.
+    """
     from vicreg.tools.files import check_figure_file, check_file
 
     given = _written(files)
@@ -125,6 +128,10 @@ def check_files(files: Mapping[str, Path | None]) -> None:
         check_figure_file(file) if option == "--plot" else check_file(file)
     if len({file.resolve() for file in given.values()}) < len(given):
         raise UsageError(f"{' and '.join(given)} must be different files")
+    read = {file.resolve() for file in inputs}
+    for option, file in given.items():
+        if file.resolve() in read:
+            raise UsageError(f"{option} must not replace the embeddings in {str(file)!r}")
 
 
 def write_json(file: Path | None, data: Any) -> None:
@@ -139,7 +146,7 @@ def write_json(file: Path | None, data: Any) -> None:
 
 
 def write_text(file: Path | None, text: str) -> None:
-    """Replace `file` by `text`, complete or not at all; None is no file."""
+    """Replace `file` by `text`, completely or not at all; do nothing if it is None."""
     from vicreg.tools.files import replacing
 
     if file is not None:

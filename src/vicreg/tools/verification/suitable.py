@@ -1,4 +1,4 @@
-"""The inputs in shapes that a user's function takes, and takes in reasonable time."""
+"""The inputs for a user's function: of shapes that it accepts and computes in reasonable time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Takes = Callable[[int, int], bool]
 
 
 class Suitable:
-    """The dtypes and the inputs that a function takes, and what is left out.
+    """The dtypes and the inputs that a function accepts, and what is left out.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Suitable:
         return self._seconds(n, d) > patience + _SECONDS_PER_ENTRY * (n + d) * d
 
     def _timed(self, n: int, d: int) -> float:
-        """Return how long a value takes, without the other processes here; inf if refused."""
+        """Return the processor time of a value in seconds; inf if the shape is refused."""
         began = time.process_time()
         takes = self._function.takes(n, d, self.dtypes[0])
         return time.process_time() - began if takes else math.inf
