@@ -49,7 +49,8 @@ def test_the_mapping_is_read_only_and_named() -> None:
 
 
 def test_the_names_for_type_checkers_are_the_data() -> None:
-    assert get_args(ConventionName) == (*conventions, *codebases)
+    also = [name for codebase in codebases.values() for name in codebase.also]
+    assert get_args(ConventionName) == (*conventions, *codebases, *also, "eb_jepa")
 
 
 @pytest.mark.parametrize("codebase", codebases)

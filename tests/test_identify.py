@@ -19,9 +19,18 @@ import numpy as np
 import pytest
 from definition import CONVENTIONS, terms
 
-from vicreg import Identification, conventions, identify, translate_weights, vicreg_loss
+from vicreg import (
+    Identification,
+    conventions,
+    identify,
+    invariance_loss,
+    translate_weights,
+    vicreg_loss,
+)
 from vicreg._conventions import codebases_of
-from vicreg.tools.functions import FunctionError
+from vicreg.tools.backends import backend_named
+from vicreg.tools.functions import FunctionError, LossFunction
+from vicreg.tools.identification.probes import takes_nothing
 from vicreg.tools.identification.result import short
 from vicreg.tools.requirements import RequirementError
 
@@ -29,6 +38,7 @@ Loss = Callable[[np.ndarray, np.ndarray], Any]
 PUBLISHED = {
     name: convention.weights or (0.0, 3.0, 0.7) for name, convention in conventions.items()
 }
+NUMPY = backend_named("numpy")
 WEIGHTS = ("invariance_weight", "variance_weight", "covariance_weight")
 
 
@@ -792,6 +802,29 @@ def test_the_error_names_every_shape_that_was_tried() -> None:
     assert {8, 100, 256, 1024} < set(n)
 
 
+def test_arguments_that_no_shape_makes_right_are_said_alone() -> None:
+    said = str(takes_nothing(LossFunction(lambda z1, z2, labels: 0.0, NUMPY)))
+    assert "missing 1 required positional argument: 'labels'" in said
+    assert said.endswith("shape (16, 5))")
+
+    def of_four_features(z1: np.ndarray, z2: np.ndarray) -> float:
+        raise TypeError(f"incompatible shapes: {z1.shape}, (4,)")  # as JAX does
+
+    said = str(takes_nothing(LossFunction(of_four_features, NUMPY)))
+    assert "it takes no shape of those tried" in said
+
+
+def test_the_first_of_several_numbers_is_said_to_be_it() -> None:
+    def both(z1: np.ndarray, z2: np.ndarray) -> tuple[np.ndarray, ...]:
+        return invariance_loss(z1, z2), vicreg_loss(z1, z2), z1
+
+    found = identify(both)
+    assert found.weights == (1, 0, 0)
+    assert "returns 2 numbers, and this is the first: output (--output)" in found.notes[0]
+    assert not identify(both, output=1).notes
+    assert not identify(lambda z1, z2: (vicreg_loss(z1, z2), {"n": len(z1)})).notes
+
+
 def test_the_function_may_change_its_input() -> None:
     def destructive(z1: np.ndarray, z2: np.ndarray) -> float:
         value = official(z1, z2)
@@ -900,7 +933,7 @@ def raises(z1: Any, z2: Any) -> Any:
         (lambda a, b: np.complex128(1), "it returned complex128"),
         (lambda a, b: (a == b).all(), "it returned bool"),
         (lambda a, b: (a - b).mean(axis=0), "it returned ndarray of float64 and shape (5,)"),
-        (lambda a: a.mean(), "raised TypeError"),
+        (lambda a: a.mean(), "raised TypeError: "),
     ],
 )
 def test_functions_that_cannot_be_used(function: Loss, part: str) -> None:

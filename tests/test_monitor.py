@@ -272,6 +272,7 @@ class TestCallback:
         assert logged[0][1]["projector/collapsed"] == 1
         assert len(said) == 1
         assert trainer.global_step == 2
+        assert trainer.callbacks[0].collapsed
         assert not trainer.model.projector._forward_hooks
         assert doctest.testmod(importlib.import_module("vicreg.lightning")).failed == 0
 

@@ -44,6 +44,11 @@ class Result:
     logs: Any = None
 
 
+@dataclass
+class Part:
+    total: float
+
+
 RETURNED = {
     "a dict": lambda x: {"sim": 3.0, "loss": x, "n": np.zeros(4)},
     "another name": lambda x: {"sim": 3.0, "total_loss": x},
@@ -91,6 +96,7 @@ def test_the_part_that_output_names(returned: Any, output: str | int) -> None:
         ({}, None, "it returned dict"),
         (("x", None), None, "it returned tuple (str, NoneType)"),
         (object(), None, "it returned object"),
+        (Part(1.0), None, "it returned Part ('total': float); output (--output) says"),
         ({"a": 1.0}, "b", "dict ('a': float), with no number at output 'b'"),
         ((1.0, 2.0), 2, "tuple (float, float), with no number at output '2'"),
     ],

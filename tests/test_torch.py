@@ -26,7 +26,7 @@ from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from vicreg._conventions import codebases  # noqa: E402
+from vicreg._conventions import codebases, conventions  # noqa: E402
 from vicreg._core.sizes import DEFAULT_SIZES  # noqa: E402
 from vicreg.tools.verification.paths import Path  # noqa: E402
 from vicreg.torch import VICRegLoss  # noqa: E402
@@ -456,6 +456,13 @@ class TestVICRegLoss:
                 "invariance_weight=, variance_weight=, eps=",
             ),
             (
+                {"std_coeff": 1, "cov_coeff": 2},
+                "'std_coeff', 'cov_coeff', facebookresearch/vicreg's, stable-pretraining's, "
+                "facebookresearch/eb_jepa's, pldm's names: they are variance_weight=, "
+                "covariance_weight=, with convention='facebookresearch/eb_jepa' or 'pldm' for "
+                "theirs",
+            ),
+            (
                 {"var_loss_weight": 1},
                 "'var_loss_weight', solo-learn's name: it is variance_weight=, with "
                 "convention='solo-learn'",
@@ -489,10 +496,19 @@ class TestVICRegLoss:
                 "takes arguments by name alone: invariance_weight=10, variance_weight=20.0, "
                 "covariance_weight=3",
             ),
+            (
+                ([10, 20.0],),
+                "takes arguments by name alone: invariance_weight=10, variance_weight=20.0",
+            ),
             (("lightly",), "takes arguments by name alone: convention='lightly'"),
+            (
+                (conventions["vicregl"],),
+                f"takes arguments by name alone: convention={conventions['vicregl']!r}",
+            ),
             (views(), "takes no views, but makes what takes them: VICRegLoss()(z1, z2)"),
+            ((views(),), "takes no views, but makes what takes them: VICRegLoss()(z1, z2)"),
         ],
-        ids=["weights", "name", "views"],
+        ids=["weights", "one sequence", "name", "convention", "views", "one of views"],
     )
     def test_arguments_by_position_are_explained(self, given: tuple, said: str) -> None:
         with pytest.raises(TypeError) as caught:

@@ -918,8 +918,8 @@ def test_a_difference_that_cancels_is_said_to() -> None:
     assert "one ×1000" in failed
     assert failed <= {"one ×1000", "scales"}
     assert lines == [
-        "each term is that of official, but the value is rounded by more than its bound: "
-        "a difference that cancels?"
+        "each term is that of official, but the value is rounded by more than its bound, "
+        "as by a difference that cancels"
     ]
 
 

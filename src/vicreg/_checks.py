@@ -354,10 +354,13 @@ def explains_arguments(init: Callable[P, None]) -> Callable[P, None]:
 
 
 def _named(owner: str, given: Sequence[Any]) -> str:
-    """Return the error for arguments by position, with their names."""
+    """Return the error for arguments by position, or in one sequence, with their names."""
+    if len(given) == 1 and isinstance(given[0], (tuple, list)):
+        given = given[0]
     if any(getattr(value, "ndim", 0) for value in given):
         return f"{owner} takes no views, but makes what takes them: {owner}()(z1, z2)"
-    names = ("convention",) if isinstance(given[0], str) else [f"{term}_weight" for term in _TERMS]
+    is_convention = isinstance(given[0], (str, Convention)) if given else True
+    names = ("convention",) if is_convention else [f"{term}_weight" for term in _TERMS]
     named = ", ".join(f"{name}={value!r}" for name, value in zip(names, given, strict=False))
     return f"{owner} takes arguments by name alone: {named}"
 
@@ -379,7 +382,7 @@ def _explained(unknown: Sequence[str], own: Sequence[str], has_convention: bool)
 
 
 def _convention_of(theirs: Sequence[Codebase]) -> str:
-    """Return the convention that goes with the names of codebases, unless it is the default."""
-    if any(one.convention == "official" for one in theirs):
-        return ""
-    return f", with convention={' or '.join(repr(one.name) for one in theirs)}"
+    """Return the conventions that go with the names of codebases, but for the default."""
+    others = " or ".join(repr(one.name) for one in theirs if one.convention != "official")
+    whose = " for theirs" * any(one.convention == "official" for one in theirs)
+    return f", with convention={others}{whose}" * bool(others)

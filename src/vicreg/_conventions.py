@@ -35,7 +35,8 @@ HingeArgument = Literal["std", "variance"]
 OverViews = Literal["mean", "sum"]
 CovarianceDivisor = Literal["d", "d(d-1)"]
 
-#: The conventions, and the codebases by the names in `codebases`: for type checkers.
+#: For type checkers: the conventions, the codebases and their other names, and the package that
+#: EB-JEPA is imported as.
 ConventionName = Literal[
     "official",
     "paper",
@@ -58,6 +59,12 @@ ConventionName = Literal[
     "facebookresearch/eb_jepa",
     "pldm",
     "tensorflow/gnn",
+    "lightly-ai/lightly",
+    "KevinMusgrave/pytorch-metric-learning",
+    "rbalestr-lab/stable-pretraining",
+    "galilai-group/stable-pretraining",
+    "vturrisi/solo-learn",
+    "eb_jepa",
 ]
 
 #: The ε of VCReg's paper.

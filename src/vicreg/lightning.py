@@ -43,6 +43,12 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
     stop : bool, optional
         Whether to end the training when a batch has collapsed.
 
+    Attributes
+    ----------
+    collapsed : bool
+        Whether an output that was looked at in the last training had collapsed; in the first
+        process.
+
     Raises
     ------
     TypeError, ValueError
@@ -79,6 +85,11 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
             "max_samples": max_samples,
             "feature_axis": feature_axis,
         }
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether an output that was looked at in the last training had collapsed."""
+        return hasattr(self, "_monitor") and self._monitor.collapsed
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch the modules: in the first process, the others count steps."""

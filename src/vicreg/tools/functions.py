@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from vicreg.tools.axes import Axes
 from vicreg.tools.backends import Array, Backend, Floats
-from vicreg.tools.outputs import described, number_in, part_of
+from vicreg.tools.outputs import described, number_in, numbers_of, part_of
 from vicreg.tools.requirements import RequirementError
 
 __all__ = ["FunctionError", "LossFunction", "error_line"]
@@ -69,6 +70,8 @@ class LossFunction:
         self._output = None if output is None else str(output)
         self._function = function
         self._call = _call_of(function)
+        #: Of how many numbers in the output the first is taken, unless `output` names one.
+        self.numbers = 0
         #: Called before each call of the function, to show progress.
         self.on_call: Callable[[], None] = lambda: None
 
@@ -114,11 +117,13 @@ class LossFunction:
                 f"{z1.dtype} and shape {tuple(z1.shape)})"
             ) from error
         if number is not None:
+            self.numbers = numbers_of(output) if self._output is None else 0
             return number
         said = f"{self.name} must return one real number; it returned {described(output)}"
         if self._output is not None:
             raise FunctionError(f"{said}, with no number at output {self._output!r}")
         has_parts = isinstance(output, (dict, tuple, list)) and len(output) > 0
+        has_parts = has_parts or is_dataclass(output)
         raise FunctionError(f"{said}; output (--output) says which part it is" * has_parts or said)
 
     def __call__(self, z1: Floats, z2: Floats, dtype: str | None = None) -> float:

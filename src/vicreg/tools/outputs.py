@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-__all__ = ["described", "number_in", "part_of"]
+__all__ = ["described", "number_in", "numbers_of", "part_of"]
 
 #: The names of the loss, in a dict or as an attribute.
 _NAMES = ("loss", "total_loss")
@@ -26,6 +27,11 @@ def number_in(output: Any) -> Any:
     if output is None or isinstance(output, str) or hasattr(output, "dtype"):
         return None
     return next((loss for loss in map(number_in, _candidates(output)) if loss is not None), None)
+
+
+def numbers_of(output: Any) -> int:
+    """Return how many numbers a tuple or list has."""
+    return sum(map(_is_number, output)) if type(output) in (tuple, list) else 0
 
 
 def _candidates(output: Any) -> Iterable[Any]:
@@ -63,8 +69,11 @@ def _is_number(output: Any) -> bool:
 def described(output: Any) -> str:
     """Return in a few words what an output is, with what it contains."""
     kind = type(output).__name__
-    if isinstance(output, Mapping) and output:
-        parts = [f"{key!r}: {_array(value)}" for key, value in output.items()]
+    named = output
+    if is_dataclass(output) and not isinstance(output, type):
+        named = {field.name: getattr(output, field.name, None) for field in fields(output)}
+    if isinstance(named, Mapping) and named:
+        parts = [f"{key!r}: {_array(value)}" for key, value in named.items()]
     elif isinstance(output, (tuple, list)) and output:
         parts = [_array(value) for value in output]
     else:

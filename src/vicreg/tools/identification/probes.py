@@ -21,7 +21,7 @@ import numpy as np
 from vicreg.tools.axes import Axes
 from vicreg.tools.backends import Floats
 from vicreg.tools.dtypes import UNIT_ROUNDOFF
-from vicreg.tools.functions import FunctionError, LossFunction
+from vicreg.tools.functions import FunctionError, LossFunction, error_line
 
 __all__ = [
     "BATCHES",
@@ -100,6 +100,11 @@ class Probed:
     def seen(self) -> tuple[float, ...]:
         """Every value that the function has returned."""
         return tuple(self._known.values())
+
+    @property
+    def numbers(self) -> int:
+        """Of how many numbers in its output the first is taken."""
+        return self._function.numbers
 
     @property
     def resolution(self) -> float:
@@ -254,20 +259,30 @@ def shapes_to_try() -> dict[Shape, None]:
 
 
 def takes_nothing(function: LossFunction) -> FunctionError:
-    """Return its error for an ordinary shape, with every shape that was tried."""
+    """Return its error for an ordinary shape, with every shape that was tried.
+
+    Where it raises the same TypeError for another shape too, its arguments are at fault.
+    """
     n, d = (", ".join(map(str, sorted(sizes))) for sizes in (BATCHES, EVERY_D))
     tried = f"n samples of d features for n of {n}, d of {d}, n·d up to {_LARGEST}"
-    said, cause = "", None
-    try:
-        z = uncorrelated(Shape(16, 5))
-        function(z, z)
-    except FunctionError as error:
-        said, cause = f"{error}; ", error.__cause__
-        if function.axes == Axes():
-            said += "if its arrays have other axes, shape (--shape) says which; "
+    error, other = (_error(function, shape) for shape in (Shape(16, 5), Shape(64, 8)))
+    causes = [each.__cause__ for each in (error, other) if each and each.__cause__]
+    if error and isinstance(causes[0], TypeError) and len(set(map(error_line, causes))) == 1:
+        return error
+    said = f"{error}; " if error else ""
+    if error and function.axes == Axes():
+        said += "if its arrays have other axes, shape (--shape) says which; "
     complete = FunctionError(f"{said}it takes no shape of those tried: {tried}")
-    complete.__cause__ = cause
+    complete.__cause__ = error and error.__cause__
     return complete
+
+
+def _error(function: LossFunction, shape: Shape) -> FunctionError | None:
+    try:
+        function(z := uncorrelated(shape), z)
+    except FunctionError as error:
+        return error
+    return None
 
 
 def uncorrelated(shape: Shape) -> Floats:

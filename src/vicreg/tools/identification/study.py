@@ -180,6 +180,11 @@ def _precision(f: Probed) -> str:
 def _notes(f: Probed) -> tuple[str, ...]:
     base = f.shapes[0]
     notes = []
+    if f.numbers > 1:
+        notes.append(
+            f"it returns {f.numbers} numbers, and this is the first: output (--output) names "
+            "another, as 1"
+        )
     if all(shape.n == base.n for shape in f.shapes):
         notes.append(f"it takes {base.n} samples of those tried: what goes with n is not seen")
     if all(shape.d == base.d for shape in f.shapes):

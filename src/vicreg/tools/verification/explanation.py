@@ -240,7 +240,7 @@ class _Factors:
                 lines.append(f"the {term} {part} is {_in_words(factor)} that of {convention}")
         return lines or [
             f"each {part} is that of {convention}, but the {whole} is rounded by more than its "
-            "bound: a difference that cancels?"
+            "bound, as by a difference that cancels"
         ]
 
 
