@@ -419,7 +419,10 @@ def both_names(convention: str | Convention) -> str:
 
 
 def translate_weights(
-    weights: Sequence[float], source: str | Convention, target: str | Convention, d: int
+    weights: Sequence[float],
+    source: ConventionName | Convention,
+    target: ConventionName | Convention,
+    d: int,
 ) -> Weights:
     """Return the weights that make `target` compute the function `source` has with `weights`.
 

@@ -17,6 +17,7 @@ def misspelt(z1: torch.Tensor, z2: torch.Tensor, model: torch.nn.Module) -> None
     VCReg(variance_weight=1, covariance_weight=1, covariance_gradient="exakt")  # wrong
     attach_vcreg(model, "1", variance_weight=1, covariance_weight=1, penality="square")  # wrong
     vicreg.torch.vicreg_value_and_grad(z1, z2, covariance_weigth=1)  # wrong
+    vicreg.translate_weights((25, 25, 1), "papper", "official", d=8)  # wrong
 
 
 def of_other_types(z1: torch.Tensor, z2: torch.Tensor, model: torch.nn.Module) -> None:
