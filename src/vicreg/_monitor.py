@@ -113,13 +113,13 @@ class CollapseMonitor:
                     f"{name or 'embeddings'} must be an array that has values; got one of a "
                     "function that JAX traces: return it, and call the monitor outside"
                 )
+            self._library_of(z, name)  # an error comes in the first step, not in one that is due
         samples = named if self.is_due else {}
         return self.step({name: self.sample(z, name) for name, z in samples.items()})
 
     def sample(self, z: ArrayT, name: str = "") -> ArrayT:
         """Return the samples of `z` that are diagnosed, ``(n, d)``, detached."""
-        library = checked_library((z,), (name or "embeddings",), self._objective)
-        rows: Any = adapter_for(library).rows(z, self._objective.axes)
+        rows: Any = adapter_for(self._library_of(z, name)).rows(z, self._objective.axes)
         n = rows.shape[0]
         if n <= self.max_samples:
             return cast(ArrayT, rows)
@@ -128,6 +128,9 @@ class CollapseMonitor:
         while math.gcd(step, n) > 1:
             step -= 1
         return cast(ArrayT, rows[: step * self.max_samples : step, :])
+
+    def _library_of(self, z: Array, name: str) -> str:
+        return checked_library((z,), (name or "embeddings",), self._objective)
 
     def step(self, samples: Mapping[str, Array]) -> dict[str, float] | None:
         """Do what a call does, with what `sample` returned in a step that `is_due`."""

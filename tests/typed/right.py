@@ -17,6 +17,10 @@ Floats = npt.NDArray[np.float32]
 
 def on_numpy(z1: Floats, z2: Floats) -> float:
     assert_type(vicreg.vicreg_value_and_grad(z1, z2), tuple[Floats, tuple[Floats, ...]])
+    both, (grad1, _) = vicreg.vicreg_value_and_grad(z1, z2, terms=True)
+    assert_type(both, VICRegTerms[Floats])
+    either, _ = vicreg.vicreg_value_and_grad(z1, z2, terms=bool(grad1.any()))
+    assert_type(either, Floats | VICRegTerms[Floats])
     assert_type(vicreg.variance_loss(z1, gamma=2), Floats)
     assert_type(vicreg.covariance_loss(z1, method="gram", feature_axis=(1, 2)), Floats)
     assert_type(vicreg.invariance_loss(z1, z2, convention="eb_jepa"), Floats)

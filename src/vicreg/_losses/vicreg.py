@@ -255,6 +255,21 @@ def vicreg_value_and_grad(
     comm: Communicator | None = None,
     terms: Literal[True],
 ) -> tuple[VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
+@overload
+def vicreg_value_and_grad(
+    *views: ArrayT,
+    convention: ConventionName | Convention = "official",
+    invariance_weight: float | Array | None = None,
+    variance_weight: float | Array | None = None,
+    covariance_weight: float | Array | None = None,
+    gamma: float = 1.0,
+    eps: float | None = None,
+    method: Method = "auto",
+    feature_axis: int | Sequence[int] = -1,
+    sample_axis: int | Sequence[int] | None = None,
+    comm: Communicator | None = None,
+    terms: bool,
+) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
 def vicreg_value_and_grad(
     *views: ArrayT,
     convention: ConventionName | Convention = "official",
