@@ -165,6 +165,21 @@ def test_a_weight_of_zero_and_terms_that_need_no_second_pass() -> None:
                 np.testing.assert_allclose(gradient.compute(), truth, rtol=1e-12, atol=1e-14)
 
 
+def test_a_diagnosis_is_computed_once_for_all_that_is_said_of_it() -> None:
+    class Counting(dask.callbacks.Callback):
+        computations = 0
+
+        def _start(self, _: Any) -> None:
+            self.computations += 1
+
+    diagnosis = vicreg.diagnose(KINDS["from memory"](np.random.default_rng(0).random(SHAPE)))
+    with Counting() as counting:
+        assert diagnosis.verdict in str(diagnosis)
+        assert diagnosis.scalars()["collapsed"] == diagnosis.collapsed
+        assert "mean_std=" in repr(diagnosis)
+    assert counting.computations == 1
+
+
 def test_the_same_call_has_the_same_tasks() -> None:
     """So that a cluster computes nothing twice of what it has."""
     views = [array.from_array(view, chunks=CHUNKS) for view in samples(*SHAPE)]

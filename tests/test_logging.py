@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ranks
 from backends import Backend
+from errors import UNIT_ROUNDOFF
 
 from vicreg import VICRegTerms, diagnose, vicreg_terms, vicreg_value_and_grad
 from vicreg._core import engine
@@ -27,6 +28,10 @@ def same(xp: Backend, left: Any, right: Any) -> None:
     np.testing.assert_array_equal(xp.numpy(left), xp.numpy(right))
 
 
+#: Two orders of a sum over the samples differ by at most this, in units of rounding.
+SUMS = 2 * len(VIEWS[0])
+
+
 @pytest.mark.parametrize("convention", ["official", "article"])
 def test_terms_beside_the_gradients(xp: Backend, convention: str) -> None:
     views, settings = views_of(xp), {"convention": convention, **WEIGHTS}
@@ -36,7 +41,7 @@ def test_terms_beside_the_gradients(xp: Backend, convention: str) -> None:
     same(xp, terms.loss, loss)
     for gradient, other in zip(gradients, wanted, strict=True):
         same(xp, gradient, other)
-    tolerance = 1e-12 if xp.dtypes[0] == "float64" else 1e-5
+    tolerance = SUMS * UNIT_ROUNDOFF[xp.dtypes[0]]
     for term, other in zip(terms, vicreg_terms(*views, **settings), strict=True):
         np.testing.assert_allclose(xp.numpy(term), xp.numpy(other), rtol=tolerance)
 
@@ -106,7 +111,7 @@ def test_terms_of_a_compiled_function(xp: Backend) -> None:
 
     terms, gradients = vicreg_value_and_grad(*views, terms=True)
     got = xp.tools_backend.compiled(function)(*views)
-    tolerance = 1e-12 if xp.dtypes[0] == "float64" else 1e-5
+    tolerance = SUMS * UNIT_ROUNDOFF[xp.dtypes[0]]
     for one, other in zip(got, (*terms, *gradients), strict=True):
         np.testing.assert_allclose(xp.numpy(one), xp.numpy(other), rtol=tolerance, atol=tolerance)
 
@@ -174,3 +179,9 @@ def test_a_diagnosis_as_numbers(xp: Backend, other: bool) -> None:
     for name, value in scalars.items():
         assert value == float(xp.numpy(getattr(diagnosis, name.removeprefix("projector/"))))
         assert type(value) is (int if name == "projector/dead_features" else float)
+
+
+@pytest.mark.parametrize("terms", ["yes", 1, None])
+def test_terms_is_true_or_false(terms: Any) -> None:
+    with pytest.raises(TypeError, match="terms must be True or False; got"):
+        vicreg_value_and_grad(*VIEWS, terms=terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -151,11 +152,16 @@ class Diagnosis:
         >>> scalars["projector/dead_features"], scalars["projector/collapsed"]
         (64, 1)
         """
-        named = {name: getattr(self, name) for name in _LOGGED}
-        scalars = floats_of({name: array for name, array in named.items() if array is not None})
+        scalars = {name: self._numbers[name] for name in _LOGGED if name in self._numbers}
         scalars["dead_features"] = int(scalars["dead_features"])
         scalars["collapsed"] = int(self.collapsed)
         return {f"{prefix}{name}": value for name, value in scalars.items()}
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, float]:
+        """The fields that are one number, all waited for at once, and once only."""
+        named = {name: getattr(self, name) for name in (*_LOGGED, "unit_norm")}
+        return floats_of({name: array for name, array in named.items() if array is not None})
 
     @property
     def _judge(self) -> Judge:
@@ -163,14 +169,14 @@ class Diagnosis:
             n=self.n,
             d=self.d,
             rank_limit=self.rank_limit,
-            unit_norm=bool(self.unit_norm),
-            **{name: float(getattr(self, name)) for name in _JUDGED},
+            unit_norm=bool(self._numbers["unit_norm"]),
+            **{name: self._numbers[name] for name in _JUDGED},
         )
 
     def __str__(self) -> str:
         heading = f"{self.n} samples of {_counted(self.d, 'feature')}"
         try:
-            heading += ", each of norm 1" if self.unit_norm else ""
+            heading += ", each of norm 1" if self._judge.unit_norm else ""
             verdict, rows = self.verdict, _rows(self)
         except Exception:
             # In a function that is being compiled there are no values yet, and each library has
@@ -193,7 +199,7 @@ class Diagnosis:
         if name in ("std", "singular_values"):
             return f"<{value.shape[-1]} values>"
         try:
-            return f"{float(value):.4g}"
+            return f"{self._numbers[name]:.4g}"
         except Exception:  # not there yet, as above; not every library can print it then
             return f"<{type(value).__name__}>"
 
@@ -324,30 +330,29 @@ def diagnose(
 
 def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     """Return the lines of the report: what is measured, the number, what to make of it."""
-    judge = diagnosis._judge
+    judge, number = diagnosis._judge, diagnosis._numbers
     d, limit = diagnosis.d, diagnosis.rank_limit
     rank, ratio = judge.effective_rank, judge.participation_ratio
     return [
         ("mean std", f"{judge.mean_std:.3g}", judge.on_std),
-        ("smallest std", f"{float(diagnosis.min_std):.3g}", ""),
+        ("smallest std", f"{number['min_std']:.3g}", ""),
         ("dead features", f"{judge.dead_features:.0f} of {d}", judge.on_dead_features),
         ("mean |correlation|", f"{judge.mean_abs_correlation:.3g}", judge.on_correlation),
         ("effective rank", f"{rank:.1f} of {limit}", judge.on_rank),
         ("participation ratio", f"{ratio:.1f} of {limit}", judge.on_participation),
         ("variance term", f"{judge.variance:.4g}", judge.on_variance),
-        _term_row("covariance", diagnosis.covariance, "0 where no features correlate"),
-        _invariance_row(diagnosis),
+        _term_row("covariance", number["covariance"], "0 where no features correlate"),
+        _invariance_row(number.get("invariance")),
     ]
 
 
-def _invariance_row(diagnosis: Diagnosis) -> tuple[str, str, str]:
-    if diagnosis.invariance is None:
+def _invariance_row(value: float | None) -> tuple[str, str, str]:
+    if value is None:
         return ("invariance term", "none", "compares two views: give the other one")
-    return _term_row("invariance", diagnosis.invariance, "0 where the views agree")
+    return _term_row("invariance", value, "0 where the views agree")
 
 
-def _term_row(name: str, term: Array, words: str) -> tuple[str, str, str]:
-    value = float(term)
+def _term_row(name: str, value: float, words: str) -> tuple[str, str, str]:
     return (f"{name} term", f"{value:.4g}", words if math.isfinite(value) else "no finite number")
 
 

@@ -71,7 +71,7 @@ class Judge:
 
     @property
     def level(self) -> str:
-        """The worst of `LEVELS` that holds."""
+        """The first that holds, in the order of the notes of `diagnose`."""
         if math.isnan(self.mean_std):
             return "not-finite"
         if self.dead_features == self.d:

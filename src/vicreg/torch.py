@@ -573,7 +573,7 @@ class CollapseMonitor:
     """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
 
     For a training loop of your own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The
-    model is not changed. A step without a diagnosis costs tens of microseconds.
+    model is not changed. A step without a diagnosis costs some ten microseconds.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ _ROUNDING_SLACK = 2
 
 
 class Measures(NamedTuple):
-    """What is measured of one batch ``(n, d)``; 0-d but where a shape is given."""
+    """What is measured of one batch ``(n, d)``; 0-d unless a shape is given."""
 
     std: Array  # (d,)
     mean_std: Array

@@ -331,6 +331,8 @@ method, feature_axis, sample_axis, comm
     >>> {name: round(value, 2) for name, value in terms.scalars().items()}
     {'loss': 49.75, 'invariance': 1.0, 'variance': 0.99, 'covariance': 0.0}
     """
+    if not isinstance(terms, bool):
+        raise TypeError(f"terms must be True or False; got {type(terms).__name__}")
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, objective, weights = _checked_views(
