@@ -108,10 +108,13 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the README's code, the public docstrings' examples, and the checks of the docs."""
+    """Build the site: run its code, its commands and its examples, draw its pictures."""
     session.install(TORCH)
-    session.install(".[numpy,jax,command]", *group("test"))
-    session.run("pytest", "tests/test_docs.py", *session.posargs)
+    session.install(".[numpy,jax,dask,command,plot]", *group("docs"))
+    session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
+    shutil.rmtree("docs/_build", ignore_errors=True)
+    flags = ["--fail-on-warning", "--keep-going", "-b", "html"]
+    session.run("sphinx-build", *flags, *session.posargs, "docs", "docs/_build/html")
 
 
 @nox.session

@@ -1,0 +1,58 @@
+"""How Sphinx builds the site: `nox -s docs`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import vicreg
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+project = "vicreg"
+author = "The vicreg developers"
+copyright = "The vicreg developers"  # the name that Sphinx reads
+release = version = vicreg.__version__
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx-mathjax-offline",
+    "sphinxcontrib.programoutput",
+    # Of this folder's `extensions`:
+    "pictures",
+    "gallery",
+]
+exclude_patterns = ["_build", "jupyter_execute"]
+nitpicky = True
+# Types of other packages, whose sites are not asked: the site is built without a network.
+nitpick_ignore_regex = [(r"py:.*", r"(?!vicreg).*")]
+
+html_theme = "furo"
+html_title = "vicreg"
+html_static_path = ["_static"]
+html_css_files = ["vicreg.css"]
+html_show_sourcelink = False
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Every cell is run, each time the site is built, and a cell that raises ends the build.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 240
+nb_merge_streams = True
+
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_typehints = "none"  # numpydoc's Parameters say them in words
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True

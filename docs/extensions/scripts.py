@@ -1,0 +1,66 @@
+"""Scripts that draw a picture: run as a reader would run them, once light and once dark.
+
+A script takes the file of its picture as `--plot FILE.svg`. It is run with the style of
+`pictures/matplotlibrc`, whose ink, lines and background are then replaced for the dark copy, so that
+each script draws once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+DOCS = Path(__file__).parents[1]
+
+#: The colours of matplotlibrc that a dark page replaces.
+DARK = {
+    "#1f2328": "#e6e8eb",  # text
+    "#6e7781": "#9aa4af",  # axes
+    "#d8dee4": "#3d444d",  # grid
+    "#fdfdfd": "#1a1c1e",  # what lies behind a label
+}
+
+
+class Run(NamedTuple):
+    """What a script printed, and how many seconds it took."""
+
+    output: str
+    seconds: float
+
+
+def run(script: Path, picture: Path) -> Run:
+    """Run `script`, and make its picture and the dark copy of it.
+
+    Raises
+    ------
+    RuntimeError
+        It failed, or drew no picture.
+    """
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), "--plot", str(picture)],
+        env={**os.environ, "MATPLOTLIBRC": str(DOCS / "pictures")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode or not picture.exists():
+        raise RuntimeError(f"{script}: no picture\n{result.stdout}\n{result.stderr}")
+    dark(picture).write_text(_darkened(picture.read_text()))
+    return Run(result.stdout, time.perf_counter() - started)
+
+
+def dark(picture: Path) -> Path:
+    """Return the file of a picture's dark copy."""
+    return picture.with_stem(f"{picture.stem}-dark")
+
+
+def _darkened(svg: str) -> str:
+    for light, replacement in DARK.items():
+        svg = svg.replace(light, replacement)
+    return svg
