@@ -18,7 +18,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
@@ -37,9 +37,10 @@ class Example(Directive):
     """The picture, the output and the code of an example."""
 
     required_arguments = 1
-    option_spec = {"alt": directives.unchanged_required}
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
+        """Return the picture, the output and the code."""
         (name,) = self.arguments
         script = EXAMPLES / f"{name}.py"
         if "alt" not in self.options:
@@ -69,6 +70,7 @@ class Thumbnails(Directive):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
+        """Return the grid of cards."""
         grid = nodes.container(classes=["thumbnails"])
         self.state.nested_parse(_cards(list(self.content)), self.content_offset, grid)
         return [grid]

@@ -1,14 +1,14 @@
 """The directive ``{picture} NAME``: what `pictures/NAME.py` draws, light or dark as the page is.
 
-    ```{picture} accuracy
-    :alt: What one sees, for those who do not.
-    ```
+```{picture} accuracy
+:alt: What one sees, for those who do not.
+```
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
@@ -22,9 +22,10 @@ class Picture(Directive):
     """The picture of a script, twice: the theme shows the one that fits."""
 
     required_arguments = 1
-    option_spec = {"alt": directives.unchanged_required}
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
 
     def run(self) -> list[nodes.Node]:
+        """Return the two pictures, drawn anew where the script is newer."""
         (name,) = self.arguments
         env = self.state.document.settings.env
         script = DOCS / "pictures" / f"{name}.py"

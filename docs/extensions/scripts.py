@@ -1,8 +1,8 @@
 """Scripts that draw a picture: run as a reader would run them, once light and once dark.
 
 A script takes the file of its picture as `--plot FILE.svg`. It is run with the style of
-`pictures/matplotlibrc`, whose ink, lines and background are then replaced for the dark copy, so that
-each script draws once.
+`pictures/matplotlibrc`. For the dark copy the four greys of that style are replaced, so that each
+script draws once.
 """
 
 from __future__ import annotations
