@@ -1,7 +1,7 @@
 """The error of the covariance term in float32, over the std of a few runaway features.
 
 The truth is the definition in float64 of the same numbers. NumPy is asked whether the difference
-cancels, and PyTorch under ``vmap`` cannot be asked: it keeps 32 features apart whatever the values.
+cancels. PyTorch under ``vmap`` cannot be asked, and keeps the 32 largest features apart.
 """
 
 from __future__ import annotations
@@ -31,20 +31,24 @@ def runaway(count: int, std: float, seed: int) -> np.ndarray:
 
 
 def definition(view: np.ndarray) -> float:
+    """The definition, which forms the covariance."""
     return float(covariance_loss(view, method="covariance"))
 
 
 def default(view: np.ndarray) -> float:
+    """What is computed by default, here the Gram route."""
     return float(covariance_loss(view))
 
 
 def naive(view: np.ndarray) -> float:
+    """The Gram route's difference with nothing done about it."""
     zc = view - view.mean(axis=0)
     k, variances = zc @ zc.T / (N - 1), (zc * zc).sum(axis=0) / (N - 1)
     return float(((k * k).sum() - (variances * variances).sum()) / D)
 
 
 def mapped(view: np.ndarray) -> float:
+    """What is computed by default where no value can be asked for."""
     return float(torch.vmap(covariance_loss)(torch.asarray(view)[None])[0])
 
 
@@ -60,6 +64,7 @@ def errors(way: Way, count: int) -> list[float]:
 
 
 def draw(one: Axes, forty: Axes) -> None:
+    """Draw one panel for one large feature, and one for forty."""
     curves = [errors(way, 1) for way in (naive, definition, default)]
     for values, style in zip(curves, STYLES, strict=True):
         one.loglog(STDS, values, **style)

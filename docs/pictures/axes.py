@@ -19,6 +19,7 @@ COLORS = {"s": "C0", "f": "C1", "p": "C3"}
 
 
 def draw(ax: Axes) -> None:
+    """Draw a row of five axes for each choice."""
     for row, (arguments, kinds) in enumerate(CHOICES.items()):
         y = -1.6 * row
         ax.text(-0.44, y + 0.54, arguments, va="bottom", family="monospace", fontsize=10)

@@ -1,4 +1,4 @@
-"""The error of difference quotients, and of the closed form, against a derivative in long double."""
+"""The errors of difference quotients and of the closed form, by a derivative in long double."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def true_slope(z1: np.ndarray, z2: np.ndarray, direction: np.ndarray) -> float:
 
 
 def draw(ax: Axes) -> None:
+    """Draw the errors over the step."""
     rng = np.random.default_rng(0)
     z1 = rng.standard_normal((N, D))
     z2, direction = z1 + 0.3 * rng.standard_normal((N, D)), rng.standard_normal((N, D))

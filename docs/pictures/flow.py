@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 BOXES = {
     "view": ((0.08, 0.87), "view z,\ncentred", "C2"),
     "gram": ((0.46, 0.87), "first product\nK = z zᵀ / m", "C0"),
-    "product": ((0.88, 0.87), "second product\nK z", "C0"),
+    "product": ((0.84, 0.87), "second product\nK z", "C0"),
     "value": ((0.46, 0.47), "value\nΣ K² − Σ C²ⱼⱼ", "C1"),
     "variances": ((0.08, 0.09), "variances\nCⱼⱼ", "C2"),
-    "gradient": ((0.76, 0.09), "gradient\n4/m · (K z − z ∘ diag C)", "C1"),
+    "gradient": ((0.84, 0.09), "gradient\n4/m (K z − z ∘ diag C)", "C1"),
 }
 ARROWS = (
     ("view", "gram"),
@@ -28,6 +28,7 @@ ARROWS = (
 
 
 def draw(ax: Axes) -> None:
+    """Draw the boxes and the arrows."""
     outlines = {}
     for name, ((x, y), text, color) in BOXES.items():
         # The same box twice: the transparency of its colour is not the text's.
@@ -38,12 +39,10 @@ def draw(ax: Axes) -> None:
         text_of_box = ax.text(x, y, text, ha="center", va="center", bbox=outline)
         outlines[name] = text_of_box.get_bbox_patch()
     for start, end in ARROWS:
-        straight = abs(BOXES[start][0][0] - BOXES[end][0][0]) < 0.2
-        x = BOXES[end][0][0] if not straight else max(BOXES[start][0][0], BOXES[end][0][0])
         ax.annotate(
             "",
-            xy=(x, BOXES[end][0][1]),
-            xytext=(x if straight else BOXES[start][0][0], BOXES[start][0][1]),
+            xy=BOXES[end][0],
+            xytext=BOXES[start][0],
             arrowprops={
                 "arrowstyle": "-|>",
                 "color": "#6e7781",

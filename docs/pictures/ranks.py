@@ -15,6 +15,7 @@ STYLES = {"gram": ("C0", "-"), "covariance": ("C1", "--")}
 
 
 def draw(sent: Axes, computed: Axes) -> None:
+    """Draw both routes, with a dot where one is taken."""
     plans = [plan(ROWS, D, ranks) for ranks in RANKS]
     for route, (color, style) in STYLES.items():
         costs = [each.cost_of(route) for each in plans]

@@ -13,6 +13,7 @@ D = 2.0 ** np.arange(5, 17)
 
 
 def draw(memory: Axes, work: Axes) -> None:
+    """Draw the memory of the matrix, and the work for a value and its gradient."""
     one_panel(memory, 4 * D**2 / 1e6, np.full_like(D, 4 * N**2 / 1e6))
     memory.set_ylabel("MB of the matrix")
     memory.set_title("The Gram matrix does not grow with the features")
@@ -23,6 +24,7 @@ def draw(memory: Axes, work: Axes) -> None:
 
 
 def one_panel(ax: Axes, definition: np.ndarray, gram: np.ndarray) -> None:
+    """Draw both routes over the features, and behind them the one that is taken."""
     ax.loglog(D, definition, color="C1", linestyle="--")
     ax.loglog(D, gram, color="C0", linestyle="-")
     taken = np.minimum(definition, gram)

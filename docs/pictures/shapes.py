@@ -13,6 +13,7 @@ GAP = 330
 
 
 def draw(ax: Axes) -> None:
+    """Draw the view and the two matrices."""
     rectangle(ax, (0, 0), (D, N), "C2", f"centred view\n{N} × {D:,}", (D + 150, N / 2))
     top = N + GAP
     of_features = f"C, of the features\n{D:,} × {D:,}\n{megabytes(D)}"
@@ -44,6 +45,7 @@ def rectangle(
 
 
 def megabytes(size: int) -> str:
+    """How much a square matrix of that many rows takes."""
     return f"{4 * size * size / 1e6:.2g} MB in float32"
 
 
