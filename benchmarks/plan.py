@@ -1,4 +1,4 @@
-"""What a batch over ranks costs on paper, as the table of docs/distributed.md.
+"""What a batch over ranks costs on paper, as the table of docs/how/ranks.md.
 
 For each number of ranks and of features: the route that is taken, and what both send.
 """
