@@ -27,6 +27,7 @@ extensions = [
     # Of this folder's `extensions`:
     "pictures",
     "gallery",
+    "formulas",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = True
