@@ -30,7 +30,7 @@ _VIEWS = {"mean": r"\frac{1}{2}\sum_{\text{views}}", "sum": r"\sum_{\text{views}
 _IN_WORDS = {
     ("invariance", "squared norm"): (
         "Invariance: the squared distance between the two embeddings of a sample is averaged "
-        "over the samples, but not over the features. This makes it d times as large."
+        "over the samples, but not over the features. This makes it $d$ times as large."
     ),
     ("invariance", "none"): "Invariance: there is no such term.",
     ("hinge_on", "variance"): (
@@ -40,17 +40,17 @@ _IN_WORDS = {
     (
         "variance_correction",
         0,
-    ): "Variance: the variance of a feature is divided by n, not by n − 1.",
+    ): "Variance: the variance of a feature is divided by $n$, not by $n-1$.",
     ("variance_over_views", "sum"): (
         "Variance: the two views are added, not averaged. This makes it twice as large."
     ),
-    ("covariance_correction", 0): "Covariance: the covariances are divided by n, not by n − 1.",
+    ("covariance_correction", 0): "Covariance: the covariances are divided by $n$, not by $n-1$.",
     ("covariance_over_views", "mean"): (
         "Covariance: the two views are averaged, not added. This makes it half as large."
     ),
     ("covariance_divisor", "d(d-1)"): (
-        "Covariance: the sum of squares is divided by d(d − 1), the number of off-diagonal "
-        "covariances, not by d. This makes it smaller by a factor of d − 1."
+        "Covariance: the sum of squares is divided by $d(d-1)$, the number of off-diagonal "
+        "covariances, not by $d$. This makes it smaller by a factor of $d-1$."
     ),
 }
 
