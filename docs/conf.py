@@ -28,6 +28,7 @@ extensions = [
     "pictures",
     "gallery",
     "links",
+    "formulas",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 nitpicky = True
@@ -48,6 +49,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 240
 nb_merge_streams = True
+nb_render_markdown_format = "gfm"
 
 autosummary_generate = True
 autosummary_ignore_module_all = False
