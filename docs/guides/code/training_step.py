@@ -17,6 +17,7 @@ mine = slice(24 * rank, 24 * (rank + 1))
 
 
 def step(model, criterion, x1, x2):
+    """Return the loss and the gradient of the parameters."""
     model.zero_grad()
     loss = criterion(model(x1), model(x2))
     loss.backward()
