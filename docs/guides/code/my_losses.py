@@ -18,7 +18,9 @@ def hinge(z):
 
 def first(z1, z2):
     """Take the covariances above the diagonal."""
-    return vicreg(z1, z2, lambda z: z.T.cov().triu(diagonal=1).square().sum() / z.shape[1])
+    return vicreg(
+        z1, z2, lambda z: z.T.cov().triu(diagonal=1).square().sum() / z.shape[1]
+    )
 
 
 def second(z1, z2):
@@ -33,7 +35,9 @@ def all_minus_diagonal(c):
 
 def third(z1, z2):
     """Set the diagonal to 0, then take all squares."""
-    return vicreg(z1, z2, lambda z: without_diagonal(z.T.cov()).square().sum() / z.shape[1])
+    return vicreg(
+        z1, z2, lambda z: without_diagonal(z.T.cov()).square().sum() / z.shape[1]
+    )
 
 
 def without_diagonal(c):
