@@ -3,12 +3,12 @@
 import torch
 
 
-def vicreg(z1, z2, covariance_of):
+def vicreg(z1, z2, off_diagonal):
     """Return the loss of two tensors (n, d)."""
     invariance = torch.nn.functional.mse_loss(z1, z2)
     variance = (hinge(z1) + hinge(z2)) / 2
-    covariance = covariance_of(z1) + covariance_of(z2)
-    return 25 * invariance + 25 * variance + covariance
+    covariance = off_diagonal(z1.T.cov()) + off_diagonal(z2.T.cov())
+    return 25 * invariance + 25 * variance + covariance / z1.shape[1]
 
 
 def hinge(z):
@@ -18,28 +18,14 @@ def hinge(z):
 
 def first(z1, z2):
     """Take the covariances above the diagonal."""
-    return vicreg(
-        z1, z2, lambda z: z.T.cov().triu(diagonal=1).square().sum() / z.shape[1]
-    )
+    return vicreg(z1, z2, lambda c: c.triu(diagonal=1).square().sum())
 
 
 def second(z1, z2):
     """Take all squares, and subtract those of the diagonal."""
-    return vicreg(z1, z2, lambda z: all_minus_diagonal(z.T.cov()) / z.shape[1])
-
-
-def all_minus_diagonal(c):
-    """Return the sum of the squares off the diagonal, as a difference."""
-    return c.square().sum() - c.diagonal().square().sum()
+    return vicreg(z1, z2, lambda c: c.square().sum() - c.diagonal().square().sum())
 
 
 def third(z1, z2):
     """Set the diagonal to 0, then take all squares."""
-    return vicreg(
-        z1, z2, lambda z: without_diagonal(z.T.cov()).square().sum() / z.shape[1]
-    )
-
-
-def without_diagonal(c):
-    """Return a matrix with a diagonal of 0."""
-    return c - c.diagonal().diag()
+    return vicreg(z1, z2, lambda c: (c - c.diagonal().diag()).square().sum())

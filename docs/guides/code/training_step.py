@@ -10,9 +10,8 @@ from vicreg.torch import VICRegLoss
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 
-torch.manual_seed(
-    0
-)  # the same model and batch on each rank, which then takes its own rows
+# The same model and batch on each rank, which then takes its own rows.
+torch.manual_seed(0)
 encoder = torch.nn.Linear(16, 64).double()
 x1, x2 = torch.randn(2, 24 * ranks, 16, dtype=torch.float64)
 mine = slice(24 * rank, 24 * (rank + 1))
@@ -23,9 +22,8 @@ def step(model, criterion, x1, x2):
     model.zero_grad()
     loss = criterion(model(x1), model(x2))
     loss.backward()
-    return loss.item(), torch.cat(
-        [parameter.grad.flatten() for parameter in model.parameters()]
-    )
+    gradients = [parameter.grad.flatten() for parameter in model.parameters()]
+    return loss.item(), torch.cat(gradients)
 
 
 loss, gradient = step(encoder, VICRegLoss(comm=LOCAL), x1, x2)
