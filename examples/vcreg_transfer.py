@@ -2,9 +2,10 @@
 
 A classifier is trained on half of the ten digits. Then a linear probe measures how good its
 features are for the other digits. One of two networks has VCReg on its hidden layers; everything
-else is equal, including the initial weights and the batches.
+else is equal, including the initial weights and the batches. Needs PyTorch and scikit-learn, and
+matplotlib for the picture:
 
-    python examples/vcreg_transfer.py --seeds 5
+    python examples/vcreg_transfer.py --seeds 5 --plot transfer.svg
 """
 
 from __future__ import annotations
@@ -160,6 +161,32 @@ def report(plain: list[Outcome], regularized: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def draw(plain: list[Outcome], regularized: list[Outcome], file: str) -> None:
+    """Draw a line for each seed, from the network without VCReg to the one with it."""
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(figsize=(5.2, 3.6))
+    gains = {}
+    for of, name, colour in (
+        ("source", "the digits it was trained on", "C0"),
+        ("transfer", "the other digits", "C1"),
+    ):
+        pairs = [
+            [100 * getattr(one, of) for one in pair]
+            for pair in zip(plain, regularized, strict=True)
+        ]
+        gains[of] = statistics.mean(after - before for before, after in pairs)
+        for pair in pairs:
+            axes.plot((0, 1), pair, "o-", color=colour, linewidth=1)
+        axes.text(1.05, statistics.mean(pair[1] for pair in pairs), name, va="center")
+    gain = gains["transfer"]
+    verb = "gains" if gain > 0 else "loses"
+    axes.set_title(f"On digits it never saw, VCReg {verb} {abs(gain):.1f} points")
+    axes.set(xticks=(0, 1), xticklabels=("without", "with VCReg"), xlim=(-0.2, 2.2))
+    axes.set(ylabel="accuracy on held-out images, %")
+    plt.savefig(file)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0],
@@ -169,6 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=100, help="passes over the training images")
     parser.add_argument("--variance-weight", type=float, default=0.1, help="VCReg's α")
     parser.add_argument("--covariance-weight", type=float, default=0.1, help="VCReg's β")
+    parser.add_argument("--plot", metavar="FILE", help="draw a picture, such as transfer.svg")
     options = parser.parse_args(arguments)
     for name in ("seeds", "epochs"):
         if getattr(options, name) < 1:
@@ -189,6 +217,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"seed {seed + 1} of {options.seeds}", end="\r", file=sys.stderr, flush=True)
             results.append(outcome(seed, options.epochs, given))
     print(report(*outcomes))
+    if options.plot:
+        draw(*outcomes, options.plot)
 
 
 if __name__ == "__main__":
