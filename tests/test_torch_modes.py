@@ -191,7 +191,9 @@ def test_a_program_for_any_number_of_samples(
 ) -> None:
     function = EXPORTED[name]
     shapes = ({0: dim}, {0: dim})
-    program = export(_Module(function), tuple(draw((sizes[0], d))), dynamic_shapes=shapes)
+    program = export(
+        _Module(function), tuple(draw((sizes[0], d))), dynamic_shapes=shapes, strict=False
+    )
     for n in sizes:
         views = [view.detach() for view in draw((n, d))]
         close(program.module()(*views), function(*views), n)
@@ -201,9 +203,9 @@ def test_a_program_that_would_go_both_ways_is_refused() -> None:
     dim = Dim("n", min=2, max=100)
     views, shapes = tuple(draw((7, 20))), ({0: dim}, {0: dim})
     with pytest.raises(ValueError, match=r"method must be 'gram' or 'covariance'.*20 samples"):
-        export(_Module(vicreg_loss), views, dynamic_shapes=shapes)
+        export(_Module(vicreg_loss), views, dynamic_shapes=shapes, strict=False)
     chosen = _Module(lambda a, b: vicreg_loss(a, b, method="covariance"))
-    program = export(chosen, views, dynamic_shapes=shapes).module()
+    program = export(chosen, views, dynamic_shapes=shapes, strict=False).module()
     for n in (5, 60):
         close(program(*draw((n, 20))), vicreg_loss(*draw((n, 20))), 64)
 

@@ -45,19 +45,17 @@ def unsupported_kind(array: Array, library: str) -> str | None:
     These types have an array's attributes and other semantics: a mask that functions outside
     their own module half apply, rows that stay two-dimensional, elements that are not stored.
     """
+    if library == "torch":
+        if array.is_nested:
+            return "a nested tensor"
+        strided = str(array.layout) == "torch.strided"
+        return None if strided else f"a tensor of layout {array.layout}"
     names = {kind.__name__ for kind in type(array).__mro__}
     if "MaskedArray" in names:
         return "a masked array"
     if "matrix" in names:
         return "a matrix"
-    if "ShapeDtypeStruct" in names:
-        return "a shape and dtype without values"
-    if library == "torch":
-        if array.is_nested:
-            return "a nested tensor"
-        if str(array.layout) != "torch.strided":
-            return f"a tensor of layout {array.layout}"
-    return None
+    return "a shape and dtype without values" if "ShapeDtypeStruct" in names else None
 
 
 def partition_of(array: Array, library: str) -> str | None:

@@ -286,13 +286,13 @@ def _groups(
     per_view: Sequence[Samples], objective: Objective, saved: Sequence[Saved] | None = None
 ) -> Iterator[tuple[range, Samples]]:
     """Yield what is worked on at once, with the places of its views."""
-    means = itertools.repeat(None) if saved is None else (group.mean for group in saved)
+    means = [None] * len(per_view) if saved is None else [group.mean for group in saved]
     xp = per_view[0].xp
     if _is_stacked(per_view, objective):
         stack = xp.stack([samples.z for samples in per_view])
-        yield range(len(per_view)), _samples(xp, stack, objective, mean=next(iter(means)))
+        yield range(len(per_view)), _samples(xp, stack, objective, mean=means[0])
         return
-    for place, (samples, mean) in enumerate(zip(per_view, means, strict=False)):
+    for place, (samples, mean) in enumerate(zip(per_view, means, strict=True)):
         yield range(place, place + 1), _samples(xp, samples.z, objective, place, mean)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vicreg._conventions import Convention, term_scales
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
-from vicreg._core.sizes import DEFAULT_SIZES, Sizes
+from vicreg._core.sizes import Sizes
 from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
 from vicreg._typing import Method, Penalty
 
@@ -61,11 +61,11 @@ class Objective:
     method: Method
     axes: Axes
     each_term: bool
-    penalty: Penalty = "square"
-    delta: float = 1.0
-    published_gradient: bool = False
-    sizes: Sizes = DEFAULT_SIZES
-    comm: Communicator | None = None
+    penalty: Penalty
+    delta: float
+    published_gradient: bool
+    sizes: Sizes
+    comm: Communicator | None
     batch: Any = field(default=None, compare=False, repr=False)
 
     @property

@@ -40,8 +40,9 @@ class JaxBackend(Backend):
         self._device = device
 
     def active(self) -> AbstractContextManager[Any]:
-        # By default JAX has no float64.
-        scope: AbstractContextManager[Any] = jax.enable_x64(True)
+        # By default JAX has no float64. What allows it is experimental before JAX 0.8.
+        namespace: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+        scope: AbstractContextManager[Any] = namespace.enable_x64(True)
         return scope
 
     def asarray(self, values: Floats, dtype: str) -> Array:

@@ -73,7 +73,7 @@ class Path:
         return self._objective(**settings, each_term=each_term)
 
     def _of_vcreg(self, settings: dict[str, Any]) -> Problem:
-        return self._objective(**{"convention": "vcreg"} | settings, pooled=True)
+        return self._objective(**{"convention": "vcreg", **settings}, pooled=True)
 
     def _objective(
         self,
