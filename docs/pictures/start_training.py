@@ -38,6 +38,7 @@ def trained() -> dict[str, list[float]]:
 
 
 def draw(history: dict[str, list[float]], file: str) -> None:
+    """Draw each term as a line, with its name at its end."""
     figure, axes = plt.subplots()
     for name, values in history.items():
         (line,) = axes.plot(range(1, EPOCHS + 1), values)
@@ -47,7 +48,7 @@ def draw(history: dict[str, list[float]], file: str) -> None:
             xytext=(4, 0),
             textcoords="offset points",
             color=line.get_color(),
-            va="center",
+            va={"invariance": "bottom", "variance": "top"}.get(name, "center"),
             annotation_clip=False,
         )
     axes.set(xlabel="epoch", ylabel="term, unweighted (log)", yscale="log", xlim=(1, EPOCHS))
