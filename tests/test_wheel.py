@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 (TORCH,) = (line for line in EXTRAS["cpu"] if line.startswith("torch=="))
 
 #: What is installed, and how users get a loss and its gradient there.
@@ -61,6 +63,29 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     assert not any("test_" in name or "conftest" in name for name in names)
+
+
+@pytest.mark.long
+def test_the_readmes_links_work_on_the_page_of_an_index(wheel: Path) -> None:
+    """None is relative, and each that leads to the project leads to a file that there is."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        page = archive.read(name).decode()
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    source, site = PROJECT["urls"]["Source"], PROJECT["urls"]["Documentation"]
+    files = []
+    for link in links:
+        if on_site := re.fullmatch(rf"{site}/en/latest/(.+)\.html(#.*)?", link):
+            files.append(f"docs/{on_site[1]}.md")
+        else:
+            in_source = re.fullmatch(rf"{source}/(?:raw|blob)/main/([^#]+)(#.*)?", link)
+            assert in_source, link
+            assert ("/raw/" in link) == link.endswith(".png"), link
+            files.append(in_source[1])
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    in_clone = re.findall(r"\]\(([^)#\s]+)", (ROOT / "README.md").read_text())
+    assert sorted(files) == sorted(in_clone)
 
 
 @pytest.mark.long
