@@ -71,9 +71,8 @@ def main() -> None:
         command = [sys.executable, __file__]
         output = subprocess.run(command, env=environment, capture_output=True, check=True).stdout
         curves[backend] = json.loads(output)
-        print(
-            f"{backend:6} loss {curves[backend][0]:.6f} at first, {curves[backend][-1]:.6f} at last"
-        )
+        first, last = curves[backend][0], curves[backend][-1]
+        print(f"{backend:6} loss {first:.6f} at first, {last:.6f} at last")
     apart = max(abs(a - b) / a for a, b in zip(*curves.values(), strict=True))
     print(f"largest difference of two losses, relative: {apart:.1e}")
     if file:
