@@ -2,8 +2,8 @@
 
 The encoder, its first weights, the images and the loss are the same; only the arrays differ, and
 how the library differentiates. NumPy cannot differentiate: `vicreg_value_and_grad` gives it the
-gradient of the loss, and the rest of the backward pass is four lines. Needs NumPy and scikit-learn,
-those of the other libraries that it shall compare, and matplotlib for the picture:
+gradient of the loss, and the rest of the backward pass is four lines. Needs NumPy and
+scikit-learn, those of the other libraries that it shall compare, and matplotlib for the picture:
 
     python examples/digits_each_library.py --plot digits.svg
 """
@@ -64,7 +64,7 @@ def in_torch() -> tuple:
     import torch
 
     def step(layers: list[torch.Tensor], x1: torch.Tensor, x2: torch.Tensor) -> tuple:
-        layers = [layer.requires_grad_() for layer in layers]
+        layers = [layer.detach().requires_grad_() for layer in layers]
         loss = loss_of(layers, x1, x2)
         return loss.detach(), torch.autograd.grad(loss, layers)
 
