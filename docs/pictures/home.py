@@ -1,6 +1,6 @@
 """Draw what is left of the embeddings of `vicreg demo` without the variance or the covariance term.
 
-    python docs/pictures/home.py --plot home.svg
+python docs/pictures/home.py --plot home.svg
 """
 
 from __future__ import annotations
