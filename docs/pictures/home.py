@@ -1,4 +1,4 @@
-"""Draw what is left of the embeddings of `vicreg demo` without the variance or the covariance term.
+"""Draw what is left of the embeddings of `vicreg demo` without one of two terms.
 
 python docs/pictures/home.py --plot home.svg
 """
