@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ extensions = [
     "gallery",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
+default_role = "py:obj"  # of names in single backticks, in docstrings
 nitpicky = True
 # Types of other packages, whose sites are not asked: the site is built without a network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!vicreg).*")]
@@ -53,6 +55,9 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # numpydoc's Parameters say them in words
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+
+# What the command prints, in the width of the page and without colours.
+os.environ |= {"COLUMNS": "80", "NO_COLOR": "1"}
 
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
