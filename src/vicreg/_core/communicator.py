@@ -14,8 +14,8 @@ class Communicator(ABC):
     """The base class of communicators: how the ranks of one batch send arrays to each other.
 
     Derive from it to use a way of communicating that this package does not have. Two methods are
-    enough, a gather and a sum. All ranks call them in the same order, and nothing is differentiated
-    through them. Each rank makes a communicator of its own.
+    enough, a gather and a sum. All ranks call them in the same order, and nothing is
+    differentiated through them. Each rank makes a communicator of its own.
 
     Attributes
     ----------
