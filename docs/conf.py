@@ -53,6 +53,20 @@ nb_merge_streams = True
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # numpydoc's Parameters say them in words
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"  # except for these
+numpydoc_xref_aliases = {
+    "Communicator": "vicreg.distributed.Communicator",
+    "Convention": "vicreg.Convention",
+    "Diagnosis": "vicreg.Diagnosis",
+    "Identification": "vicreg.Identification",
+    "VICRegTerms": "vicreg.VICRegTerms",
+    "AttachedVCReg": "vicreg.torch.AttachedVCReg",
+    "VCReg": "vicreg.torch.VCReg",
+    "VCRegTerms": "vicreg.torch.VCRegTerms",
+    "Plan": "vicreg.distributed.Plan",
+    "ConformanceProblem": "vicreg.testing.ConformanceProblem",
+}
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 

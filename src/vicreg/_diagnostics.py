@@ -276,12 +276,12 @@ def diagnose(
 
     - not finite: some value is NaN or infinite;
     - collapsed: no feature varies; or (of more than 4 samples) the variance term is 0.9 or more;
-      or the effective rank is below a tenth of `rank_limit`, or below 1.5 where that is above 2;
+      or the effective rank is below a tenth of ``rank_limit``, or below 1.5 where that is above 2;
     - too few samples to tell: 4 or fewer;
     - dead features: there are some;
     - strongly correlated: the mean absolute correlation is 0.5 or more, and more than twice what
       chance gives;
-    - low effective rank: it is below a third of `rank_limit`;
+    - low effective rank: it is below a third of ``rank_limit``;
     - low variance: the variance term is above 0.25;
     - healthy.
 
