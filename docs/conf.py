@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from numpydoc.xref import DEFAULT_LINKS
+
 import vicreg
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
@@ -55,7 +57,7 @@ autosummary_ignore_module_all = False
 autodoc_typehints = "none"  # numpydoc's Parameters say them in words
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"  # except for these
-numpydoc_xref_aliases = {
+numpydoc_xref_aliases = {word: word for word in DEFAULT_LINKS} | {  # no links to Python's site
     "Communicator": "vicreg.distributed.Communicator",
     "Convention": "vicreg.Convention",
     "Diagnosis": "vicreg.Diagnosis",

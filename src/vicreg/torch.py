@@ -174,7 +174,7 @@ feature_axis, sample_axis, comm
 
         Returns
         -------
-        vicreg.VICRegTerms
+        VICRegTerms
             Tensors of shape (), each of which can be differentiated.
 
         Raises
