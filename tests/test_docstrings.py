@@ -96,7 +96,8 @@ def own_names(module: ModuleType) -> Iterator[Public]:
     """Yield the names of a public module, without those that it has from the package."""
     for name in module.__all__:
         value = getattr(module, name)
-        if module is vicreg or value is not getattr(vicreg, name, None):
+        of_package = name in vicreg.__all__ and value is getattr(vicreg, name)
+        if module is vicreg or not of_package:
             yield Public(f"{module.__name__}.{name}", value)
 
 

@@ -580,7 +580,7 @@ def cached_backward(
         The inputs of the encoder. Their first axis is the samples.
     loss : callable
         Takes the embeddings, one tensor for each view, and returns a tensor of shape (). It may be
-        a `VICRegLoss`, with `comm` for the batch of several ranks, or any function with a
+        a `VICRegLoss`, with ``comm`` for the batch of several ranks, or any function with a
         gradient. With a ``torch.amp.GradScaler`` it is
         ``lambda *z: scaler.scale(criterion(*z))``.
     chunk_size : int
