@@ -75,20 +75,23 @@ VCREG_EPS = 1e-5
 class Convention:
     """One published choice of what the three terms are.
 
+    Those that were published are `vicreg.conventions`. A loss is the sum of the terms, each times
+    its weight.
+
     Parameters
     ----------
     name : str
         What the convention is called, in ``convention="..."`` and in messages.
     source : str
-        Where it was published.
+        The paper or the codebase that it comes from.
     invariance : {"mean", "squared norm", "none"}
-        The squared difference of two views is averaged over samples and features, or its norm
-        over the features is averaged over samples (d times as much), or there is no such term.
+        "mean" is the mean of the squared difference of two views over samples and features;
+        "squared norm" sums it over the d features, and is d times as much; "none" is no such term.
     hinge_on : {"std", "variance"}
         The hinge is ``max(0, gamma - sqrt(variance + eps))``, or ``max(0, gamma - variance)``.
     variance_correction, covariance_correction : int
-        What is subtracted from the number of samples, 1 for the sample statistic and 0 for the
-        population's.
+        What is subtracted from the number of samples in the divisor: 1, or 0 for the statistic of
+        the population.
     eps : float
         Added to the variance under the root; 0 where the source has none.
     variance_over_views, covariance_over_views : {"mean", "sum"}
@@ -97,6 +100,14 @@ class Convention:
         What the sum of the squared off-diagonal covariances is divided by.
     weights : tuple of three floats, or None
         The published weights of invariance, variance and covariance; None where none are.
+
+    Raises
+    ------
+    TypeError
+        `eps` or a weight is not a number.
+    ValueError
+        A field is none of its choices, negative, or contradicts another: an `eps` above 0 where
+        `hinge_on` is "variance", or a weight for an invariance that is "none".
 
     Examples
     --------
@@ -247,7 +258,7 @@ _PUBLISHED = (
 conventions: Mapping[str, Convention] = MappingProxyType(
     {convention.name: convention for convention in _PUBLISHED}
 )
-"""The published conventions by name (read-only)."""
+"""The published conventions by name: a read-only mapping of str to `Convention`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -424,33 +435,36 @@ def translate_weights(
     target: ConventionName | Convention,
     d: int,
 ) -> Weights:
-    """Return the weights that make `target` compute the function `source` has with `weights`.
+    """Translate weights, so that one convention computes the function of another.
 
     Parameters
     ----------
     weights : sequence of three floats
-        The weights of invariance, variance and covariance, as `source` uses them.
+        The weights of invariance, variance and covariance that `source` is used with.
     source, target : str or Convention
-        The convention the weights come from, and the one they are wanted for.
+        The convention that the weights are for, and the one that they are wanted for.
     d : int
-        The number of features: "squared norm" is d times "mean".
+        The number of features, on which the factor between some conventions depends.
 
     Returns
     -------
     tuple of three floats
+        The weights with which `target` computes what `source` computes with `weights`.
 
     Raises
     ------
     TypeError
-        A weight is not a number, or `d` not an integer.
+        A weight is not a number, `d` is not an integer, or a convention is neither a name nor a
+        `Convention`.
     ValueError
-        Where no weights of `target` give the same function: a term of nonzero weight with
-        another hinge, correction or ε, or one that `target` does not have.
+        No weights of `target` give the same function, because a term whose weight is not 0 has
+        another hinge, correction or ε in `target`, or is not there. A weight is negative, `d` is
+        below 1, or a convention is unknown.
 
     Examples
     --------
-    The paper's weights on 2048 features, in the official code's convention (it averages the
-    squared difference over the features and the variance term over the views):
+    The official code averages the squared difference over the features, and the variance term
+    over the views; the paper sums both. So the paper's weights for 2048 features become:
 
     >>> from vicreg import translate_weights
     >>> translate_weights((25, 25, 1), "paper", "official", d=2048)

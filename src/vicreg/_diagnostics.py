@@ -47,38 +47,54 @@ _LOGGED = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Diagnosis:
-    """What `diagnose` found; ``print`` shows it as a report.
+    """How far a batch has collapsed, in numbers and in words. `diagnose` returns it.
+
+    ``print`` shows it as a report.
 
     Parameters
     ----------
     n, d : int
-        The samples and the features.
+        The numbers of samples and of features.
     rank_limit : int
         The most dimensions that n centred samples of d features span: ``min(n - 1, d)``.
     convention : str
-        Whose three terms these are.
+        The convention of the three terms.
     std : array, shape (d,)
-        The standard deviation of each feature, with the divisor n - 1; 0 where it is dead.
+        The standard deviation of each feature, with the divisor n - 1; 0 where it is constant.
     mean_std, min_std : array, shape ()
         The mean and the smallest of `std`.
     dead_features : array of int, shape ()
-        How many features do not vary: every sample has the same value.
+        How many features are dead: every sample has the same value.
     mean_abs_correlation : array, shape ()
-        The mean absolute correlation of two features, over the pairs of which neither is dead;
-        from 0 to 1, and 0 where there is no such pair.
+        The mean absolute correlation over all pairs of features that are not dead: from 0 to 1,
+        and 0 where there is no such pair.
     effective_rank : array, shape ()
-        The exponential of the entropy of `singular_values`, each over their sum: from 1 to
-        `rank_limit`, and 0 where nothing varies.
+        exp(−Σ p ln p), where p are `singular_values` over their sum: how many dimensions the
+        batch fills, from 1 to `rank_limit`, and 0 where nothing varies.
     participation_ratio : array, shape ()
-        (Σ λ)² / Σ λ², λ being the squares of `singular_values`; in the same range.
+        (Σ λ)² / Σ λ², where λ are the squares of `singular_values`. It has the same range, and
+        counts small dimensions less.
     singular_values : array, shape (rank_limit,)
-        Of the centred batch, the largest first; 0 where rounding alone explains it.
+        The singular values of the centred batch, the largest first; 0 where rounding alone
+        explains them.
     unit_norm : array of bool, shape ()
         Whether each sample has norm 1, except for rounding.
     variance, covariance : array, shape ()
-        The terms of the batch, unweighted.
+        The terms of the batch, without their weights.
     invariance : array, shape (), or None
-        The term of the batch and its second view; None where there was none.
+        The term of the batch and the other view; None where no other view was given.
+
+    Attributes
+    ----------
+    level, verdict : str
+        The verdict, as one word and as one line.
+    collapsed : bool
+        Whether the verdict is that the batch has collapsed.
+
+    Notes
+    -----
+    The effective rank is that of Roy and Vetterli 2007; `diagnose` says more on the measures and
+    on the verdict.
 
     Examples
     --------
@@ -110,7 +126,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """The verdict in one line. The notes of `diagnose` say how it is reached."""
+        """The verdict in one line. The notes of `vicreg.diagnose` say how it is reached."""
         return self._judge.verdict
 
     @property
@@ -128,10 +144,10 @@ class Diagnosis:
         return self._judge.level
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """Return the measures as Python's numbers, by their names: for loggers.
+        """Return the measures as Python numbers by name, for a logger.
 
-        This waits until the device has computed them. Inside a function that is being compiled
-        there are no values yet: return the diagnosis from it.
+        It waits until the device has computed them. Inside a function that is being compiled
+        there are no values yet: return the diagnosis from the function, and call this on it.
 
         Parameters
         ----------
@@ -141,8 +157,7 @@ class Diagnosis:
         Returns
         -------
         dict of str to float or int
-            The fields that are one number, without those that are known from the shape alone; and
-            "collapsed", which is 0 or 1.
+            The measures and terms that are one number each, and "collapsed", which is 0 or 1.
 
         Examples
         --------
@@ -214,69 +229,70 @@ def diagnose(
 ) -> Diagnosis:
     """Return how far a batch of embeddings has collapsed.
 
-    Nothing is differentiated through it. Works under JAX's ``jit`` and ``vmap``; Dask's arrays
-    stay lazy. Neither the d × d covariance nor the correlation matrix is formed where n is below
-    d.
+    It works under JAX's ``jit`` and ``vmap``, and Dask's arrays stay lazy. Nothing is
+    differentiated through it. If there are fewer samples than features, no d × d matrix is
+    formed.
 
     Parameters
     ----------
     z : array, shape (n, d)
-        The embeddings of n samples; of more axes each must hold samples or features.
-    other : array, of the shape of `z`, optional
-        The embeddings of another view of the same samples: for the invariance term, and for
-        nothing else.
+        The embeddings of n samples. If it has more axes, `feature_axis` and `sample_axis` must
+        name all of them.
+    other : array, shape of `z`, optional
+        The embeddings of another view of the same samples, for the invariance term alone.
     convention : str or Convention, optional
-        Whose three terms to compute, as in `vicreg_loss`.
+        The convention of the three terms, as in `vicreg_loss`.
     feature_axis, sample_axis : int or sequence of int, optional
         As in `vicreg_loss`.
 
     Returns
     -------
     Diagnosis
-        Arrays of the library of `z`, on its device and in its dtype; in float32 where that is
-        float16 or bfloat16.
+        The measures and the verdict. Its arrays are of the library of `z`, on its device and in
+        its dtype; in float32 for float16 and bfloat16.
 
     Raises
     ------
     TypeError
         As in `vicreg_loss`.
     ValueError
-        As in `vicreg_loss`; and where an axis of `z` holds neither samples nor features.
+        As in `vicreg_loss`; and if an axis of `z` holds neither samples nor features.
     NotImplementedError
-        The library has no singular values: it lacks the ``linalg`` extension of the array API
-        standard.
+        The library cannot compute singular values, as it lacks the ``linalg`` extension of the
+        array API standard.
 
     Notes
     -----
     The effective rank is that of Roy and Vetterli, "The effective rank: a measure of effective
-    dimensionality", EUSIPCO 2007. RankMe (Garrido, Balestriero, Najman, LeCun, ICML 2023) is the
-    same entropy of a batch that is not centred, of which a common offset is one more direction.
+    dimensionality", EUSIPCO 2007, of the centred batch. RankMe (Garrido, Balestriero, Najman,
+    LeCun, ICML 2023) takes the batch as it is, so that an offset common to all samples is one more
+    dimension.
 
-    A NaN or an infinity in `z` makes NaN of all measures but the `std` of the other features.
-    The correlations and the ranks do not depend on the scale of `z`; the terms do, and overflow
-    where it is beyond the root of the dtype's largest number.
+    If `z` has a NaN or an infinity, all measures are NaN, except for the std of other features.
+    The correlations and the ranks do not depend on the scale of `z`. The terms do, and overflow
+    where `z` is beyond the square root of the dtype's largest number.
 
     The verdict is the first of these that holds:
 
     - not finite: some value is NaN or infinite;
     - collapsed: no feature varies; or (of more than 4 samples) the variance term is 0.9 or more;
-      or the effective rank is below a tenth of `rank_limit`, or below 1.5 where that is above 2;
+      or the effective rank is below a tenth of ``rank_limit``, or below 1.5 where that is above 2;
     - too few samples to tell: 4 or fewer;
     - dead features: there are some;
     - strongly correlated: the mean absolute correlation is 0.5 or more, and more than twice what
       chance gives;
-    - low effective rank: it is below a third of `rank_limit`;
+    - low effective rank: it is below a third of ``rank_limit``;
     - low variance: the variance term is above 0.25;
     - healthy.
 
     Where every sample has norm 1, no std reaches the hinge. Their mean is then at most
     √(n / ((n - 1) d)), and the share by which it falls short of that replaces the variance term.
 
-    A feature that differs by one unit in the last place between two samples is not dead: at 1e7
-    that is 1 in float32. One that was computed to be constant, except for rounding, is not either;
-    its `std` says how little it varies. A batch of few directions that is stored in a dtype has
-    the rounding of its values in all others: singular values are 0 where together they are no
-    more than that, beside larger ones.
+    A feature is dead only if all its values are equal. One that is constant except for rounding
+    is not dead, and its std says how little it varies.
+
+    A batch that varies in few directions has rounding errors in all others. Singular values that
+    are no larger than such errors, beside larger ones, are set to 0.
 
     Examples
     --------

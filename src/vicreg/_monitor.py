@@ -25,10 +25,12 @@ _LOOK_AT = {
 class CollapseMonitor:
     """Diagnose embeddings now and then in a training, and warn once if they have collapsed.
 
-    Embeddings that are not finite count as collapsed. Call it with the embeddings of each step, as
-    arrays of any library; in JAX, outside the functions that are compiled. In most steps it only
-    counts. `vicreg.torch.CollapseMonitor` gets the embeddings from the modules of a
-    model, `vicreg.lightning.CollapseMonitor` is a callback.
+    Call it with the embeddings of each step, as arrays of any library; in JAX, outside the
+    functions that are compiled. In most steps it only counts. Embeddings that are not finite count
+    as collapsed.
+
+    `vicreg.torch.CollapseMonitor` gets the embeddings from the modules of a model, and
+    `vicreg.lightning.CollapseMonitor` is a callback.
 
     Parameters
     ----------
@@ -36,21 +38,33 @@ class CollapseMonitor:
         The number of steps from one diagnosis to the next. The first step is not diagnosed: the
         network has learned nothing yet.
     max_samples : int, optional
-        The most samples that are diagnosed, to bound the cost. Of more samples some are taken,
+        The most samples that are diagnosed, to bound the cost. If there are more, some are taken,
         evenly spaced.
     feature_axis : int or sequence of int, optional
         The axes of the features; all others hold samples.
 
     Attributes
     ----------
+    every_n_steps, max_samples : int
+        As given.
     collapsed : bool
-        Whether any of the diagnosed embeddings had collapsed. Then stop, if you like.
+        Whether any of the diagnosed embeddings had collapsed.
+    is_due : bool
+        Whether the embeddings of the current step will be diagnosed.
 
     Raises
     ------
-    TypeError, ValueError
-        Settings of another type, or below 1 (`max_samples`: 2); when it is called, for arrays
-        that `vicreg.diagnose` would refuse, or that have no values yet.
+    TypeError
+        `every_n_steps` or `max_samples` is not an integer; and when the monitor is called, for
+        what `diagnose` would refuse, or an array that JAX traces.
+    ValueError
+        `every_n_steps` is below 1, or `max_samples` below 2; and when the monitor is called, for
+        what `diagnose` would refuse.
+
+    Warns
+    -----
+    UserWarning
+        Embeddings have collapsed, or are not finite: once for each name.
 
     Examples
     --------
@@ -84,7 +98,7 @@ class CollapseMonitor:
 
     @property
     def collapsed(self) -> bool:
-        """Whether any of the diagnosed embeddings had collapsed."""
+        """Whether any of the diagnosed embeddings had collapsed: a reason to stop the training."""
         return bool(self._collapsed)
 
     @property
@@ -97,14 +111,14 @@ class CollapseMonitor:
 
         Parameters
         ----------
-        embeddings : array, shape (n, d), or mapping of str to array
-            Several are told apart by their names.
+        embeddings : array, shape (n, d) or (n, ..., d), or mapping of str to such arrays
+            The embeddings of the step, or several of them by name.
 
         Returns
         -------
         dict of str to float, or None
-            ``Diagnosis.scalars()``, for a logger; with the name and a slash before each where
-            names were given. None in a step without a diagnosis.
+            What `vicreg.Diagnosis.scalars` returns, for a logger. Where names were given, each
+            begins with that name and a slash. None in a step without a diagnosis.
         """
         named = embeddings if isinstance(embeddings, Mapping) else {"": embeddings}
         for name, z in named.items():
@@ -118,7 +132,22 @@ class CollapseMonitor:
         return self.step({name: self.sample(z, name) for name, z in samples.items()})
 
     def sample(self, z: ArrayT, name: str = "") -> ArrayT:
-        """Return the samples of `z` that are diagnosed, ``(n, d)``, detached."""
+        """Return the samples that would be diagnosed, for `step`.
+
+        Use it to keep a few samples now, and to diagnose them later in the step.
+
+        Parameters
+        ----------
+        z : array, shape (n, d) or (n, ..., d)
+            The embeddings.
+        name : str, optional
+            What errors call them.
+
+        Returns
+        -------
+        array, shape (m, d)
+            At most `max_samples` of the samples, detached.
+        """
         rows: Any = adapter_for(self._library_of(z, name)).rows(z, self._objective.axes)
         n = rows.shape[0]
         if n <= self.max_samples:
@@ -133,7 +162,21 @@ class CollapseMonitor:
         return checked_library((z,), (name or "embeddings",), self._objective)
 
     def step(self, samples: Mapping[str, Array]) -> dict[str, float] | None:
-        """Do what a call does, with what `sample` returned in a step that `is_due`."""
+        """Count a step, and diagnose samples if that is due.
+
+        A call of the monitor does the same with whole embeddings.
+
+        Parameters
+        ----------
+        samples : mapping of str to array, each of shape (m, d)
+            What `sample` returned, by name. In a step that is not due it is not looked at, and may
+            be empty.
+
+        Returns
+        -------
+        dict of str to float, or None
+            As for a call.
+        """
         is_due = self.is_due
         self._step += 1
         if not is_due:

@@ -1,4 +1,8 @@
-"""Communicators: the loss of a batch that is spread over several processes or devices."""
+"""Communicators, for the loss of a batch that is spread over several processes or devices.
+
+Pass one as `comm` to a loss. Each process or device, called a rank, passes its own rows of the
+batch, and each gets the loss of the whole batch. Nothing has to be gathered before.
+"""
 
 from __future__ import annotations
 
@@ -42,40 +46,51 @@ class _Local(Communicator):
 
 
 LOCAL = _Local()
-"""The batch of this process alone, said on purpose: there is no warning that it is one of many."""
+"""A communicator for the batch of this process alone.
+
+It computes what ``comm=None`` does, but where PyTorch has several ranks there is no warning that
+the loss is that of one of them.
+"""
 
 
 @dataclass(frozen=True)
 class TorchCommunicator(Communicator):
-    """The processes of ``torch.distributed``: the loss of the batch of all of them.
+    """The processes of ``torch.distributed``.
 
-    The loss on every rank is that of the whole batch. Its ``backward()`` gives each rank the
-    gradient by its own rows, times the number of ranks: the gradient of the sum of the ranks'
-    losses, as PyTorch's own collectives would. So the mean over the ranks, which
-    DistributedDataParallel and FSDP take, is the gradient of the loss. `vicreg_value_and_grad`
-    gives the gradient by the rank's own rows with no factor.
+    The loss on every rank is that of the whole batch. Under DistributedDataParallel or FSDP,
+    which average the gradients of the ranks, ``backward()`` leaves exactly the gradient of that
+    loss. For this, each rank gets the gradient with respect to its own rows times the number of
+    ranks, as from PyTorch's own collectives. `vicreg.vicreg_value_and_grad` returns it without
+    that factor.
 
-    The ranks may have different numbers of rows, or none, and other ones in each call.
+    The ranks may have different numbers of rows, or none, and others in the next call.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        None is the default group, of all processes.
+        The processes. None is the default group, which is all of them.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process among those of the group, from 0.
+    size : int
+        How many processes the group has.
 
     Raises
     ------
     ValueError
-        When the loss is called: there is no process group yet.
+        When the loss is called, if there is no process group yet.
 
     Notes
     -----
-    Under ``torch.compile`` the loss runs as it is written, between two compiled graphs. It has no
-    second derivative. On a GPU each call waits for the device once, to read the number of rows
-    of each rank, and for each weight that is a tensor.
+    Under ``torch.compile`` the loss is not compiled: it runs between two compiled graphs. It has
+    no second derivative. On a GPU each call waits for the device once to read how many rows each
+    rank has, and once for each weight that is a tensor.
 
     Examples
     --------
-    In a script that ``torchrun`` starts:
+    In a script that ``torchrun`` starts, after ``torch.distributed.init_process_group()``:
 
     >>> import torch
     >>> from vicreg.distributed import TorchCommunicator
@@ -92,7 +107,7 @@ class TorchCommunicator(Communicator):
 
     @property
     def rank(self) -> int:
-        """The rank of this process in the group."""
+        """The number of this process among those of the group, from 0."""
         rank: int = _torch().rank(self.group)
         return rank
 
@@ -119,24 +134,32 @@ class TorchCommunicator(Communicator):
 
 @dataclass(frozen=True)
 class JaxCommunicator(Communicator):
-    """The devices along an axis of a mesh: for a loss inside ``jax.shard_map``.
+    """The devices along an axis of a mesh, for a loss inside ``jax.shard_map``.
 
-    The loss on each device is that of the batch of all of them. It is differentiated as if it were
-    written with the collectives of ``jax.lax``: inside ``shard_map`` and through it, forwards and
-    backwards, to any order. `vicreg_value_and_grad` gives the gradient by the device's own rows.
+    The loss on each device is that of the batch of all of them. It can be differentiated inside
+    ``shard_map`` and through it, forwards and backwards, to any order, as if it were written with
+    the collectives of ``jax.lax``. `vicreg.vicreg_value_and_grad` returns the gradient with
+    respect to the device's own rows.
 
-    Arrays that are sharded over a mesh under plain ``jit`` need no communicator: there the batch
+    Under plain ``jit``, arrays that are sharded over a mesh need no communicator: there the batch
     is one array.
 
     Parameters
     ----------
     axis_name : str or tuple of str
-        The axes that the samples are spread over.
+        The axis or axes of the mesh that the samples are spread over.
+
+    Attributes
+    ----------
+    rank : array, shape ()
+        The number of this device along the axis, from 0: a traced array.
+    size : int
+        How many devices there are along the axis.
 
     Raises
     ------
     ValueError
-        When the loss is called where no such axis is mapped.
+        When the loss is called where there is no such axis.
 
     Examples
     --------
@@ -162,7 +185,7 @@ class JaxCommunicator(Communicator):
 
     @property
     def rank(self) -> Array:
-        """The place of this device along the axis: a traced array of shape ()."""
+        """The number of this device along the axis, from 0: a traced array of shape ()."""
         return adapter_for("jax").axis_rank(self.axis_name)
 
     @property
@@ -182,29 +205,36 @@ class JaxCommunicator(Communicator):
 
 @dataclass(frozen=True, eq=False)
 class MPICommunicator(Communicator):
-    """The processes of an MPI communicator, for NumPy arrays: the loss of the batch of all.
+    """The processes of an MPI communicator, for NumPy and CuPy arrays.
 
-    The loss on every rank is that of the whole batch, and `vicreg_value_and_grad` gives the
-    gradient by the rank's own rows. The ranks may have different numbers of rows, or none, and
-    other ones in each call.
+    The loss on every rank is that of the whole batch, and `vicreg.vicreg_value_and_grad` returns
+    the gradient with respect to the rank's own rows. The ranks may have different numbers of rows,
+    or none, and others in the next call.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm, optional
-        None is ``MPI.COMM_WORLD``.
+        The processes. None is ``MPI.COMM_WORLD``, which is all of them.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process, from 0.
+    size : int
+        How many processes there are.
 
     Raises
     ------
     ImportError
-        There is no mpi4py.
+        When the loss is called, if mpi4py is not installed.
 
     Notes
     -----
-    CuPy arrays need an MPI that reads the memory of GPUs ("CUDA-aware").
+    CuPy arrays need an MPI that can read the memory of GPUs ("CUDA-aware").
 
     Examples
     --------
-    In a script that ``mpiexec`` starts, as ``mpiexec -n 4 python script.py``, it is given as
+    In a script that is started with ``mpiexec -n 4 python script.py``, pass it to a loss, as in
     ``vicreg_value_and_grad(z1, z2, comm=comm)``:
 
     >>> from vicreg.distributed import MPICommunicator
@@ -217,7 +247,7 @@ class MPICommunicator(Communicator):
 
     @property
     def rank(self) -> int:
-        """The rank of this process."""
+        """The number of this process, from 0."""
         rank: int = self._comm.rank
         return rank
 

@@ -1,4 +1,4 @@
-"""A JAX function beyond the losses; and the losses and the monitor, as in `vicreg`."""
+"""VCReg inside a JAX network. The losses and the monitor of `vicreg` are here too."""
 
 from __future__ import annotations
 
@@ -40,50 +40,53 @@ def vcreg(
     covariance_gradient: CovarianceGradient = "exact",
     scale: float | jax.Array = 1.0,
 ) -> jax.Array:
-    """Return `x`, with the gradient of the variance-covariance regularization added to its own.
+    """Return an activation as it is, and regularize it in the backward pass.
 
-    To be called on an activation between two layers. In reverse mode the gradient of
-    `vicreg.vcreg_loss` by `x` is added to the one that comes back, without the loss ever being
-    formed; leave the call out where the model is only evaluated.
+    Call it on an activation between two layers. The backward pass adds the gradient of
+    `vicreg.vcreg_loss` with respect to `x`, so that you need not add anything to your loss; that
+    loss itself is not computed. Leave the call out where the model is only evaluated.
 
-    What it adds knows of no factor on the user's loss: where that is multiplied, by a dynamic
-    loss scale or 1/k for the mean of k batches, give the same factor as `scale`.
+    The function cannot see a factor on your loss. If you multiply it, by a loss scale or by 1/k
+    for the mean of k batches, pass the same factor as `scale`.
 
     Parameters
     ----------
     x : array, shape (n, d) or (n, ..., d)
-        The representation of n samples.
+        The representation of n samples, with two features or more.
     variance_weight, covariance_weight : float or array of shape ()
-        α and β; they must be given, since no published value fits all networks. They may be
-        traced; the gradient that is added is a constant to a derivative by them.
+        α and β. They must be given, as no published value fits all networks. They may be traced;
+        a derivative with respect to them takes the added gradient as a constant.
     gamma, eps, penalty, delta, feature_axis, sample_axis : optional
         As in `vicreg.vcreg_loss`.
     comm : Communicator, optional
-        As in `vicreg.vcreg_loss`. The gradient is then as if that loss were added to the loss of
-        each device, and the devices' gradients are averaged. Where instead the devices' losses
-        are averaged before they are differentiated, give 1 over their number as `scale`.
+        As in `vicreg.vcreg_loss`. The added gradient is right where the gradients of the devices
+        are averaged. If you average the losses of the devices before you differentiate, pass 1
+        over the number of devices as `scale`.
     covariance_gradient : {"exact", "published"}, optional
         As in `vicreg.torch.VCReg`.
     scale : float or array of shape (), optional
-        What the gradient is multiplied by; it may be traced.
+        What the added gradient is multiplied by. It may be traced.
 
     Returns
     -------
-    array
-        `x`.
+    array, of the shape of `x`
+        The values of `x`.
 
     Raises
     ------
-    TypeError, ValueError
-        As `vicreg.vcreg_loss` does; an `x` of another library; a `scale` of several elements.
+    TypeError
+        As in `vicreg.vcreg_loss`; and if `x` is no array of JAX.
+    ValueError
+        As in `vicreg.vcreg_loss`; and if `scale` has more than one element.
 
     Notes
     -----
-    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, arXiv 2306.13292. It works under ``jit``, ``grad``
-    and ``vmap``, where each element of the map is a batch of its own. A gradient that it is part
-    of differentiates once more, forwards and backwards, to what the loss with `vicreg.vcreg_loss`
-    added would give. JAX refuses forward mode through the function itself, which has no tangent
-    to say what it adds.
+    The source is Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization
+    Improves Representation Learning", arXiv 2306.13292.
+
+    It works under ``jit``, ``grad`` and ``vmap``, where each element of the map is a batch of its
+    own. Second derivatives are those of your loss with `vicreg.vcreg_loss` added to it. Forward
+    mode, such as ``jax.jvp``, does not work through the function, and JAX raises an error.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A callback for Lightning: of ``lightning.pytorch``, and of ``pytorch_lightning``."""
+"""A callback for Lightning, whether it is ``lightning.pytorch`` or ``pytorch_lightning``."""
 
 from __future__ import annotations
 
@@ -30,43 +30,44 @@ def _callback() -> Any:
 
 
 class CollapseMonitor(_callback()):  # type: ignore[misc]
-    """Diagnose the outputs of named modules now and then, log them, and warn once on collapse.
+    """Diagnose and log the outputs of named modules now and then, and warn once if they collapse.
 
     Parameters
     ----------
     modules : str, or iterable of str
-        Names of submodules of the LightningModule, as its ``named_modules()`` gives them; each
-        returns one tensor. Of several calls in a batch, as for two views, it is the last output
-        in training mode.
+        Names of submodules of the LightningModule, as its ``named_modules()`` gives them. Each
+        must return one tensor of shape (n, d) or (n, ..., d). If it is called several times for a
+        batch, as for two views, its last output in training mode is diagnosed.
     every_n_steps, max_samples, feature_axis : optional
-        As in `vicreg.torch.CollapseMonitor`; a step is a training batch.
+        As in `vicreg.torch.CollapseMonitor`. A step is a training batch.
     stop : bool, optional
-        Whether to end the training when a batch has collapsed.
+        Whether to end the training when an output has collapsed.
 
     Attributes
     ----------
+    modules, stop
+        As given.
     collapsed : bool
-        Whether an output that was looked at in the last training had collapsed; in the first
-        process.
+        Whether an output had collapsed.
 
     Raises
     ------
     TypeError, ValueError
-        As `vicreg.torch.CollapseMonitor` does, when the training begins.
+        When the training begins, as `vicreg.torch.CollapseMonitor` does.
 
     Notes
     -----
-    It writes to the trainer's loggers by itself: ``log_dict`` would drop each diagnosis that is
-    not due in a step of the trainer's ``log_every_n_steps``.
+    It writes every diagnosis to the loggers of the trainer, whatever ``log_every_n_steps`` is.
 
-    Under DistributedDataParallel and FSDP the first process diagnoses its own samples, and no
-    samples are sent. If `stop` is true it sends its decision to the others, so that all end after
-    the same batch.
+    Under DistributedDataParallel and FSDP the first process diagnoses its own samples. If `stop`
+    is true, it sends its decision to the other processes, so that all end after the same batch.
 
     Examples
     --------
     >>> from vicreg.lightning import CollapseMonitor
-    >>> callbacks = [CollapseMonitor(["projector"], stop=True)]  # for the Trainer
+    >>> monitor = CollapseMonitor(["projector"], stop=True)  # for Trainer(callbacks=[monitor])
+    >>> monitor.collapsed
+    False
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class CollapseMonitor(_callback()):  # type: ignore[misc]
 
     @property
     def collapsed(self) -> bool:
-        """Whether an output that was looked at in the last training had collapsed."""
+        """Whether an output had collapsed in the last training, as the first process saw it."""
         return hasattr(self, "_monitor") and self._monitor.collapsed
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to watch the modules: in the first process, the others count steps."""
+        """Begin to watch the modules, in the first process; the others only count steps."""
         self._monitor = vicreg_torch.CollapseMonitor(pl_module, self.modules, **self._settings)
         if not trainer.is_global_zero:
             self._monitor.remove()

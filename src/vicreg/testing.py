@@ -1,4 +1,4 @@
-"""The conformance suite for your own array library, from pytest or anything else.
+"""Tests for an array library: are the loss and its gradient right on its arrays?
 
 In a library's tests::
 
@@ -48,18 +48,28 @@ _CASES = (*CASES, *MORE[:2])
 
 @dataclass(frozen=True)
 class ConformanceProblem:
-    """One hard input in one dtype and one convention.
+    """One hard input, in one dtype and one convention.
+
+    `conformance_problems` makes them, and `check_conformance` takes them. ``str`` of one is its
+    name, for a test.
 
     Parameters
     ----------
     case : vicreg.tools.verification.cases.Case
         The input.
     dtype : str
-        Its dtype.
+        The dtype of the arrays.
     convention : str
-        The published formula.
-    seed : int
-        The seed of the input.
+        A name in `vicreg.conventions`.
+    seed : int, optional
+        The seed of the random numbers in the input.
+
+    Examples
+    --------
+    >>> from vicreg.testing import conformance_problems
+    >>> problem = conformance_problems()[0]
+    >>> problem.dtype, problem.convention, str(problem)
+    ('float64', 'official', 'wide-float64-official')
     """
 
     case: Case
@@ -76,23 +86,26 @@ def conformance_problems(
     conventions: Sequence[str] = tuple(DEFINITIONS),
     seed: int = 0,
 ) -> list[ConformanceProblem]:
-    """Return the problems of the suite, to parametrise a test with.
+    """Return the problems that an array library has to solve, to parametrise a test with.
 
     Parameters
     ----------
     dtypes : sequence of str, optional
-        The dtypes that the library has, of "float64", "float32", "bfloat16" and "float16".
+        The dtypes to test, of "float64", "float32", "bfloat16" and "float16".
     conventions : sequence of str, optional
         Names in `vicreg.conventions`, or of codebases.
     seed : int, optional
-        The seed of the inputs.
+        The seed of the random numbers in the inputs.
 
     Returns
     -------
     list of ConformanceProblem
+        Each input in each dtype and each convention.
 
     Raises
     ------
+    TypeError
+        A convention is not a name.
     ValueError
         A dtype or a convention is unknown.
 
@@ -123,34 +136,38 @@ def check_conformance(
     asarray: Callable[[Floats, str], Array] | None = None,
     to_numpy: Callable[[Array], Floats] | None = None,
 ) -> None:
-    """Assert that the loss and its gradient are right on the arrays of `namespace`.
+    """Assert that the loss and its gradient are right on the arrays of a library.
 
-    The problem is run on every path that the code chooses by the size of its input.
+    The code computes large arrays in other ways than small ones. The problem is solved in each of
+    these ways.
 
     Parameters
     ----------
     namespace : module
         A namespace of the array API standard.
     problem : ConformanceProblem
-        One of `conformance_problems`.
+        One of those that `conformance_problems` returns.
     device : object, optional
-        A device of the namespace; by default its default device.
+        A device of the namespace. By default it is the default device.
     asarray : callable, optional
-        ``asarray(values, dtype)`` converts a NumPy array; by default it is ``namespace.asarray``
-        of nested lists of numbers.
+        Makes an array of the library: ``asarray(values, dtype)`` takes a NumPy array in float64,
+        of any shape, and the name of a dtype. By default the values go to ``namespace.asarray`` as
+        nested lists of numbers.
     to_numpy : callable, optional
-        Converts an array to NumPy; by default by DLPack, by ``__array__`` or element by element.
+        Takes an array of the library, of any shape, and returns it as a NumPy array in float64. By
+        default arrays are converted by DLPack, by ``__array__``, or element by element.
 
     Raises
     ------
     AssertionError
-        The error of a value or a gradient exceeds the bound of rounding, or its dtype or shape is
-        wrong. The message says which, and by how much.
+        The error of a value or a gradient is larger than rounding can explain, or its dtype or
+        shape is wrong. The message says which, and by how much.
 
     Notes
     -----
-    The truth is exact arithmetic. The bound is the unit roundoff of the dtype times the size and
-    the condition of the problem, derived in `vicreg.tools.verification.bounds`.
+    The results are compared with exact arithmetic on the formulas of `vicreg.conventions`. An
+    error may be as large as the unit roundoff of the dtype times the size and the condition of
+    the problem; ``vicreg.tools.verification.bounds`` derives these bounds.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""PyTorch modules; and the losses, as in `vicreg`."""
+"""PyTorch modules. The functions of `vicreg` for the losses are here too."""
 
 from __future__ import annotations
 
@@ -49,31 +49,41 @@ def __dir__() -> list[str]:
 class VICRegLoss(torch.nn.Module):
     """The variance-invariance-covariance loss as a module.
 
-    It has no parameters, except weights that are given as such, and no state. It takes the place
-    of the ``VICRegLoss`` of lightly (called with two embeddings) and of pytorch-metric-learning
-    (called with embeddings and ``ref_emb``), whose function is this one's default.
+    The ``VICRegLoss`` of lightly and that of pytorch-metric-learning compute the same function as
+    this one does by default, and can be replaced by it: it may be called with two embeddings, or
+    with embeddings and ``ref_emb``. The module has no state, and no parameters except for weights
+    that are ``torch.nn.Parameter``.
 
     Parameters
     ----------
     convention : str or Convention, optional
-        Which published function to compute: a name in `vicreg.conventions`, or a codebase's,
-        as "lightly".
-    invariance_weight, variance_weight, covariance_weight : float or torch.Tensor, optional
+        Which published function to compute: a name in `vicreg.conventions`, or that of a
+        codebase, such as "lightly".
+    invariance_weight, variance_weight, covariance_weight : float or torch.Tensor of shape (), \
+optional
         λ, μ and ν; None is the convention's own. In lightly these are ``lambda_param``,
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
-        ``variance_mu`` and ``covariance_v``. An error says so for these and for others' names.
+        ``variance_mu`` and ``covariance_v``. If you use another codebase's name, the error says
+        what it is called here.
     gamma, eps, method, feature_axis, sample_axis, comm : optional
-        As in `vicreg.vicreg_loss`. For the whole batch of a model under DistributedDataParallel
-        or FSDP, `comm` must be a `vicreg.distributed.TorchCommunicator`.
+        As in `vicreg.vicreg_loss`. Under DistributedDataParallel or FSDP, pass a
+        `vicreg.distributed.TorchCommunicator` as `comm` for the loss of the whole batch.
+
+    Attributes
+    ----------
+    convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
+feature_axis, sample_axis, comm
+        The settings; where None was given, the convention's own weights and eps.
 
     Raises
     ------
     TypeError, ValueError
-        For settings that `vicreg.vicreg_loss` would refuse, when the module is made.
+        When the module is made, for settings that `vicreg.vicreg_loss` would refuse.
 
     Notes
     -----
-    Bardes, Ponce, LeCun 2022, equation 6; see `vicreg.conventions` for who computes what.
+    Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equation 6; `vicreg.conventions` lists which
+    codebase computes what.
 
     Examples
     --------
@@ -84,7 +94,7 @@ class VICRegLoss(torch.nn.Module):
     >>> print(f"{criterion(z1, z2):.2f}")
     49.75
 
-    To log the terms, take the loss from them, and nothing is computed twice:
+    To log the terms too, take the loss from them, so that nothing is computed twice:
 
     >>> terms = criterion.terms(z1.requires_grad_(), z2)
     >>> terms.loss.backward()
@@ -120,9 +130,24 @@ class VICRegLoss(torch.nn.Module):
         self.comm = comm
 
     def forward(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the loss of two or more views ``(n, d)`` or ``(n, ..., d)``, a 0-d tensor.
+        """Return the loss of two or more views. Call the module itself, not this method.
 
-        `ref_emb`, as pytorch-metric-learning calls it, is one more view.
+        Parameters
+        ----------
+        *views : torch.Tensor, shape (n, d) or (n, ..., d)
+            The embeddings, as in `vicreg.vicreg_loss`.
+        ref_emb : torch.Tensor, shape (n, d) or (n, ..., d), optional
+            One more view, by the name that it has in pytorch-metric-learning.
+
+        Returns
+        -------
+        torch.Tensor, shape ()
+            The loss.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For views that `vicreg.vicreg_loss` would refuse.
         """
         return vicreg_loss(*_with(views, ref_emb), **self._settings())
 
@@ -135,9 +160,27 @@ class VICRegLoss(torch.nn.Module):
     def terms(
         self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
     ) -> VICRegTerms[torch.Tensor]:
-        """Return the loss and its three terms, unweighted: each is differentiable.
+        """Return the loss and its three terms, without their weights.
 
-        Call this in place of the module, ``terms.loss.backward()``, and log ``terms.scalars()``.
+        Call this in place of the module: go back from ``terms.loss``, and log
+        ``terms.scalars()``.
+
+        Parameters
+        ----------
+        *views : torch.Tensor, shape (n, d) or (n, ..., d)
+            The embeddings, as in `vicreg.vicreg_loss`.
+        ref_emb : torch.Tensor, shape (n, d) or (n, ..., d), optional
+            One more view, by the name that it has in pytorch-metric-learning.
+
+        Returns
+        -------
+        VICRegTerms
+            Tensors of shape (), each of which can be differentiated.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For views that `vicreg.vicreg_loss` would refuse.
         """
         return vicreg_terms(*_with(views, ref_emb), **self._settings())
 
@@ -168,7 +211,27 @@ def _with(
 
 
 class VCRegTerms(NamedTuple):
-    """The loss of VCReg and its two terms, unweighted: detached tensors of shape ()."""
+    """The loss of VCReg and its two terms: a named tuple of three detached tensors.
+
+    `VCReg.last_terms` returns it, for logging.
+
+    Parameters
+    ----------
+    loss : torch.Tensor, shape ()
+        The sum of the terms, each times its weight.
+    variance, covariance : torch.Tensor, shape ()
+        The terms without their weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import VCReg
+    >>> regularize = VCReg(variance_weight=2.0, covariance_weight=0.1)
+    >>> regularize(torch.ones(16, 3, requires_grad=True)).sum().backward()
+    >>> loss, variance, covariance = regularize.last_terms
+    >>> print(f"{loss:.3f} {variance:.3f} {covariance:.3f}")
+    1.994 0.997 0.000
+    """
 
     loss: torch.Tensor
     variance: torch.Tensor
@@ -176,60 +239,60 @@ class VCRegTerms(NamedTuple):
 
 
 class VCReg(torch.nn.Module):
-    """Variance-covariance regularization as a layer: the identity, with a gradient of its own.
+    """Variance-covariance regularization as a layer between two others.
 
-    Forwards it returns its input. Backwards it adds to the incoming gradient that of
-    `vicreg.vcreg_loss` by the input, without the loss ever being formed, so that it can be put
-    between any two layers and nothing has to be added to the loss. In eval mode, and where no
-    gradient flows, it returns its input and costs nothing.
+    The forward pass returns the input as it is. The backward pass adds the gradient of
+    `vicreg.vcreg_loss` with respect to the input, so that you need not add anything to your loss;
+    that loss itself is not computed. In eval mode, and where no gradient is wanted, the layer
+    does nothing.
 
-    What it adds knows of no factor on the user's loss. Under a ``torch.amp.GradScaler``, or
-    where the losses of several batches are averaged, the loss's gradient is scaled and this one
-    is not: give the same factor as `scale`.
+    The layer cannot see a factor on your loss. Under a ``torch.amp.GradScaler``, or if you average
+    the losses of several batches, pass the same factor as `scale`.
 
     Parameters
     ----------
     variance_weight, covariance_weight : float or torch.Tensor of shape ()
-        α and β; they must be given, since no published value fits all networks.
+        α and β. They must be given, as no published value fits all networks.
     gamma, eps, penalty, delta, feature_axis, sample_axis, comm : optional
         As in `vicreg.vcreg_loss`. With a `vicreg.distributed.TorchCommunicator` the gradient is
-        times the number of ranks, as that of the loss is, for the mean over the ranks.
+        multiplied by the number of ranks, because DistributedDataParallel and FSDP then average
+        over the ranks.
     covariance_gradient : {"exact", "published"}, optional
-        "exact" is the derivative of the loss. "published" is the covariance's part in the scale
-        of the paper's pseudocode, which leaves out the 1/(n − 1) of that derivative.
+        "exact" is the derivative of the loss. "published" is the paper's pseudocode, which leaves
+        out the factor 1/(n − 1) of the covariance term's derivative.
     scale : float, or callable without arguments that returns one, optional
-        What the gradient is multiplied by; ``scaler.get_scale`` of a ``GradScaler``, or 1/k for
-        the mean of k batches. A callable is called in each backward pass.
+        What the added gradient is multiplied by: ``scaler.get_scale`` of a ``GradScaler``, or 1/k
+        for the mean of k batches. A callable is called in each backward pass.
 
     Attributes
     ----------
     last_terms : VCRegTerms
-        The loss of the last input that was regularized, and its terms, for logging: without
-        `scale`, and of the exact loss. Computed when asked for, from what the backward pass had
-        to compute anyway. A covariance of weight 0 is not computed, and is NaN. There are none
-        under ``torch.compile`` and ``torch.func``, nor, with `comm`, before the backward pass.
+        The loss and the terms of the last input, for logging.
+    scale : float or callable
+        As given.
 
     Raises
     ------
     TypeError, ValueError
-        For settings that `vicreg.vcreg_loss` would refuse, when the layer is made; for an input
-        that it would refuse, when it is called.
+        When the layer is made, for settings that `vicreg.vcreg_loss` would refuse; when it is
+        called, for an input that it would refuse.
     NotImplementedError
-        When a gradient with its own is differentiated; when it is compiled under ``torch.func``
-        with ``fullgraph=True``.
-    RuntimeError
-        When `last_terms` is read and there are none.
+        When a gradient that has gone through the layer is differentiated again; when the layer is
+        compiled under ``torch.func`` with ``fullgraph=True``.
 
     Notes
     -----
-    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
-    Representation Learning", arXiv 2306.13292. The statistics are of the batch that the layer
-    sees, or with `comm` of that of all ranks; of each element of the map under
-    ``torch.func.vmap``. There is no second derivative through the layer: it would come through
-    the identity, where the gradient would be added once more, and is refused; for gradient
-    penalties add `vicreg.vcreg_loss` to the loss instead. What comes next may not work in place,
-    as ``ReLU(inplace=True)`` does: the backward pass needs the input as it was, and PyTorch
-    refuses.
+    The source is Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization
+    Improves Representation Learning", arXiv 2306.13292.
+
+    The statistics are those of the batch that the layer is called with, or with `comm` of the
+    batches of all ranks. Under ``torch.func.vmap`` each element of the map is a batch of its own.
+
+    For a loss with a gradient penalty, which needs second derivatives, add `vicreg.vcreg_loss` to
+    the loss in place of this layer.
+
+    The next layer must not work in place, as ``ReLU(inplace=True)`` does: the backward pass needs
+    the input as it was, and PyTorch raises an error.
 
     Examples
     --------
@@ -281,7 +344,23 @@ class VCReg(torch.nn.Module):
         self._log = layer.Log()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return `x`, ``(n, d)`` or ``(n, ..., d)``, to be regularized where a gradient flows."""
+        """Return the input. Call the layer itself, not this method.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (n, d) or (n, ..., d)
+            The representation, as in `vicreg.vcreg_loss`.
+
+        Returns
+        -------
+        torch.Tensor, of the shape of `x`
+            The values of `x`; its backward pass adds the gradient.
+
+        Raises
+        ------
+        TypeError, ValueError
+            In training mode, for an `x` that `vicreg.vcreg_loss` would refuse.
+        """
         if not self.training:
             return x
         library = checked_library((x,), ("x",), self._objective, self._weights)
@@ -294,7 +373,7 @@ class VCReg(torch.nn.Module):
                 "VCReg cannot be compiled under torch.func, where Dynamo would leave its gradient "
                 "out: compile with fullgraph=False, or use backward()"
             )
-        # Of a batch under `torch.vmap` the elements do not say that they require a gradient.
+        # Of a batch under ``torch.vmap`` the elements do not say that they require a gradient.
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
         objective, weights = self._objective, self._weights
@@ -315,7 +394,18 @@ class VCReg(torch.nn.Module):
 
     @property
     def last_terms(self) -> VCRegTerms:
-        """The loss of the last input that was regularized, and its terms: see the class."""
+        """The loss of the last input that was regularized, and its terms, for logging.
+
+        They are those of `vicreg.vcreg_loss`, without `scale`, and are computed when they are
+        asked for, from what the backward pass computes anyway. A covariance whose weight is 0 is
+        not computed, and is NaN. Under ``torch.compile`` and ``torch.func`` there are none; with
+        `comm` there are some only after the backward pass.
+
+        Raises
+        ------
+        RuntimeError
+            There are none.
+        """
         last = self._log.last
         outputs = None if last is None else last.outputs()
         if outputs is None:
@@ -343,12 +433,24 @@ def _checked_scale(scale: Any) -> Any:
 
 
 class AttachedVCReg:
-    """What `attach_vcreg` has attached: a context manager that removes it at its end.
+    """The layers that `attach_vcreg` has attached to a model.
+
+    It is a context manager, too, which removes the layers at its end. `attach_vcreg` makes it.
 
     Attributes
     ----------
     layers : mapping of str to VCReg
         The layer after each module, by the module's name.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import attach_vcreg
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Linear(8, 2))
+    >>> attached = attach_vcreg(model, "0", variance_weight=1.0, covariance_weight=0.1)
+    >>> list(attached.layers)
+    ['0']
+    >>> attached.remove()
     """
 
     def __init__(self, layers: Mapping[str, VCReg], hooks: Iterable[Any]) -> None:
@@ -356,7 +458,7 @@ class AttachedVCReg:
         self._hooks = list(hooks)
 
     def remove(self) -> None:
-        """Take the layers off again; once more is no error."""
+        """Remove the layers from the model. It may be called more than once."""
         while self._hooks:
             self._hooks.pop().remove()
 
@@ -383,31 +485,41 @@ def attach_vcreg(
     covariance_gradient: CovarianceGradient = "exact",
     scale: float | Callable[[], float] = 1.0,
 ) -> AttachedVCReg:
-    """Regularize the outputs of named submodules of a model, by hooks: it stays as it is.
+    """Regularize the outputs of named submodules of a model, without changing its code.
+
+    After each of them comes a layer `VCReg`, as a forward hook.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any model. A layer is in training mode when the module before it is.
     modules : str, or iterable of str
-        Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor.
-    variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, sample_axis, \
-comm, covariance_gradient, scale
-        As in `VCReg`, for each layer. Under a ``GradScaler``, `scale` must be
-        ``scaler.get_scale``.
+        Names of submodules, as ``model.named_modules()`` gives them. Each must return one tensor
+        of shape (n, d) or (n, ..., d).
+    variance_weight, covariance_weight : float or torch.Tensor of shape ()
+        As in `VCReg`, for each layer.
+    gamma, eps, penalty, delta, feature_axis, sample_axis, comm, covariance_gradient, scale : \
+optional
+        As in `VCReg`, for each layer. Under a ``torch.amp.GradScaler``, pass ``scaler.get_scale``
+        as `scale`.
 
     Returns
     -------
     AttachedVCReg
-        ``remove()`` takes the layers off; ``layers[name].last_terms`` is for logging.
+        ``remove()`` removes the layers; ``layers[name].last_terms`` is for logging.
 
     Raises
     ------
     TypeError
-        `model` is not a module, or `modules` not names; when the model is called, a module of
-        `modules` that returns anything but a tensor.
+        `model` is not a module, or `modules` are not names; and when the model is called, if one
+        of `modules` does not return a tensor.
     ValueError
-        No names, a name twice, two names of one module, or one that `model` does not have.
+        `modules` has no name, one name twice, two names of one module, or a name that `model`
+        does not have.
+
+    Notes
+    -----
+    Zhu et al. (arXiv 2306.13292), as in `VCReg`.
 
     Examples
     --------
@@ -449,26 +561,28 @@ def cached_backward(
     loss: Callable[..., torch.Tensor],
     chunk_size: int,
 ) -> torch.Tensor:
-    """Go back through a batch that is larger than memory, chunk by chunk.
+    """Compute the loss and the gradients of a batch that is too large for memory, in chunks.
 
-    The statistics are those of the whole batch, and what is left in ``.grad`` is what
-    ``loss(encoder(view1), encoder(view2)).backward()`` would leave, to rounding. In memory there
-    are the embeddings of the batch and the activations of one chunk. The encoder runs twice: once
-    without a graph for the embeddings, then with one for each chunk in turn, which goes back from
-    the gradient by its embeddings.
+    It leaves in ``.grad`` what ``loss(encoder(view1), encoder(view2)).backward()`` would leave,
+    except for rounding: the loss is that of the whole batch, not the mean over chunks. Only the
+    embeddings of the batch and the activations of one chunk are in memory at a time. For that the
+    encoder runs twice: first without a graph, for the embeddings and the gradient of the loss
+    with respect to them; then on each chunk again, with a graph to go back through.
 
     Parameters
     ----------
-    encoder : callable, or one for each view
-        A module, as a rule: from a tensor to one tensor with as many rows. Under
-        DistributedDataParallel or ``fully_shard`` the gradients are shared once, in the last
-        chunk; under ``fully_shard`` each rank must have as many chunks as the others.
-    views : sequence of tensors
-        The inputs of the encoder, each with the samples as its first axis.
+    encoder : callable, or sequence of one callable for each view
+        Takes a tensor and returns one tensor of shape (n, d) or (n, ..., d) with as many samples;
+        a module, as a rule. Under DistributedDataParallel or ``fully_shard`` the gradients are
+        exchanged once, in the last chunk; under ``fully_shard`` all ranks must have the same
+        number of chunks.
+    views : sequence of torch.Tensor, each of shape (n, ...)
+        The inputs of the encoder. Their first axis is the samples.
     loss : callable
-        From the embeddings, one for each view, to a tensor of shape (): a `VICRegLoss`, with
-        `comm` for the batch of several ranks, or any function with a gradient. With a
-        ``GradScaler`` it is ``lambda *z: scaler.scale(criterion(*z))``.
+        Takes the embeddings, one tensor for each view, and returns a tensor of shape (). It may be
+        a `VICRegLoss`, with ``comm`` for the batch of several ranks, or any function with a
+        gradient. With a ``torch.amp.GradScaler`` it is
+        ``lambda *z: scaler.scale(criterion(*z))``.
     chunk_size : int
         The largest number of samples in a chunk.
 
@@ -480,21 +594,27 @@ def cached_backward(
     Raises
     ------
     TypeError
-        Something else than a tensor among the views, or from the encoder or the loss; an encoder
-        that is not callable; a `chunk_size` that is not an integer.
+        A view is not a tensor, or the encoder or the loss does not return one; an encoder is not
+        callable; `chunk_size` is not an integer.
     ValueError
-        No view; as many encoders as there are not views; a `chunk_size` below 1; a view that is
-        computed from something that requires a gradient.
+        There are no views, or a different number of encoders; `chunk_size` is below 1; a view
+        comes from a computation that requires a gradient.
     RuntimeError
-        Under ``torch.no_grad()``.
+        It is called under ``torch.no_grad()``.
+
+    Warns
+    -----
+    UserWarning
+        The encoder has a BatchNorm layer in training mode. It takes the statistics of a chunk and
+        not of the batch, so that the gradient differs.
 
     Notes
     -----
-    Random numbers, as those of dropout, are the same in both runs of a chunk. Autocast is as it
-    is where the function is called. What the forward pass updates in the encoder's buffers, it
-    updates once. BatchNorm in training mode takes the statistics of a chunk, so that the gradient
-    is another: there is a warning. Gao, Zhang, Han, Callan, "Scaling Deep Contrastive Learning
-    Batch Size under Memory Limited Setup", arXiv 2101.06983, is the same for contrastive losses.
+    Both runs of a chunk draw the same random numbers, as for dropout, and use the autocast of the
+    caller. Buffers of the encoder that a forward pass updates are updated once.
+
+    Gao, Zhang, Han, Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup", arXiv 2101.06983, do the same for contrastive losses.
 
     Examples
     --------
@@ -572,25 +692,26 @@ def _checked_output(output: Any, name: str) -> torch.Tensor:
 class CollapseMonitor:
     """Diagnose the outputs of named submodules now and then, and warn once if they collapse.
 
-    For a training loop of your own; for Lightning there is `vicreg.lightning.CollapseMonitor`. The
-    model is not changed. A step without a diagnosis costs some ten microseconds.
+    It is for a training loop of your own; for Lightning there is
+    `vicreg.lightning.CollapseMonitor`. The model is not changed. A step without a diagnosis takes
+    some ten microseconds.
 
     Parameters
     ----------
     model : torch.nn.Module
         Any model.
     modules : str, or iterable of str
-        Names of submodules, as ``model.named_modules()`` gives them; each returns one tensor. Of
-        several calls in a step, as for two views, it is the last output in training mode.
+        Names of submodules, as ``model.named_modules()`` gives them. Each must return one tensor
+        of shape (n, d) or (n, ..., d). If it is called several times in a step, as for two views,
+        its last output in training mode is diagnosed.
     every_n_steps, max_samples, feature_axis : optional
-        As in `vicreg.CollapseMonitor`. An output of more axes than two, such as
-        ``(n, channels, height, width)``, has its features on `feature_axis` (there 1), and each
-        position of each sample is a sample.
+        As in `vicreg.CollapseMonitor`. Of an output with more than two axes, each position of each
+        sample is one more sample: for ``(n, channels, height, width)``, set `feature_axis` to 1.
 
     Attributes
     ----------
     collapsed : bool
-        Whether any of the diagnosed outputs had collapsed. Then stop, if you like.
+        Whether any of the diagnosed outputs had collapsed.
 
     Raises
     ------
@@ -599,12 +720,19 @@ class CollapseMonitor:
         of `modules` does not return a tensor. If it returns a tuple or a dict, call
         `vicreg.CollapseMonitor` with the tensor that you mean.
 
+    Warns
+    -----
+    UserWarning
+        An output has collapsed, once for each module; or a module was not called in training
+        mode.
+
     Notes
     -----
-    `torch.compile` divides a program at each module that is watched, and with ``fullgraph=True``
-    refuses to. Watch the model before it is compiled. Under DistributedDataParallel each process
-    that has a monitor looks at its own samples: have one on the first process alone, and share
-    what it says with the others before you stop.
+    ``torch.compile`` divides a program at each module that is watched, and with ``fullgraph=True``
+    refuses to. Make the monitor before the model is compiled.
+
+    Under DistributedDataParallel a monitor sees the samples of its own process. Make one in the
+    first process alone, and send `collapsed` to the others if you stop because of it.
 
     Examples
     --------
@@ -641,17 +769,17 @@ class CollapseMonitor:
 
     @property
     def collapsed(self) -> bool:
-        """Whether any of the diagnosed outputs had collapsed."""
+        """Whether any of the diagnosed outputs had collapsed: a reason to stop the training."""
         return self._monitor.collapsed
 
     def step(self) -> dict[str, float] | None:
-        """End a training step: call this once in each.
+        """End a training step. Call this once in each step.
 
         Returns
         -------
         dict of str to float, or None
-            ``Diagnosis.scalars()`` of each module, with its name and a slash before each, for a
-            logger. None in a step without a diagnosis.
+            What `vicreg.Diagnosis.scalars` returns for each module, for a logger. Each name begins
+            with that of the module and a slash. None in a step without a diagnosis.
         """
         samples, self._samples = self._samples, {}
         scalars = self._monitor.step(samples)

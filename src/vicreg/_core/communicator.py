@@ -11,24 +11,24 @@ Array = Any
 
 
 class Communicator(ABC):
-    """How the ranks of one batch reach each other; each rank holds some of its rows.
+    """The base class of communicators: how the ranks of one batch send arrays to each other.
 
-    Two collectives are enough: a gather of equally shaped arrays and a sum. Derive from it to
-    bring another than those of this package; each rank makes one for itself. Nothing is
-    differentiated through either collective, and both are called by all ranks in the same order.
+    Derive from it to use a way of communicating that this package does not have. Two methods are
+    enough, a gather and a sum. All ranks call them in the same order, and nothing is
+    differentiated through them. Each rank makes a communicator of its own.
 
     Attributes
     ----------
     rank : int
-        The place of this process among the ranks, from 0.
+        The number of this process among the ranks, from 0.
     size : int
         How many ranks there are.
     libraries : tuple of str, or None
-        The libraries whose arrays are sent, as "torch" or "numpy". None is any.
+        The libraries whose arrays it sends, such as "torch" or "numpy". None is any.
 
     Examples
     --------
-    The batch of one process, sent to nobody:
+    The simplest one has a single rank:
 
     >>> import numpy as np
     >>> from vicreg import vicreg_loss
@@ -53,7 +53,7 @@ class Communicator(ABC):
     @property
     @abstractmethod
     def rank(self) -> Any:
-        """The place of this process among the ranks."""
+        """The number of this process among the ranks, from 0."""
 
     @property
     @abstractmethod
@@ -62,15 +62,38 @@ class Communicator(ABC):
 
     @abstractmethod
     def all_gather(self, array: Array) -> Array:
-        """Return the arrays of all ranks, which have one shape, as ``(size, *array.shape)``."""
+        """Return the arrays of all ranks, stacked in the order of the ranks.
+
+        Parameters
+        ----------
+        array : array, of any shape
+            That of this rank. It has the same shape and dtype on all ranks.
+
+        Returns
+        -------
+        array, shape (size, ...)
+            One array for each rank, on the device of `array`.
+        """
 
     @abstractmethod
     def all_reduce(self, array: Array) -> Array:
-        """Return the sum of the arrays of all ranks, of one shape. `array` is not used again."""
+        """Return the sum of the arrays of all ranks.
+
+        Parameters
+        ----------
+        array : array, of any shape
+            That of this rank. It has the same shape and dtype on all ranks, and is not used again:
+            you may write the sum into it.
+
+        Returns
+        -------
+        array, of the shape of `array`
+            The sum, on the device of `array`.
+        """
 
     @property
     def agreement(self) -> Agreement:
-        """What the ranks know of each other from earlier calls."""
+        """What the ranks know of each other from earlier calls. It is used by the losses."""
         if "_agreement" not in vars(self):
             vars(self)["_agreement"] = Agreement()
         agreement: Agreement = vars(self)["_agreement"]

@@ -18,14 +18,14 @@ MULTIPLY_ADDS_PER_BYTE = 64
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a loss and its gradient, on the rank with the most rows.
+    """What one call for a loss and its gradient costs, on the rank with the most rows.
 
     Parameters
     ----------
     bytes_sent : int
-        By one rank; as many arrive.
+        The bytes that the rank sends; it receives as many.
     multiply_adds : int
-        Of the products of matrices.
+        The multiply-adds of its matrix products.
     """
 
     bytes_sent: int
@@ -33,7 +33,7 @@ class Cost:
 
     @property
     def together(self) -> int:
-        """Both, in multiply-adds."""
+        """Both costs together, in multiply-adds."""
         return self.bytes_sent * MULTIPLY_ADDS_PER_BYTE + self.multiply_adds
 
 
@@ -65,16 +65,27 @@ def cheaper_route(counts: Sequence[int], d: int) -> Route:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a batch over ranks is computed, and what each route costs; ``print`` shows both.
+    """How the loss of a batch over several ranks is computed, and what that costs.
 
-    Attributes
+    `plan` returns it, and ``print`` shows the costs of both routes.
+
+    Parameters
     ----------
     n_per_rank : tuple of int
         The rows of each rank.
     d, views, itemsize : int
-        The features, the views, and the bytes of one number.
+        The number of features, the number of views, and the bytes of one number.
     route : {"gram", "covariance"}
-        The route that is taken.
+        The route that is taken: by the n × n Gram matrix, or by the d × d covariance.
+
+    Examples
+    --------
+    >>> from vicreg.distributed import plan
+    >>> planned = plan(256, 4096, world_size=2)
+    >>> planned.route, planned.bytes_sent, planned.multiply_adds
+    ('gram', 8388620, 2147483648)
+    >>> planned.cost_of("covariance").bytes_sent
+    134316036
     """
 
     n_per_rank: tuple[int, ...]
@@ -85,16 +96,27 @@ class Plan:
 
     @property
     def bytes_sent(self) -> int:
-        """The bytes that a rank sends in a call; as many arrive."""
+        """The bytes that one rank sends in a call; it receives as many."""
         return self.cost_of(self.route).bytes_sent
 
     @property
     def multiply_adds(self) -> int:
-        """The multiply-adds of the rank with the most rows, in products of matrices."""
+        """The multiply-adds in the matrix products of the rank with the most rows."""
         return self.cost_of(self.route).multiply_adds
 
     def cost_of(self, route: Route) -> Cost:
-        """Return what a route costs, whether it is taken or not."""
+        """Return what a route costs, whether it is taken or not.
+
+        Parameters
+        ----------
+        route : {"gram", "covariance"}
+            The route.
+
+        Returns
+        -------
+        Cost
+            Its `bytes_sent`, in bytes, and its `multiply_adds`.
+        """
         return cost(route, self.n_per_rank, self.d, self.views, self.itemsize)
 
     def __str__(self) -> str:
@@ -122,38 +144,40 @@ def plan(
     itemsize: int = 4,
     method: str = "auto",
 ) -> Plan:
-    """Return which route the loss of a batch over ranks takes, and what it costs.
+    """Return what the loss of a batch over several ranks will send and compute, from its shape.
 
-    It counts what one call sends for the value and the gradient, and the products of matrices. It
-    leaves out the header of each call, 15 numbers for each other rank, and the exchange before the
-    first call of a shape, which says how much there is to send.
+    Nothing is computed and no ranks are needed. One call for the value and the gradient is
+    counted: the bytes that a rank sends, and the multiply-adds of its matrix products. Two small
+    messages are left out: the header of each call, 15 numbers for each other rank, and an exchange
+    before the first call with a shape.
 
     Parameters
     ----------
     n_per_rank : int or sequence of int
-        The rows of each rank; one number where all have as many.
+        The number of rows of each rank, or one number if all have the same.
     d : int
-        The features.
+        The number of features.
     world_size : int
-        How many ranks there are.
-    views : int, default=2
-        How many views the loss has; 1 for VCReg.
-    itemsize : int, default=4
-        The bytes of one number of the views.
-    method : {"auto", "gram", "covariance"}, default="auto"
-        As in the losses: "auto" is what `n_per_rank`, `d` and `world_size` decide.
+        The number of ranks.
+    views : int, optional
+        The number of views; 1 for VCReg.
+    itemsize : int, optional
+        The bytes of one number of the views: 4 for float32.
+    method : {"auto", "gram", "covariance"}, optional
+        As in `vicreg.vicreg_loss`. "auto" takes the route that costs less.
 
     Returns
     -------
     Plan
+        The route that the loss takes, with the costs of both; ``print`` shows them.
 
     Raises
     ------
     TypeError
         An argument that must be an integer is not.
     ValueError
-        An integer is too small, `n_per_rank` has another length than `world_size`, or `method` is
-        none of the three.
+        An integer is too small, `n_per_rank` has not `world_size` numbers, or `method` is none of
+        the three.
 
     Examples
     --------

@@ -29,65 +29,67 @@ def vcreg_loss(
     method: Method = "auto",
     comm: Communicator | None = None,
 ) -> ArrayT:
-    """Return the variance-covariance regularization of one representation.
+    """Return the variance-covariance regularization (VCReg) of one representation.
 
     With C the covariance of d features, the loss is ::
 
         α/d Σ_i max(0, γ − sqrt(C_ii + ε)) + β/(d(d − 1)) Σ_{i≠j} p(C_ij)
 
-    Differentiable as `vicreg_loss` is.
+    It can be differentiated as `vicreg_loss` can.
 
     Parameters
     ----------
     z : array, shape (n, d) or (n, ..., d)
-        The representation of n samples, of two or more features.
+        The representation of n samples, with two features or more.
     variance_weight, covariance_weight : float or array of shape ()
-        α and β. They must be given: no published value fits all networks. An array is one of
-        the library of `z`, and may be traced and differentiated by. A term of the number 0
-        has no part in the result, and beside one of another weight is not computed.
+        α and β. They must be given, as no published value fits all networks. An array must be of
+        the library of `z`; it may be traced and differentiated by. A term whose weight is the
+        number 0 is left out, and not computed, unless both weights are 0.
     gamma : float, optional
-        γ, the standard deviation below which the hinge acts.
+        γ, the standard deviation below which a feature is penalised.
     eps : float, optional
-        ε, added to the variance under the root; None is the convention's own, 1e-5.
+        ε, which is added to the variance under the square root. None is the paper's, 1e-5.
     penalty : {"square", "smooth_l1"}, optional
-        p. "square" is C_ij²; "smooth_l1", against outliers, is C_ij² up to `delta` in magnitude
-        and its tangent, 2δ|C_ij| − δ², beyond.
+        p. "square" is C_ij². "smooth_l1" is the same up to `delta` in magnitude, and beyond it
+        the tangent, 2δ|C_ij| − δ², so that outliers count less.
     delta : float, optional
-        δ, where "smooth_l1" becomes linear. With "square" there is none to choose.
+        δ, where "smooth_l1" becomes linear. For "square" it must be left as it is.
     feature_axis, sample_axis : int or sequence of int, optional
         As in `vicreg_loss`, except that a `sample_axis` of None is every axis that holds no
-        features: of images ``(n, d, height, width)`` with ``feature_axis=1`` each place of each
-        image is a sample. With ``sample_axis=0`` each place has statistics of its own.
+        features. For images ``(n, d, height, width)`` with ``feature_axis=1``, each place of each
+        image is then a sample; with ``sample_axis=0`` each place has statistics of its own.
     method : {"auto", "gram", "covariance"}, optional
-        As in `vicreg_loss`. "smooth_l1" needs each entry of the covariance, in blocks of columns
-        where all of them are more than the representation: for it there is no "gram".
+        As in `vicreg_loss`. There is no "gram" for "smooth_l1", which needs every entry of the
+        covariance. If that has more entries than `z`, it is computed a block at a time.
     comm : Communicator, optional
         As in `vicreg_loss`.
 
     Returns
     -------
     array, shape ()
-        On the device and in the dtype of `z`; float32 where that is float16 or bfloat16.
+        The loss, on the device of `z` and in its dtype; in float32 for float16 or bfloat16.
 
     Raises
     ------
     TypeError
-        `z` is not an array, or not of a real floating-point dtype; a weight, `gamma`, `eps` or
+        `z` is not an array, or has no real floating-point dtype; a weight, `gamma`, `eps` or
         `delta` is not a number; a weight is left out; axes as in `vicreg_loss`.
     ValueError
-        Fewer than two samples or features; a weight that is None or negative, `gamma` or `delta`
-        not above 0, `eps` below 0; a `delta` other than 1 for "square"; the method "gram" for
-        "smooth_l1"; an unknown penalty or method; axes as in `vicreg_loss`.
+        There are fewer than two samples or features; a weight is None or negative, `gamma` or
+        `delta` is not above 0, `eps` is below 0; `delta` is not 1 for "square"; the method is
+        "gram" for "smooth_l1"; the penalty or the method is unknown; axes as in `vicreg_loss`.
 
     Notes
     -----
-    Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization Improves
-    Representation Learning", arXiv 2306.13292: its loss, and its smooth L1 of the covariances.
-    The cost is two products of n · d · min(n, d), gradient included; of n · d² for "smooth_l1".
+    The source is Zhu, Evtimova, Chen, Shwartz-Ziv, LeCun, "Variance-Covariance Regularization
+    Improves Representation Learning", arXiv 2306.13292: its loss, and its smooth L1 penalty.
+
+    The value with its gradient takes two matrix products of n · d · min(n, d) multiply-adds, and
+    of n · d² for "smooth_l1".
 
     Examples
     --------
-    Two equal features of variance 1: the hinge is content, the two covariances of 1 are not.
+    Two equal features of variance 1 cost nothing at the hinge, but their two covariances are 1:
 
     >>> import numpy as np
     >>> from vicreg import vcreg_loss
@@ -95,7 +97,7 @@ def vcreg_loss(
     >>> print(f"{vcreg_loss(z, variance_weight=1.0, covariance_weight=0.5):.6f}")
     0.500000
 
-    Ten times as large they cost 100² by the square, and as an outlier 2 · 100 − 1:
+    Ten times as large, their covariances of 100 cost 100² each, or as outliers 2 · 100 − 1:
 
     >>> weights = {"variance_weight": 1.0, "covariance_weight": 1.0}
     >>> print(f"{vcreg_loss(10 * z, **weights):.1f}")
@@ -103,7 +105,8 @@ def vcreg_loss(
     >>> print(f"{vcreg_loss(10 * z, penalty='smooth_l1', **weights):.1f}")
     199.0
 
-    Of images the channels are features; each place of each image is a sample, or a set of samples:
+    The channels of images are features. Each place of each image is one more sample; or each
+    place has statistics of its own:
 
     >>> images = np.random.default_rng(0).standard_normal((8, 3, 4, 4))
     >>> print(f"{vcreg_loss(images, feature_axis=1, **weights):.3f}")
@@ -133,20 +136,26 @@ def vcreg_value_and_grad(
     method: Method = "auto",
     comm: Communicator | None = None,
 ) -> tuple[ArrayT, ArrayT]:
-    """Return the loss and its exact gradient, in closed form, on every library.
+    """Return the loss of VCReg and its exact gradient.
+
+    The gradient is computed in closed form, without automatic differentiation, so that every
+    library has it.
 
     Parameters
     ----------
-    z, variance_weight, covariance_weight, gamma, eps, penalty, delta, feature_axis, \
-sample_axis, method, comm
+    z : array, shape (n, d) or (n, ..., d)
+        As in `vcreg_loss`.
+    variance_weight, covariance_weight : float or array of shape ()
+        As in `vcreg_loss`.
+    gamma, eps, penalty, delta, feature_axis, sample_axis, method, comm : optional
         As in `vcreg_loss`.
 
     Returns
     -------
     loss : array, shape ()
-        As `vcreg_loss` returns it.
-    gradient : array
-        Of the shape, dtype and device of `z`.
+        What `vcreg_loss` returns.
+    gradient : array, of the shape of `z`
+        In the dtype of `z`, and on its device.
 
     Raises
     ------
@@ -155,8 +164,8 @@ sample_axis, method, comm
 
     Notes
     -----
-    The derivative of the loss of Zhu et al., arXiv 2306.13292, with the 1/(n − 1) that the
-    paper's pseudocode of the gradient leaves out of its covariance part.
+    This is the derivative of the loss of Zhu et al. (arXiv 2306.13292). The paper's pseudocode
+    for the gradient leaves out the factor 1/(n − 1) of its covariance part; here it is in.
 
     Examples
     --------

@@ -24,14 +24,16 @@ __all__ = [
 
 
 class VICRegTerms(NamedTuple, Generic[ArrayT]):
-    """The loss and its three terms, unweighted: 0-d arrays of the views' library.
+    """The loss and its three terms: a named tuple of four arrays of shape ().
+
+    They are arrays of the library of the views, and each can be differentiated.
 
     Parameters
     ----------
     loss : array, shape ()
-        The sum of the terms, each times its weight: to differentiate, and to log.
+        The sum of the terms, each times its weight.
     invariance, variance, covariance : array, shape ()
-        The terms, 0 where the convention has none.
+        The terms without their weights; 0 where the convention has none.
 
     Examples
     --------
@@ -48,11 +50,11 @@ class VICRegTerms(NamedTuple, Generic[ArrayT]):
     covariance: ArrayT
 
     def scalars(self, prefix: str = "") -> dict[str, float]:
-        """Return the four as Python's floats, by their names: for loggers.
+        """Return the loss and the terms as Python floats by name, for a logger.
 
-        This waits until the device has computed them, so call it in the steps that are logged and
-        not in each. Inside a function that is being compiled there are no values yet: return the
-        terms from it. Nothing is differentiated through it.
+        It waits until the device has computed them, so call it only in the steps that you log.
+        Inside a function that is being compiled there are no values yet: return the terms from
+        the function, and call this on the result. The floats have no gradient.
 
         Parameters
         ----------
@@ -83,65 +85,71 @@ def vicreg_loss(
 ) -> ArrayT:
     """Return the variance-invariance-covariance loss of two or more views.
 
-    Differentiable by the automatic differentiation of PyTorch, JAX and MLX, to any order; for
-    libraries without one see `vicreg_value_and_grad`. Two limits are PyTorch's: its forward mode
-    inside its forward mode differentiates no custom function, and ``backward`` through a function
-    under ``torch.compile`` is of first order.
+    PyTorch, JAX and MLX differentiate it automatically, to any order. For libraries that cannot,
+    such as NumPy, there is `vicreg_value_and_grad`. PyTorch sets two limits: its forward mode
+    cannot be nested, and under ``torch.compile`` there are first derivatives only.
 
     Parameters
     ----------
     *views : array, shape (n, d) or (n, ..., d)
-        The embeddings of two or more views of the same n samples: arrays of one library, shape,
-        dtype and device.
+        The embeddings of two or more views of the same n samples, with d features each. They
+        must have the same library, shape, dtype and device.
     convention : str or Convention, optional
-        Which published function to compute: a name in `vicreg.conventions`, or a codebase's, as
-        "lightly" or "facebookresearch/eb_jepa".
+        Which published function to compute: a name in `vicreg.conventions`, or that of a
+        codebase, such as "lightly" or "facebookresearch/eb_jepa".
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
-        λ, μ and ν. None is the convention's own. An array is one of the views' library; it may
-        be traced, and differentiated by, and its value is not checked. A term whose weight is
-        the number 0 has no part in the result, and beside one of another weight is not computed.
+        λ, μ and ν. None is the convention's own. An array must be of the library of the views; it
+        may be traced and differentiated by, and its value is not checked. A term whose weight is
+        the number 0 is left out, and not computed, unless all three weights are 0.
     gamma : float, optional
-        The standard deviation (in "article" the variance) below which the hinge acts.
+        γ, the standard deviation below which a feature is penalised; in "article" the variance.
     eps : float, optional
-        Added to the variance under the root. None is the convention's own; where the hinge is
-        on the variance there is no root, and none may be given.
+        ε, which is added to the variance under the square root. None is the convention's own.
+        A convention whose hinge is on the variance takes no root, and none may be given.
     method : {"auto", "gram", "covariance"}, optional
-        Whether the covariance term goes by the n × n Gram matrix or by the d × d covariance,
-        the plain definition: the same number except for rounding. "auto" takes the smaller. In
-        NumPy, JAX and Dask, and in PyTorch on a CPU where nothing is compiled or mapped, either is
-        right for any features. Elsewhere up to 32 features may be far larger than the rest and
-        uncorrelated: choose "covariance" for more.
+        How the covariance term is computed: from the n × n Gram matrix, or from the d × d
+        covariance, which is the plain definition. Both give the same number, except for rounding.
+        "auto" takes the smaller matrix. In NumPy, JAX and Dask, and in PyTorch on a CPU without
+        ``torch.compile`` and ``torch.vmap``, both are accurate for any features. Elsewhere the
+        Gram matrix is accurate while at most 32 features are far larger than the rest and
+        uncorrelated with each other; if you have more, choose "covariance".
     feature_axis, sample_axis : int or sequence of int, optional
-        The axes of the features and of the samples; several are taken together, in the order
-        given. An axis that is neither holds positions: each has statistics of its own, which are
-        averaged. A `sample_axis` of None is the first axis that holds no features.
+        The axes of the features and of the samples: one axis, or several that are flattened in
+        the order given. If there are other axes, each position on them has statistics of its own,
+        and the terms are averaged over the positions. A `sample_axis` of None is the first axis
+        that holds no features.
     comm : Communicator, optional
-        The processes that the batch is spread over, each of which gives its own rows: one of
-        `vicreg.distributed`. The loss is that of the whole batch, on each of them. None is the
-        batch of this process.
+        The processes or devices that the batch is spread over: a communicator of
+        `vicreg.distributed`. Each passes its own rows, and each gets the loss of the whole batch.
+        None is the batch of this process alone.
 
     Returns
     -------
     array, shape ()
-        On the device and in the dtype of the views; float32 where that is float16 or bfloat16.
+        The loss, on the device of the views and in their dtype; in float32 for views in float16
+        or bfloat16.
 
     Raises
     ------
     TypeError
-        A view is not an array, not of a real floating-point dtype, or not of the same library
-        or dtype as the first; a weight is no number and no array of shape () of that library;
-        `gamma` or `eps` is not a number; `feature_axis` or `sample_axis` not of integers.
+        A view is not an array, has no real floating-point dtype, or differs from the first in
+        library or dtype; a weight is neither a number nor an array of shape () of that library;
+        `gamma` or `eps` is not a number; `feature_axis` or `sample_axis` is not made of integers;
+        `comm` is not a communicator.
     ValueError
-        Fewer than two views or two samples; shapes or devices that differ; an unknown
-        convention; a negative weight, `gamma` not above 0, `eps` below 0; no axis, one that a
-        view does not have, or one twice, in `feature_axis` and `sample_axis` together.
+        There are fewer than two views or two samples; shapes or devices differ; the convention
+        or the method is unknown; a weight or `eps` is below 0, or `gamma` is not above 0;
+        `feature_axis` and `sample_axis` together name no axis, one that a view does not have, or
+        one axis twice.
 
     Notes
     -----
-    Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
-    Self-Supervised Learning", ICLR 2022, equations 1 to 6, with each codebase's own choices:
-    see `vicreg.conventions`. The cost is two products of n · d · min(n, d) a view, gradient
-    included.
+    The source is Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for
+    Self-Supervised Learning", ICLR 2022 (arXiv 2105.04906), equations 1 to 6. Codebases depart
+    from it in the ways that `vicreg.conventions` lists.
+
+    The value with its gradient takes two matrix products of n · d · min(n, d) multiply-adds a
+    view.
 
     Examples
     --------
@@ -152,8 +160,9 @@ def vicreg_loss(
     >>> print(f"{vicreg_loss(z1, z2):.3f}")
     49.236
 
-    Videos ``(samples, channels, time, height, width)``: with the channels as features and
-    everything else as samples, as EB-JEPA has them; and with one set of statistics a time step.
+    Videos have the axes ``(samples, channels, time, height, width)``. First the channels are the
+    features and everything else is samples, as in EB-JEPA; then each time step has statistics of
+    its own:
 
     >>> z1, z2 = rng.standard_normal((2, 8, 16, 3, 4, 4))
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=1, sample_axis=(0, 2, 3, 4)):.3f}")
@@ -183,19 +192,23 @@ def vicreg_terms(
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
 ) -> VICRegTerms[ArrayT]:
-    """Return the loss and its three terms, unweighted; each is differentiable.
+    """Return the loss and its three terms, without their weights.
+
+    Each of the four can be differentiated, as `vicreg_loss` can.
 
     Parameters
     ----------
-    *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis, sample_axis, comm
+    *views : array, shape (n, d) or (n, ..., d)
+        Two or more, as in `vicreg_loss`.
+    convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
+feature_axis, sample_axis, comm : optional
         As in `vicreg_loss`.
 
     Returns
     -------
     VICRegTerms
         ``(loss, invariance, variance, covariance)``, arrays of shape (). The loss is the sum of
-        the terms, each times its weight.
+        the terms, each times its weight, and what `vicreg_loss` returns.
 
     Raises
     ------
@@ -204,8 +217,8 @@ method, feature_axis, sample_axis, comm
 
     Notes
     -----
-    Bardes, Ponce, LeCun 2022: equations 1 and 2 (variance), 3 and 4 (covariance), 5
-    (invariance) and 6 (the loss).
+    Bardes, Ponce, LeCun 2022 (arXiv 2105.04906): equations 1 and 2 are the variance, 3 and 4 the
+    covariance, 5 the invariance and 6 the loss.
 
     Examples
     --------
@@ -284,34 +297,41 @@ def vicreg_value_and_grad(
     comm: Communicator | None = None,
     terms: bool = False,
 ) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]:
-    """Return the loss and its exact gradient by each view, in closed form, on every library.
+    """Return the loss and its exact gradient with respect to each view.
+
+    The gradient is computed in closed form, without automatic differentiation, so that every
+    library has it.
 
     Parameters
     ----------
-    *views, convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, \
-method, feature_axis, sample_axis, comm
+    *views : array, shape (n, d) or (n, ..., d)
+        Two or more, as in `vicreg_loss`.
+    convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
+feature_axis, sample_axis, comm : optional
         As in `vicreg_loss`.
     terms : bool, optional
-        Whether each term is wanted beside the loss. It comes from the same pass; only a term
-        whose weight is 0 is one more to compute.
+        Whether to return the terms too. They come from the same computation; only a term whose
+        weight is 0 has to be computed for it.
 
     Returns
     -------
     loss : array, shape (), or VICRegTerms
-        As `vicreg_loss` returns it; with `terms`, as `vicreg_terms` does.
-    gradients : tuple of arrays
-        One a view, of its shape, dtype and device.
+        What `vicreg_loss` returns, or with `terms` what `vicreg_terms` does.
+    gradients : tuple of arrays, each of the shape of its view
+        One for each view, in its dtype and on its device.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError
+        As in `vicreg_loss`; and where `terms` is neither True nor False.
+    ValueError
         As in `vicreg_loss`.
 
     Notes
     -----
-    The derivative of the loss of Bardes, Ponce, LeCun 2022, equation 6, formed from what the
-    value was computed from. Where the hinge has its kink, and where a dead feature meets
-    ``eps=0``, the gradient is 0.
+    This is the derivative of the loss of Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equation
+    6. The variance term has the gradient 0 by a feature that is exactly at the hinge, and by one
+    that is constant while `eps` is 0.
 
     Examples
     --------
@@ -351,27 +371,33 @@ def invariance_loss(
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
-    """Return the invariance term of two views, unweighted.
+    """Return the invariance term of two views, without its weight.
+
+    It says how far apart the two views of each sample are.
 
     Parameters
     ----------
     z1, z2 : array, shape (n, d) or (n, ..., d)
         The embeddings of two views of the same samples.
-    convention, feature_axis, sample_axis, comm
+    convention, feature_axis, sample_axis, comm : optional
         As in `vicreg_loss`.
 
     Returns
     -------
     array, shape ()
+        The squared difference of the views, averaged as `convention` says.
 
     Raises
     ------
-    TypeError, ValueError
-        As in `vicreg_loss`; and for a convention without an invariance term.
+    TypeError
+        As in `vicreg_loss`.
+    ValueError
+        As in `vicreg_loss`; and for a convention that has no invariance term.
 
     Notes
     -----
-    Bardes, Ponce, LeCun 2022, equation 5; "official" divides by d as well.
+    Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equation 5. The convention "paper" is this
+    equation; "official", the default, averages over the d features too.
 
     Examples
     --------
@@ -395,19 +421,22 @@ def variance_loss(
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
-    """Return the variance term of one view, unweighted.
+    """Return the variance term of one view, without its weight.
+
+    It says how far the standard deviations of the features are below `gamma`.
 
     Parameters
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, gamma, eps, feature_axis, sample_axis, comm
+    convention, gamma, eps, feature_axis, sample_axis, comm : optional
         As in `vicreg_loss`.
 
     Returns
     -------
     array, shape ()
-        The hinge, averaged over features: the mean and the sum over views are of this.
+        The hinge, averaged over features. `vicreg_loss` takes the mean or the sum of this over
+        the views.
 
     Raises
     ------
@@ -416,11 +445,11 @@ def variance_loss(
 
     Notes
     -----
-    Bardes, Ponce, LeCun 2022, equations 1 and 2.
+    Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equations 1 and 2.
 
     Examples
     --------
-    A collapsed feature costs the whole of gamma, except for ε:
+    A constant feature costs γ − √ε, here 1 − 0.01:
 
     >>> import numpy as np
     >>> from vicreg import variance_loss
@@ -440,20 +469,22 @@ def covariance_loss(
     sample_axis: int | Sequence[int] | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
-    """Return the covariance term of one view, unweighted.
+    """Return the covariance term of one view, without its weight.
+
+    It says how strongly the features correlate.
 
     Parameters
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, method, feature_axis, sample_axis, comm
+    convention, method, feature_axis, sample_axis, comm : optional
         As in `vicreg_loss`.
 
     Returns
     -------
     array, shape ()
-        The sum of the squared off-diagonal covariances over the convention's divisor: the mean
-        and the sum over views are of this.
+        The sum of the squared covariances of two different features, over the convention's
+        divisor. `vicreg_loss` takes the mean or the sum of this over the views.
 
     Raises
     ------
@@ -462,11 +493,11 @@ def covariance_loss(
 
     Notes
     -----
-    Bardes, Ponce, LeCun 2022, equations 3 and 4.
+    Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equations 3 and 4.
 
     Examples
     --------
-    Two equal features of variance 1: each of the two off-diagonal covariances is 1, and d is 2.
+    Of two equal features of variance 1 the two off-diagonal covariances are 1, and d is 2:
 
     >>> import numpy as np
     >>> from vicreg import covariance_loss

@@ -26,19 +26,19 @@ def identify(
     output: str | int | None = None,
     shape: str | None = None,
 ) -> Identification:
-    """Return which published convention a function of two arrays is, or what departs.
+    """Find out which published convention a function computes, and with which weights.
 
     Parameters
     ----------
     function : callable
         Takes two arrays of shape (n, d), and returns one number, or something that contains it.
-        It is called about a hundred times, with several n and d, and only its values are used. It
-        may raise for some n and d: up to 8192 features are tried, with fewer samples and with
-        more. Views may also be parameters that are given by name only, or named ``ref_emb``.
+        It is called about a hundred times, with several n and d of up to 8192 features, and only
+        its values are used. It may raise for some n and d. Its views may also be parameters that
+        are given by name only, or that are named ``ref_emb``.
     backend : str, optional
         The library of the arrays: "numpy", "torch", "jax", "mlx", "cupy", "dask",
         "array_api_strict", "ndonnx", "mparray", or the import path of any namespace of the array
-        API standard. Arrays have its widest dtype.
+        API standard. The arrays have the widest dtype of the library.
     output : str or int, optional
         Which part of what the function returns is the loss: a key of a dict, an index of a tuple
         or the name of an attribute, with dots if it is nested ("losses.total"). By default it is
@@ -52,16 +52,16 @@ def identify(
     Returns
     -------
     Identification
-        ``str`` of it is the answer in a few lines.
+        The convention, the weights, γ and ε; or the nearest convention and what departs from it.
+        ``print`` shows it in a few lines.
 
     Raises
     ------
     TypeError
         `function` is not callable, or `backend`, `output` or `shape` has another type.
     ValueError
-        The backend is unknown, or `shape` is not as above; or the function raises for every
-        shape that is tried, which the message lists, or does not return a number
-        (``vicreg.tools.functions.FunctionError``).
+        The backend is unknown, or `shape` is not as above; the function raises for every shape
+        that is tried, which the message lists; or it does not return a number.
     vicreg.tools.requirements.RequirementError
         The library is not installed.
 
@@ -69,11 +69,13 @@ def identify(
     -----
     Different weights of different conventions can be the same function: "official" with a
     variance weight of 50 is "algorithm1" with 25. The answer is the convention of which the most
-    published numbers (weights, γ and ε) are met; `Identification.equivalents` lists all.
+    published numbers (weights, γ and ε) are met. `Identification` lists all in ``equivalents``.
 
-    A departure is reported only if random arrays show it too. A term that is neither a published
-    one nor a known departure is not recognised, and the other terms are still reported. So are
-    normalised inputs and a bounded loss, with the convention inside.
+    A departure is reported only if random arrays show it too. A term that is neither published
+    nor a known departure is not recognised; the other terms are reported all the same. If the
+    function normalises its inputs or bounds the loss, it says so, and identifies what is inside.
+
+    The published functions are those of `conventions`, with their sources.
 
     Weights are known to rounding, and are rounded to the shortest decimal within the error of the
     measurement (about 1e-12 in float64, 4e-6 in float32).

@@ -27,17 +27,19 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """The answer of `identify`: which published convention a function is, or what departs.
+    """Which published convention a function computes, or what departs. `identify` returns it.
+
+    ``print`` shows it in a few lines.
 
     Parameters
     ----------
     convention : str or None
-        The published convention that the function is; None if it is none of them.
+        The published convention that the function computes; None if it is none of them.
     weights : tuple of three floats or None
         The weights of invariance, variance and covariance, as `nearest` uses them; None for a
         term that is not recognised.
     gamma, eps : float or None
-        None if no hinge is recognised.
+        γ and ε; None if no hinge is recognised.
     nearest : str or None
         The convention, or else the one from which the fewest terms depart; None if nothing could
         be compared.
@@ -45,7 +47,7 @@ class Identification:
         What departs from `nearest`. Each begins with the term, or with what is done to all inputs
         or to the loss. An identified function departs at most in its ε.
     explained : bool
-        Whether the convention with these departures gives every value that was compared.
+        Whether `nearest` with these departures gives every value that was compared.
     equivalents : mapping of str to three floats
         Every published convention that is the same function with `gamma` and `eps`, for any
         number of features, and the weights that it needs for that.
@@ -57,6 +59,13 @@ class Identification:
         The precision that the function computes in: "float64" or "float32".
     notes : tuple of str
         What limits the answer, such as a function that takes only one number of features.
+
+    Attributes
+    ----------
+    identified : bool
+        Whether the function is a published convention, with any weights, γ and ε.
+    codebases : tuple of str
+        The codebases that compute the convention.
 
     Examples
     --------
@@ -87,7 +96,7 @@ class Identification:
 
     @property
     def codebases(self) -> tuple[str, ...]:
-        """The codebases that compute the convention, by names that ``convention=`` takes."""
+        """The codebases that compute the convention, by the names that ``convention=`` takes."""
         return codebases_of(self.convention or "")
 
     def official_weights(self, d: int) -> Weights | None:
@@ -103,7 +112,8 @@ class Identification:
         Returns
         -------
         tuple of three floats, or None
-            None if there are no such weights, or the function is not identified.
+            Those of invariance, variance and covariance. None if there are no such weights, or the
+            function is not identified.
         """
         weights, _ = self._official(d)
         return weights
@@ -127,6 +137,7 @@ class Identification:
         Returns
         -------
         dict
+            The fields by name, with "identified" and "codebases".
         """
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["equivalents"] = dict(self.equivalents)
