@@ -30,6 +30,9 @@ LIBRARIES = {
 }
 
 
+LIGHTNING = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
+
+
 def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PYPROJECT, name)
 
@@ -51,8 +54,7 @@ def install_every_library(session: nox.Session) -> None:
     session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
     session.install("distributed>=2025.1")  # to test Dask's arrays on a cluster of two workers
     session.install("mpi4py>=4")  # its tests are skipped where there is no mpiexec
-    lightning = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
-    session.install("--no-deps", *lightning)  # what else an example needs of theirs is installed
+    session.install("--no-deps", *LIGHTNING)  # what else an example needs of theirs is installed
 
 
 @nox.session
@@ -110,8 +112,8 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Build the site: run its code, its commands and its examples, draw its pictures."""
     session.install(TORCH)
-    session.install(".[numpy,jax,dask,command,plot]", *group("docs"))
-    session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
+    session.install(".[numpy,jax,mlx,dask,command,plot]", *group("docs"))
+    session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm", *LIGHTNING)
     shutil.rmtree("docs/_build", ignore_errors=True)
     flags = ["--fail-on-warning", "--keep-going", "-b", "html"]
     session.run("sphinx-build", *flags, *session.posargs, "docs", "docs/_build/html")
