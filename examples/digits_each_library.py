@@ -110,7 +110,7 @@ def draw(curves: dict[str, list[float]], apart: float, file: str) -> None:
     _, axes = plt.subplots(figsize=(5.2, 3.6))
     for index, (name, losses) in enumerate(curves.items()):
         # Thick under thin, so that equal curves are all seen.
-        axes.plot(losses, label=name, linewidth=2 * (len(curves) - index))
+        axes.plot(losses, label=name, linestyle="-", linewidth=2 * (len(curves) - index))
     axes.set_title(f"One curve in {len(curves)} libraries, to a relative {apart:.0e}")
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
