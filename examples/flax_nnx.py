@@ -80,8 +80,9 @@ def draw(history: list[dict[str, float]], file: str) -> None:
         values = [weight * terms[name] for terms in history]
         axes.plot(epochs, values)
         axes.text(EPOCHS + 1, values[-1], f"{weight} × {name}", va="center")
-    axes.set_title("The invariance and the variance term fall, the covariance term rises")
-    axes.set(xlabel="epoch", ylabel="what it adds to the loss", ylim=0)
+    axes.set_title("Invariance and variance fall, covariance rises")
+    axes.set(xlabel="epoch", ylabel="what the term adds to the loss")
+    axes.set(xlim=(0, 76), ylim=0)
     plt.savefig(file)
 
 

@@ -85,10 +85,12 @@ def draw(logged: dict[str, list[dict[str, str]]], stopped: int, file: str) -> No
     for name, rows in logged.items():
         steps, std = curve(rows, "projector/mean_std")
         axes.plot(steps, std)
-        axes.annotate(name, (steps[-1], std[-1]), (0, 14), textcoords="offset points", ha="right")
-    axes.plot(steps[-1], std[-1], "o", color="C1")
-    axes.annotate("stopped", (steps[-1], std[-1]), (8, -4), textcoords="offset points")
-    axes.set_title(f"Without the variance term it is stopped at step {stopped}")
+        if steps[-1] < STEPS:
+            axes.plot(steps[-1], std[-1], "o", color="C1")
+            axes.text(steps[-1] + 5, std[-1], f"{name}: stopped", va="center")
+        else:
+            axes.text(STEPS, std[-1] + 0.06, name, ha="right")
+    axes.set_title(f"The callback stops the collapsed training at step {stopped}")
     axes.set(xlabel="step", ylabel="mean std of a feature", ylim=(0, 1.05))
     plt.savefig(file)
 
