@@ -82,7 +82,7 @@ def draw(history: list[dict[str, float]], file: str) -> None:
         axes.text(EPOCHS + 1, values[-1], f"{weight} × {name}", va="center")
     axes.set_title("Invariance and variance fall, covariance rises")
     axes.set(xlabel="epoch", ylabel="what the term adds to the loss")
-    axes.set(xlim=(0, 76), ylim=0)
+    axes.set(xlim=(0, 76), ylim=0, xticks=range(0, EPOCHS + 1, 10))
     plt.savefig(file)
 
 

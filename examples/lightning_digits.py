@@ -69,7 +69,8 @@ def trained(criterion: VICRegLoss) -> list[dict[str, str]]:
             enable_model_summary=False,
         )
         trainer.fit(VICReg(criterion), DataLoader(images, BATCH, shuffle=True, drop_last=True))
-        return list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+        lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    return list(csv.DictReader(lines))
 
 
 def curve(logged: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
@@ -110,7 +111,7 @@ def main() -> None:
         invariance = curve(rows, "train/invariance")[1]
         print(
             f"{name}: {steps[-1]} of {STEPS} steps, invariance {invariance[-1]:.3f}, "
-            f"mean std {std[0]:.2f} at first and {std[-1]:.2f} at last"
+            f"mean std from {std[0]:.2f} to {std[-1]:.2f}"
         )
         lengths.append(steps[-1])
     healthy, collapsed = lengths
