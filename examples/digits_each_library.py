@@ -100,7 +100,7 @@ def trained(asarray: Any, step: Any) -> tuple[list[float], np.ndarray]:
         velocity = [0.9 * v + g for v, g in zip(velocity, gradients, strict=True)]
         layers = [w - LEARNING_RATE * v for w, v in zip(layers, velocity, strict=True)]
         losses.append(float(loss))
-    layers = [np.array(layer) for layer in layers]
+    layers = [np.asarray(layer) for layer in layers]
     return losses, encode(layers, images)
 
 
