@@ -1,8 +1,9 @@
-"""Train on digits with Lightning: log the terms, and watch for collapse.
+"""Train with Lightning, log the terms, and let a callback stop a training that has collapsed.
 
-A LightningModule with `vicreg.torch.VICRegLoss` logs the three terms of each step. The callback
-`vicreg.lightning.CollapseMonitor` adds the effective rank of the embeddings to the same log.
-Needs PyTorch, Lightning and scikit-learn, and matplotlib for the picture:
+The LightningModule logs the loss and its three terms; `vicreg.lightning.CollapseMonitor` logs how
+healthy the projector's output is, and ends the training when it has collapsed. It is trained twice
+on scikit-learn's digits: with all three terms, and without the variance term. Needs Lightning and
+scikit-learn, and matplotlib for the picture:
 
     python examples/lightning_digits.py --plot lightning.svg
 """
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import tempfile
+import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from sklearn.datasets import load_digits
@@ -25,16 +26,25 @@ from torch.utils.data import DataLoader
 from vicreg.lightning import CollapseMonitor
 from vicreg.torch import VICRegLoss
 
+STEPS, BATCH, FEATURES = 200, 256, 32
+
 
 class VICReg(lightning.LightningModule):
-    def __init__(self) -> None:
+    """An encoder of digits, which learns from two views of each image."""
+
+    def __init__(self, criterion: VICRegLoss) -> None:
         super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64))
-        self.criterion = VICRegLoss()
+        self.backbone = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU())
+        self.projector = nn.Linear(128, FEATURES)
+        self.criterion = criterion
+
+    def view(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the images with three of ten pixels hidden."""
+        return images * (torch.rand_like(images) > 0.3)
 
     def training_step(self, images: torch.Tensor) -> torch.Tensor:
-        views = (images + 0.2 * torch.randn_like(images) for _ in range(2))
-        terms = self.criterion.terms(*map(self.encoder, views))
+        z1, z2 = (self.projector(self.backbone(self.view(images))) for _ in range(2))
+        terms = self.criterion.terms(z1, z2)
         self.log_dict(terms.scalars("train/"))
         return terms.loss
 
@@ -42,58 +52,72 @@ class VICReg(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def logged(folder: str, column: str) -> tuple[list[int], list[float]]:
-    """Return the steps and the values of one column of the logger's file."""
-    with next(Path(folder).rglob("metrics.csv")).open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get(column)]
-    return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+def trained(criterion: VICRegLoss) -> list[dict[str, str]]:
+    """Train a model, and return what was logged: a line for each diagnosis and for each loss."""
+    lightning.seed_everything(0, verbose=False)
+    images = torch.as_tensor(load_digits().data / 16, dtype=torch.float32)
+    with TemporaryDirectory() as folder:
+        logger = CSVLogger(folder)
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_steps=STEPS,
+            logger=logger,
+            log_every_n_steps=5,
+            callbacks=[CollapseMonitor("projector", every_n_steps=5, stop=True)],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(VICReg(criterion), DataLoader(images, BATCH, shuffle=True, drop_last=True))
+        lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    return list(csv.DictReader(lines))
 
 
-def draw(folder: str, file: str) -> None:
+def curve(logged: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+    """Return the steps at which a number was logged, and the numbers."""
+    rows = [row for row in logged if row[name]]
+    return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def draw(logged: dict[str, list[dict[str, str]]], stopped: int, file: str) -> None:
     import matplotlib.pyplot as plt
 
-    _, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(5.2, 4.8))
-    for term in ("invariance", "variance", "covariance"):
-        above.plot(*logged(folder, f"train/{term}"), label=term)
-    steps, ranks = logged(folder, "encoder/effective_rank")
-    below.plot(steps, ranks)
-    _, variances = logged(folder, "train/variance")
-    above.set_title(f"The variance term goes from {variances[0]:.2f} to {variances[-1]:.2f}")
-    above.set(ylabel="term, unweighted", yscale="log")
-    above.legend()
-    below.set_title(f"The effective rank goes from {ranks[0]:.0f} to {ranks[-1]:.0f} of 64")
-    below.set(xlabel="step", ylabel="effective rank")
+    _, axes = plt.subplots(figsize=(5.2, 3.6))
+    for name, rows in logged.items():
+        steps, std = curve(rows, "projector/mean_std")
+        axes.plot(steps, std)
+        if steps[-1] < STEPS:
+            axes.plot(steps[-1], std[-1], "o", color="C1")
+            axes.text(steps[-1] + 5, std[-1], f"{name}: stopped", va="center")
+        else:
+            axes.text(STEPS, std[-1] + 0.06, name, ha="right")
+    axes.set_title(f"The callback stops the collapsed training at step {stopped}")
+    axes.set(xlabel="step", ylabel="mean std of a feature", ylim=(0, 1.05))
     plt.savefig(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--plot", metavar="FILE", help="draw a picture, such as loss.svg")
+    parser.add_argument("--plot", metavar="FILE", help="draw a picture, such as lightning.svg")
     file = parser.parse_args().plot
-    lightning.seed_everything(0, verbose=False)
-    torch.set_num_threads(1)  # a small network is slower on more
-    images = load_digits().data.astype(np.float32) / 16
-    data = DataLoader(torch.asarray(images), batch_size=256, shuffle=True, drop_last=True)
-    with tempfile.TemporaryDirectory() as folder:
-        monitor = CollapseMonitor(["encoder"], every_n_steps=10, stop=True)
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            devices=1,
-            max_epochs=40,
-            log_every_n_steps=5,
-            logger=CSVLogger(folder),
-            callbacks=[monitor],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logged = {
+        "all three terms": trained(VICRegLoss()),
+        "no variance term": trained(VICRegLoss(variance_weight=0)),
+    }
+    lengths = []
+    for name, rows in logged.items():
+        steps, std = curve(rows, "projector/mean_std")
+        invariance = curve(rows, "train/invariance")[1]
+        print(
+            f"{name}: {steps[-1]} of {STEPS} steps, invariance {invariance[-1]:.3f}, "
+            f"mean std from {std[0]:.2f} to {std[-1]:.2f}"
         )
-        trainer.fit(VICReg(), data)
-        for name in ("train/invariance", "train/variance", "train/covariance"):
-            _, values = logged(folder, name)
-            print(f"{name:17} {values[0]:8.4f} at first, {values[-1]:8.4f} at last")
-        print(f"collapsed: {monitor.collapsed}")
-        if file:
-            draw(folder, file)
+        lengths.append(steps[-1])
+    healthy, collapsed = lengths
+    assert collapsed < healthy == STEPS  # only the training that collapsed was stopped
+    if file:
+        draw(logged, collapsed, file)
 
 
 if __name__ == "__main__":
