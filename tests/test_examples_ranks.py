@@ -25,14 +25,12 @@ ENVIRONMENT = {
 }
 
 
-def output_of(
-    name: str, *launcher: str, needs: tuple[str, ...], options: tuple[str, ...] = ()
-) -> str:
+def output_of(name: str, *launcher: str, needs: tuple[str, ...]) -> str:
     """Return what an example prints; none of its processes is left."""
     for module in needs:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    command = [*(launcher or [sys.executable]), str(EXAMPLES / name), *options]
+    command = [*(launcher or [sys.executable]), str(EXAMPLES / name)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -84,26 +82,3 @@ def test_mpi() -> None:
         pytest.skip("there is no mpiexec: Open MPI is not installed")
     run = ["mpiexec", "-n", "2", sys.executable]
     check(output_of("mpi_numpy.py", *run, needs=("numpy", "mpi4py")))
-
-
-GALLERY = {
-    "accelerate_digits": ("torch", "accelerate", "sklearn"),
-    "collapse_monitor": ("torch",),
-    "digits_each_library": ("sklearn",),
-    "equinox_digits": ("jax", "equinox", "optax", "sklearn"),
-    "flax_digits": ("jax", "flax", "optax", "sklearn"),
-    "keras_digits": ("keras", "torch", "jax", "sklearn"),
-    "lightning_digits": ("torch", "lightning", "sklearn"),
-    "several_processes": ("torch",),
-    "vcreg_transfer": ("torch", "sklearn"),
-}
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", GALLERY)
-def test_the_gallery_draws_its_pictures(name: str, tmp_path: Path) -> None:
-    picture = tmp_path / "picture.svg"
-    run = [sys.executable, "-W", "ignore"]
-    needs = ("matplotlib", *GALLERY[name])
-    output_of(f"{name}.py", *run, needs=needs, options=("--plot", str(picture)))
-    assert picture.stat().st_size > 1000
