@@ -7,7 +7,7 @@ and `scalars` names them for `Accelerator.log`. Here a tracker of a few lines ke
 matplotlib for the picture:
 
     python examples/accelerate_digits.py --plot accelerate.svg
-    accelerate launch --cpu --num_processes 2 examples/accelerate_digits.py
+    torchrun --standalone --nproc-per-node 2 examples/accelerate_digits.py
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Recorder(GeneralTracker):
 def train(recorder: Recorder) -> Accelerator:
     accelerator = Accelerator(cpu=True, log_with=recorder)
     accelerator.init_trackers("digits")
-    set_seed(0)
+    set_seed(0, device_specific=True)  # other noise in each process
     images = torch.as_tensor(load_digits().data / 16, dtype=torch.float32)
     encoder = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, FEATURES))
     loader = DataLoader(images, BATCH // accelerator.num_processes, shuffle=True, drop_last=True)
@@ -77,7 +77,7 @@ def draw(steps: list[int], terms: dict[str, list[float]], file: str) -> None:
     axes.plot(steps, [sum(of_step) for of_step in zip(*terms.values(), strict=True)], label="loss")
     for name, values in terms.items():
         axes.plot(steps, values, label=name)
-    axes.set_title("The loss falls by its variance term alone")
+    axes.set_title("The features spread: only the variance term falls")
     axes.set(xlabel="step", ylabel="term times its weight", ylim=(0, None))
     axes.legend()
     plt.savefig(file)
