@@ -11,6 +11,7 @@ processes itself. Needs PyTorch and scikit-learn, and matplotlib for the picture
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import tempfile
 from pathlib import Path
 
@@ -96,7 +97,11 @@ def main() -> None:
     data = two_views()
     curves = {"one process": trained(data, LOCAL)}
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(one_of_several, (data, folder), nprocs=PROCESSES)
+        # Forked from a server that has imported all: each process would take seconds to do so.
+        multiprocessing.set_forkserver_preload(["vicreg.torch"])
+        torch.multiprocessing.start_processes(
+            one_of_several, (data, folder), nprocs=PROCESSES, start_method="forkserver"
+        )
         several = torch.load(Path(folder) / "losses")
     for name, losses in zip(("with comm", "without comm"), several, strict=True):
         curves[f"{PROCESSES} processes, {name}"] = losses
