@@ -79,7 +79,7 @@ class Thumbnails(Directive):
 def _cards(lines: list[str]) -> Any:
     from docutils.statemachine import StringList
 
-    cards = [":::::{grid} 1 1 2 2"]
+    cards = [":::::{grid} 1 1 2 2", ":gutter: 3"]
     for line in lines:
         page, sentence = line.split(": ", 1)
         picture = Path("/") / picture_of(_example_of(page)).relative_to(DOCS)
