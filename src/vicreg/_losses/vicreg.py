@@ -330,8 +330,8 @@ feature_axis, sample_axis, comm : optional
     Notes
     -----
     This is the derivative of the loss of Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equation
-    6. The variance term has the gradient 0 by a feature that is exactly at the hinge, and by one
-    that is constant while `eps` is 0.
+    6. With respect to a feature that is exactly at the hinge, or that is constant while `eps` is 0,
+    the gradient of the variance term is 0.
 
     Examples
     --------
