@@ -73,9 +73,9 @@ VCREG_EPS = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """One published choice of what the three terms are.
+    """A definition of the three terms, as a paper or a codebase has it.
 
-    Those that were published are `vicreg.conventions`. A loss is the sum of the terms, each times
+    The published ones are in `vicreg.conventions`. A loss is the sum of the terms, each times
     its weight.
 
     Parameters
@@ -86,7 +86,8 @@ class Convention:
         The paper or the codebase that it comes from.
     invariance : {"mean", "squared norm", "none"}
         "mean" is the mean of the squared difference of two views over samples and features;
-        "squared norm" sums it over the d features, and is d times as much; "none" is no such term.
+        "squared norm" sums it over the d features, and is d times as much; "none" means
+        that there is no such term.
     hinge_on : {"std", "variance"}
         The hinge is ``max(0, gamma - sqrt(variance + eps))``, or ``max(0, gamma - variance)``.
     variance_correction, covariance_correction : int
@@ -442,7 +443,7 @@ def translate_weights(
     weights : sequence of three floats
         The weights of invariance, variance and covariance that `source` is used with.
     source, target : str or Convention
-        The convention that the weights are for, and the one that they are wanted for.
+        The convention that `weights` belong to, and the one to translate them to.
     d : int
         The number of features, on which the factor between some conventions depends.
 

@@ -63,7 +63,7 @@ class TorchCommunicator(Communicator):
     ranks, as from PyTorch's own collectives. `vicreg.vicreg_value_and_grad` returns it without
     that factor.
 
-    The ranks may have different numbers of rows, or none, and others in the next call.
+    The ranks may have different numbers of rows, or none. The numbers may change between calls.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ class MPICommunicator(Communicator):
 
     The loss on every rank is that of the whole batch, and `vicreg.vicreg_value_and_grad` returns
     the gradient with respect to the rank's own rows. The ranks may have different numbers of rows,
-    or none, and others in the next call.
+    or none. The numbers may change between calls.
 
     Parameters
     ----------

@@ -43,8 +43,8 @@ def vcreg_loss(
         The representation of n samples, with two features or more.
     variance_weight, covariance_weight : float or array of shape ()
         α and β. They must be given, as no published value fits all networks. An array must be of
-        the library of `z`; it may be traced and differentiated by. A term whose weight is the
-        number 0 is left out, and not computed, unless both weights are 0.
+        the library of `z`. It may be traced, and the loss has a gradient with respect to it. A
+        term whose weight is the number 0 is left out, and not computed, unless both weights are 0.
     gamma : float, optional
         γ, the standard deviation below which a feature is penalised.
     eps : float, optional

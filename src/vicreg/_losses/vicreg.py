@@ -98,9 +98,10 @@ def vicreg_loss(
         Which published function to compute: a name in `vicreg.conventions`, or that of a
         codebase, such as "lightly" or "facebookresearch/eb_jepa".
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
-        λ, μ and ν. None is the convention's own. An array must be of the library of the views; it
-        may be traced and differentiated by, and its value is not checked. A term whose weight is
-        the number 0 is left out, and not computed, unless all three weights are 0.
+        λ, μ and ν. None is the convention's own. An array must be of the library of the views. It
+        may be traced, and the loss has a gradient with respect to it; its value is not checked. A
+        term whose weight is the number 0 is left out, and not computed, unless all three weights
+        are 0.
     gamma : float, optional
         γ, the standard deviation below which a feature is penalised; in "article" the variance.
     eps : float, optional
@@ -330,8 +331,8 @@ feature_axis, sample_axis, comm : optional
     Notes
     -----
     This is the derivative of the loss of Bardes, Ponce, LeCun 2022 (arXiv 2105.04906), equation
-    6. The variance term has the gradient 0 by a feature that is exactly at the hinge, and by one
-    that is constant while `eps` is 0.
+    6. The gradient of the variance term is 0 with respect to a feature that is exactly at the
+    hinge, and with respect to one that is constant while `eps` is 0.
 
     Examples
     --------

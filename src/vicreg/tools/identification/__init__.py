@@ -45,9 +45,9 @@ def identify(
         what a dict or an object calls ``loss`` or ``total_loss``, or the first number of a tuple.
     shape : str, optional
         The axes of the arrays, if they are not (n, d): n for the samples, d for the features, and
-        a number for each other axis. Its places are more samples, or more features if the number
-        has a d behind it. "n,d,1,1" for images; "n,d,2,4,4" for (B, C, T, H, W) where each of the
-        2 · 4 · 4 places is a sample; "n,2d,d" for two groups of d/2 features.
+        a number for each other axis. The positions on it are more samples, or more features if a
+        d follows the number. "n,d,1,1" for images; "n,d,2,4,4" for (B, C, T, H, W) where each of
+        the 2 · 4 · 4 positions is a sample; "n,2d,d" for two groups of d/2 features.
 
     Returns
     -------
@@ -68,8 +68,9 @@ def identify(
     Notes
     -----
     Different weights of different conventions can be the same function: "official" with a
-    variance weight of 50 is "algorithm1" with 25. The answer is the convention of which the most
-    published numbers (weights, γ and ε) are met. `Identification` lists all in ``equivalents``.
+    variance weight of 50 is "algorithm1" with 25. The answer is the one for which
+    most of the weights, γ and ε are as published. `Identification` lists all in
+    ``equivalents``.
 
     A departure is reported only if random arrays show it too. A term that is neither published
     nor a known departure is not recognised; the other terms are reported all the same. If the
