@@ -20,9 +20,9 @@ TORCH = "torch==2.13.0"
 LIBRARIES = {
     "numpy": ["numpy>=2.0"],
     "torch": [TORCH, "numpy>=2.0"],
-    "jax": ["jax>=0.8", "numpy>=2.0"],
-    "mlx": ["mlx[cpu]>=0.32", "numpy>=2.0"],
-    "dask": ["dask[array]>=2025.1", "numpy>=2.0"],
+    "jax": ["jax>=0.7.2", "numpy>=2.0"],
+    "mlx": ["mlx[cpu]>=0.32.3", "numpy>=2.0"],
+    "dask": ["dask[array]>=2025.5", "numpy>=2.0"],
     "array_api_strict": ["array-api-strict>=2.3", "numpy>=2.0"],
     "ndonnx": ["ndonnx>=0.17", "onnxruntime>=1.20", "numpy>=2.0"],
     "mparray": ["mparray>=0.2", "numpy>=2.0"],
@@ -52,7 +52,7 @@ def install_every_library(session: nox.Session) -> None:
     session.install(".[cpu,cupy]", *group("test"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
-    session.install("distributed>=2025.1")  # to test Dask's arrays on a cluster of two workers
+    session.install("distributed>=2025.5")  # to test Dask's arrays on a cluster of two workers
     session.install("mpi4py>=4")  # its tests are skipped where there is no mpiexec
     session.install("--no-deps", *LIGHTNING)  # what else an example needs of theirs is installed
 
@@ -126,6 +126,6 @@ def bench(session: nox.Session) -> None:
     session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     if shutil.which("nvidia-smi"):  # JAX needs a separate package for GPUs
-        session.install("jax[cuda12]>=0.8")
+        session.install("jax[cuda12]>=0.7.2")
     session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")
