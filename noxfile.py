@@ -29,7 +29,7 @@ LIBRARIES = {
     "cupy": ["cupy-cuda12x>=14", "numpy>=2.0"],
 }
 
-
+# Installed without what they depend on: what is needed of that is there.
 LIGHTNING = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
 
 
@@ -54,7 +54,7 @@ def install_every_library(session: nox.Session) -> None:
     session.install("flax>=0.12", "equinox>=0.13")  # to test vicreg.jax.vcreg inside their modules
     session.install("distributed>=2025.5")  # to test Dask's arrays on a cluster of two workers
     session.install("mpi4py>=4")  # its tests are skipped where there is no mpiexec
-    session.install("--no-deps", *LIGHTNING)  # what else an example needs of theirs is installed
+    session.install("--no-deps", *LIGHTNING)
 
 
 @nox.session
