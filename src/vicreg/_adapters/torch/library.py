@@ -103,8 +103,10 @@ def is_forward() -> bool:
 def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which no dtype is chosen but the core's own."""
     kind = tensor.device.type
-    # PyTorch 2.7's compiler cannot trace `torch.amp.is_autocast_available`.
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
+    # PyTorch 2.7's compiler cannot trace `is_autocast_available`.
+    compiling = torch.compiler.is_compiling()
+    available = kind != "meta" if compiling else torch.amp.is_autocast_available(kind)
+    if not available or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
 
