@@ -81,7 +81,6 @@ def test_the_readmes_links_work_on_the_page_of_an_index(wheel: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, "https://example.org/vicreg"])
 def test_the_readme_for_an_index(source: str | None) -> None:
-    pytest.importorskip("hatchling")
     for_an_index = runpy.run_path(str(ROOT / "hatch_build.py"))["for_an_index"]
     rest = "[web](https://e.org), [here](#d)\n"
     wanted = f"Pages, {rest}"

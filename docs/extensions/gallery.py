@@ -23,9 +23,14 @@ from typing import Any, ClassVar
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from pictures import FOLDER, images
-from scripts import DOCS, run
+from scripts import DOCS, dark, printed, run_if_newer
 
 EXAMPLES = DOCS.parent / "examples"
+
+
+def script_of(name: str) -> Path:
+    """Return the file of an example."""
+    return EXAMPLES / f"{name}.py"
 
 
 def picture_of(name: str) -> Path:
@@ -42,12 +47,12 @@ class Example(Directive):
     def run(self) -> list[nodes.Node]:
         """Return the picture, the output and the code."""
         (name,) = self.arguments
-        script = EXAMPLES / f"{name}.py"
+        script = script_of(name)
         if "alt" not in self.options:
             raise self.error(f"{name}: an example's picture needs an :alt:")
         self.state.document.settings.env.note_dependency(str(script))
         picture = picture_of(name)
-        output = nodes.literal_block(text=picture.with_suffix(".txt").read_text().rstrip())
+        output = nodes.literal_block(text=printed(picture).read_text().rstrip())
         output["language"] = "text"
         code = nodes.literal_block(text=script.read_text().rstrip())
         code["language"] = "python"
@@ -88,7 +93,7 @@ def _cards(lines: list[str]) -> Any:
             f":link: {page}",
             ":link-type: doc",
             f"![]({picture}){{.only-light}}",
-            f"![]({picture.with_stem(picture.stem + '-dark')}){{.only-dark}}",
+            f"![]({dark(picture)}){{.only-dark}}",
             "",
             sentence,
             "::::",
@@ -108,13 +113,7 @@ def run_examples(app: Any) -> None:
     pages = sorted((DOCS / "gallery").glob("*.md"))
     names = [name for page in pages for name in _EXAMPLE.findall(page.read_text())]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(_run_example, names))
-
-
-def _run_example(name: str) -> None:
-    script, picture = EXAMPLES / f"{name}.py", picture_of(name)
-    if not picture.exists() or picture.stat().st_mtime < script.stat().st_mtime:
-        picture.with_suffix(".txt").write_text(run(script, picture).output)
+        list(pool.map(lambda name: run_if_newer(script_of(name), picture_of(name)), names))
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
-from scripts import DOCS, dark, run
+from scripts import DOCS, dark, run_if_newer
 
 #: Where drawn pictures lie, of the site's folder of sources.
 FOLDER = "_build/pictures"
@@ -33,8 +33,7 @@ class Picture(Directive):
             raise self.error(f"{name}: a picture needs {script} and an :alt:")
         env.note_dependency(str(script))
         picture = DOCS / FOLDER / f"{name}.svg"
-        if not picture.exists() or picture.stat().st_mtime < script.stat().st_mtime:
-            run(script, picture)
+        run_if_newer(script, picture)
         return images(picture, self.options["alt"])
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 DOCS = Path(__file__).parents[1]
 
@@ -25,15 +23,19 @@ DARK = {
 }
 
 
-class Run(NamedTuple):
-    """What a script printed, and how many seconds it took."""
+def run_if_newer(script: Path, picture: Path) -> None:
+    """Run `script` if it is newer than its `picture`, and keep what it printed beside that."""
+    if not picture.exists() or picture.stat().st_mtime < script.stat().st_mtime:
+        printed(picture).write_text(_run(script, picture))
 
-    output: str
-    seconds: float
+
+def printed(picture: Path) -> Path:
+    """Return the file of what a picture's script printed."""
+    return picture.with_suffix(".txt")
 
 
-def run(script: Path, picture: Path) -> Run:
-    """Run `script`, and make its picture and the dark copy of it.
+def _run(script: Path, picture: Path) -> str:
+    """Run `script`, make its picture and the dark copy of it, and return what it printed.
 
     Raises
     ------
@@ -41,7 +43,6 @@ def run(script: Path, picture: Path) -> Run:
         It failed, or drew no picture.
     """
     picture.parent.mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
     result = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), "--plot", str(picture)],
         env={**os.environ, "MATPLOTLIBRC": str(DOCS / "pictures")},
@@ -52,7 +53,7 @@ def run(script: Path, picture: Path) -> Run:
     if result.returncode or not picture.exists():
         raise RuntimeError(f"{script}: no picture\n{result.stdout}\n{result.stderr}")
     dark(picture).write_text(_darkened(picture.read_text()))
-    return Run(result.stdout, time.perf_counter() - started)
+    return result.stdout
 
 
 def dark(picture: Path) -> Path:

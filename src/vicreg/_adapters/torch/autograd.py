@@ -21,6 +21,7 @@ from vicreg._adapters.torch.communicator import joined, over_ranks
 from vicreg._adapters.torch.library import (
     are_batched,
     is_distributed,
+    is_exporting,
     is_forward,
     library,
     local,
@@ -45,7 +46,7 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
     if objective.comm is not None and torch.compiler.is_compiling():
         return _evaluate_uncompiled(views, objective, weights)
     objective = joined(views, objective, weights)
-    if torch.compiler._is_exporting_flag:  # what is_exporting() says is wrong in old compilers
+    if is_exporting():
         objective = _exportable(views, objective)
     with no_autocast(views[0]):
         if _in_one_pass(views, objective, weights):
@@ -86,7 +87,7 @@ def value_and_grad(
     if objective.comm is not None and torch.compiler.is_compiling():
         return _value_and_grad_uncompiled(views, objective, weights)
     objective = joined(views, objective, weights)
-    if torch.compiler._is_exporting_flag:
+    if is_exporting():
         objective = _exportable(views, objective)
     with torch.no_grad(), no_autocast(views[0]):
         return engine.value_and_grad(library(), views, weights, objective)
@@ -113,8 +114,8 @@ def _records(views: Sequence[Tensor]) -> bool:
 def _terms(views: tuple[Tensor, ...], objective: Objective) -> Tensors:
     """Return the value of each term, None for those that are not computed."""
     records = _records(views)
-    # An exporter takes plain operations, which have their own derivative. So do old compilers, in
-    # which `is_exporting` is true too: they mistake what a Function saves.
+    # An exporter takes plain operations, which have their own derivative. So does the compiler of
+    # PyTorch 2.7, where this is true as well: it mistakes what a Function saves.
     if torch.compiler.is_exporting():
         function: Any = _values
     elif torch.compiler.is_compiling():

@@ -100,6 +100,15 @@ def is_forward() -> bool:
     return transformed or forward_ad._current_level >= 0
 
 
+def is_exporting() -> bool:
+    """Whether `torch.export` is under way: the compiler of PyTorch 2.7 says so of itself too."""
+    return bool(torch.compiler._is_exporting_flag if _HAS_FLAG else torch.compiler.is_exporting())
+
+
+# Private, and all that tells the two apart there.
+_HAS_FLAG = hasattr(torch.compiler, "_is_exporting_flag")
+
+
 def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which no dtype is chosen but the core's own."""
     kind = tensor.device.type
