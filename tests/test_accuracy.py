@@ -341,15 +341,17 @@ def test_jax_forms_the_covariance_in_no_more_than_a_loop_of_no_rounds() -> None:
     As many columns at a time as do not divide the features.
     """
     jax = pytest.importorskip("jax")
-    extend = pytest.importorskip("jax.extend.core")
     path = Path("", Sizes(columns=100, defined=0))
     loss = functools.partial(path.vicreg_loss, method="gram", **COVARIANCE)
     batch = np.random.default_rng(0).standard_normal((3, 12, 160)).astype(np.float32)
 
+    def is_program(leaf: object) -> bool:
+        return hasattr(leaf, "eqns")
+
     def sizes(jaxpr, in_loop: bool = False):
         for equation in jaxpr.eqns:
             loop = in_loop or equation.primitive.name == "while"
-            for inner in extend.jaxprs_in_params(equation.params):
+            for inner in filter(is_program, jax.tree.leaves(equation.params, is_leaf=is_program)):
                 yield from sizes(inner, loop)
             yield from ((loop, output.aval.size) for output in equation.outvars)
 

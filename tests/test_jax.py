@@ -24,6 +24,7 @@ from vicreg.tools.verification.paths import Path
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
+from jax import export  # noqa: E402
 
 N, D = 5, 11
 
@@ -110,8 +111,8 @@ def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
     pytest.importorskip("flatbuffers")
     view = jax.ShapeDtypeStruct(shape, jnp.float32)
     function = jax.jit(jax.value_and_grad(vicreg_loss, (0, 1)))
-    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(view, view)
-    again = jax.export.deserialize(exported.serialize())
+    exported = export.export(function, platforms=("cpu", "cuda", "tpu"))(view, view)
+    again = export.deserialize(exported.serialize())
     rng = np.random.default_rng(1)
     x, y = (jnp.asarray(z, jnp.float32) for z in rng.standard_normal((2, *shape)))
     got, wanted = again.call(x, y), vicreg_value_and_grad(x, y)
