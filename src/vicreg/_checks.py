@@ -53,11 +53,13 @@ def checked_objective(
     delta: float = 1.0,
     published_gradient: bool = False,
     sizes: Sizes = DEFAULT_SIZES,
+    weighted: bool = False,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these arguments describe, and the weights of its terms.
 
     A weight or `eps` of None is the convention's own. `axes` are `feature_axis` and `sample_axis`;
     a `sample_axis` of None is every axis without features if `pooled`, and otherwise the first.
+    `weighted` says whether there is a `sample_weight`.
     """
     convention = convention_named(convention)
     if not isinstance(method, str) or method not in ("auto", "gram", "covariance"):
@@ -76,6 +78,7 @@ def checked_objective(
         published_gradient=published_gradient,
         sizes=sizes,
         comm=_checked_communicator(comm),
+        weighted=weighted,
     )
     return objective, checked
 
@@ -220,6 +223,20 @@ def checked_library(
                 f"{library}; got an array of {library_of(weight)}"
             )
     return library
+
+
+def with_sample_weight(
+    views: tuple[Array, ...], name: str, sample_weight: Array | None, objective: Objective
+) -> tuple[Array, ...]:
+    """Return the arrays that adapters take: `views`, and the weights of their samples if any.
+
+    The views are checked already; the first of them is called `name` in messages.
+    """
+    if sample_weight is None:
+        return views
+    library = library_of(views[0])
+    checked_sample_weight(sample_weight, views[0], name, objective.axes, library)
+    return (*views, sample_weight)
 
 
 def _is_like(view: Array, first: Array, library: str) -> bool:

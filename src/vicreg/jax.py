@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
 from vicreg import _losses
 from vicreg._adapters.jax import regularized
-from vicreg._checks import checked_library
+from vicreg._checks import checked_library, with_sample_weight
 from vicreg._conventions import VCREG_EPS
 from vicreg._core.communicator import Communicator
 from vicreg._losses import *  # noqa: F403
@@ -36,6 +37,7 @@ def vcreg(
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: jax.Array | None = None,
     comm: Communicator | None = None,
     covariance_gradient: CovarianceGradient = "exact",
     scale: float | jax.Array = 1.0,
@@ -56,7 +58,7 @@ def vcreg(
     variance_weight, covariance_weight : float or array of shape ()
         α and β. They must be given, as no published value fits all networks. They may be traced;
         a derivative with respect to them takes the added gradient as a constant.
-    gamma, eps, penalty, delta, feature_axis, sample_axis : optional
+    gamma, eps, penalty, delta, feature_axis, sample_axis, sample_weight : optional
         As in `vicreg.vcreg_loss`.
     comm : Communicator, optional
         As in `vicreg.vcreg_loss`. The added gradient is right where the gradients of the devices
@@ -109,11 +111,13 @@ def vcreg(
         raise TypeError(f"x must be an array of JAX; got one of {library}")
     if jnp.ndim(scale) != 0:
         raise ValueError(f"scale must be one number; got shape {jnp.shape(scale)}")
+    objective = replace(objective, weighted=sample_weight is not None)
+    arrays = with_sample_weight((x,), "x", sample_weight, objective)
     # Not in half precision, which loss scales overflow.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     cotangents = tuple(
         jnp.asarray(scale, dtype=dtype) * jnp.asarray(weight, dtype=dtype) if counts else None
         for weight, counts in zip(weights, objective.in_loss, strict=True)
     )
-    result: jax.Array = regularized(x, cotangents, objective)
+    result: jax.Array = regularized(arrays, cotangents, objective)
     return result

@@ -16,7 +16,12 @@ import torch
 from vicreg import _losses, _monitor
 from vicreg._adapters import torch as adapter
 from vicreg._adapters.torch import cached, layer
-from vicreg._checks import checked_library, checked_objective, explains_arguments
+from vicreg._checks import (
+    checked_library,
+    checked_objective,
+    explains_arguments,
+    with_sample_weight,
+)
 from vicreg._conventions import (
     VCREG_EPS,
     Convention,
@@ -129,7 +134,12 @@ feature_axis, sample_axis, comm
         self.feature_axis, self.sample_axis = axes
         self.comm = comm
 
-    def forward(self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        *views: torch.Tensor,
+        ref_emb: torch.Tensor | None = None,
+        sample_weight: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the loss of two or more views. Call the module itself, not this method.
 
         Parameters
@@ -138,6 +148,8 @@ feature_axis, sample_axis, comm
             The embeddings, as in `vicreg.vicreg_loss`.
         ref_emb : torch.Tensor, shape (n, d) or (n, ..., d), optional
             One more view, by the name that it has in pytorch-metric-learning.
+        sample_weight : torch.Tensor, optional
+            As in `vicreg.vicreg_loss`.
 
         Returns
         -------
@@ -149,16 +161,23 @@ feature_axis, sample_axis, comm
         TypeError, ValueError
             For views that `vicreg.vicreg_loss` would refuse.
         """
-        return vicreg_loss(*_with(views, ref_emb), **self._settings())
+        settings = self._settings()
+        return vicreg_loss(*_with(views, ref_emb), sample_weight=sample_weight, **settings)
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
 
         def __call__(  # noqa: D102
-            self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+            self,
+            *views: torch.Tensor,
+            ref_emb: torch.Tensor | None = None,
+            sample_weight: torch.Tensor | None = None,
         ) -> torch.Tensor: ...
 
     def terms(
-        self, *views: torch.Tensor, ref_emb: torch.Tensor | None = None
+        self,
+        *views: torch.Tensor,
+        ref_emb: torch.Tensor | None = None,
+        sample_weight: torch.Tensor | None = None,
     ) -> VICRegTerms[torch.Tensor]:
         """Return the loss and its three terms, without their weights.
 
@@ -171,6 +190,8 @@ feature_axis, sample_axis, comm
             The embeddings, as in `vicreg.vicreg_loss`.
         ref_emb : torch.Tensor, shape (n, d) or (n, ..., d), optional
             One more view, by the name that it has in pytorch-metric-learning.
+        sample_weight : torch.Tensor, optional
+            As in `vicreg.vicreg_loss`.
 
         Returns
         -------
@@ -182,7 +203,8 @@ feature_axis, sample_axis, comm
         TypeError, ValueError
             For views that `vicreg.vicreg_loss` would refuse.
         """
-        return vicreg_terms(*_with(views, ref_emb), **self._settings())
+        settings = self._settings()
+        return vicreg_terms(*_with(views, ref_emb), sample_weight=sample_weight, **settings)
 
     def extra_repr(self) -> str:
         """Return the settings, for ``repr``."""
@@ -343,13 +365,17 @@ class VCReg(torch.nn.Module):
         self.scale = _checked_scale(scale)
         self._log = layer.Log()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, sample_weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the input. Call the layer itself, not this method.
 
         Parameters
         ----------
         x : torch.Tensor, shape (n, d) or (n, ..., d)
             The representation, as in `vicreg.vcreg_loss`.
+        sample_weight : torch.Tensor, optional
+            Which samples count, and how often, as in `vicreg.vcreg_loss`.
 
         Returns
         -------
@@ -376,21 +402,24 @@ class VCReg(torch.nn.Module):
         # Of a batch under ``torch.vmap`` the elements do not say that they require a gradient.
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
-        objective, weights = self._objective, self._weights
-        z, passed = adapter.local(x), None
+        objective = replace(self._objective, weighted=sample_weight is not None)
+        weights, passed = self._weights, None
+        z, *of_samples = map(adapter.local, with_sample_weight((x,), "x", sample_weight, objective))
         if compiled or transformed:
             self._log.last = None
         else:
-            passed = layer.Pass(z, objective, weights, self._log)
+            passed = layer.Pass(z, of_samples, objective, weights, self._log)
         regularized = layer.regularized
         if compiled and objective.comm is not None:
             regularized = layer.regularized_uncompiled
-        result = regularized(z, objective, weights, self.scale, passed)
+        result = regularized(z, of_samples, objective, weights, self.scale, passed)
         return adapter.replicated(result, x)
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
 
-        def __call__(self, x: torch.Tensor) -> torch.Tensor: ...  # noqa: D102
+        def __call__(  # noqa: D102
+            self, x: torch.Tensor, sample_weight: torch.Tensor | None = None
+        ) -> torch.Tensor: ...
 
     @property
     def last_terms(self) -> VCRegTerms:

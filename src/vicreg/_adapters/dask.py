@@ -48,17 +48,19 @@ def value_and_grad(
     values, saved = engine.forward(xp, chunked, objective)
     outputs = engine.outputs(xp, weights, values, objective)
     cotangents = engine.as_cotangents(xp, weights, views, objective)
-    wanted = (True,) * len(views)
+    wanted, (own, _) = (True,) * len(views), objective.split(views)
     gradients: Any = engine.pullback(xp, chunked, saved, cotangents, objective, wanted)
-    if any(objective.axes.laid_out(xp, view).numblocks[-2] > 1 for view in chunked):
+    gradients = gradients[: len(own)]
+    if any(objective.axes.laid_out(xp, view).numblocks[-2] > 1 for view in chunked[: len(own)]):
         first = engine.first_samples(xp, chunked, objective)
         gradients = xp.in_another_pass(gradients, (*first, *engine.flatten(saved)))
     return outputs, tuple(
-        gradient.rechunk(view.chunks) for gradient, view in zip(gradients, views, strict=True)
+        gradient.rechunk(view.chunks) for gradient, view in zip(gradients, own, strict=True)
     )
 
 
-def _rechunked(views: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
+def _rechunked(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
+    views, weight = objective.split(arrays)
     shape, axes = views[0].shape, objective.axes
     n, d = axes.core_shape(shape)[-2:]
     *others, features = axes.split(len(shape))
@@ -66,7 +68,10 @@ def _rechunked(views: tuple[Array, ...], objective: Objective) -> tuple[Array, .
         wanted = dict.fromkeys(itertools.chain(*others), -1) | dict.fromkeys(features, "auto")
     else:
         wanted = dict.fromkeys(features, -1) if n > d else {}
-    return tuple(view.rechunk(wanted) for view in views)
+    rechunked = tuple(view.rechunk(wanted) for view in views)
+    if weight is None:
+        return rechunked
+    return (*rechunked, weight.rechunk(-1) if uses_gram(objective.method, n, d) else weight)
 
 
 class _Dask(Library):
@@ -114,12 +119,14 @@ class _Dask(Library):
         return _over_chunks(sums.squares_over_samples, array, run)
 
     def centred_energies(self, samples: Samples) -> Array:
-        if samples.z.numblocks[-2] == 1:
+        if samples.z.numblocks[-2] == 1 or samples.weights is not None:
             return super().centred_energies(samples)
         return _in_one_pass(samples, _energies, 1)[..., 0, :]
 
     def centred_products(self, samples: Samples) -> Array:
-        if samples.z.numblocks[-2] == 1 or samples.z.numblocks[-1] > 1:
+        chunks_of_samples, chunks_of_features = samples.z.numblocks[-2:]
+        in_one_pass = chunks_of_samples > 1 and chunks_of_features == 1
+        if samples.weights is not None or not in_one_pass:
             return super().centred_products(samples)
         return _in_one_pass(samples, Samples.feature_products, samples.features)
 

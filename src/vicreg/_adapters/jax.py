@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg._core import collapse, engine, ranks
+from vicreg._core import collapse, engine, ranks, sample_weights
 from vicreg._core.communicator import Communicator
-from vicreg._core.layout import Axes, as_computed
+from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
 
@@ -34,6 +34,9 @@ class _JAX(Library):
     @staticmethod
     def top_k_indices(values: Array, k: int) -> Array:
         return jax.lax.top_k(values, k)[1]
+
+    def without_gradient(self, array: Array) -> Array:
+        return jax.lax.stop_gradient(array)
 
     def can_choose(self, array: Array) -> bool:
         return True
@@ -152,9 +155,14 @@ def _on_each_device(views: tuple[Array, ...], objective: Objective) -> Objective
     is_sharded = AxisType.Auto in mesh.axis_types and mesh.size > 1
     if not is_sharded or not ranks.gathers(objective, (n,), d):
         return objective
-    comm, own = _OnMesh(mesh), jnp.stack([objective.axes.in_order(xp, view) for view in views])
-    everyone = as_computed(xp, comm.all_gather(own)[0])
-    return dataclasses.replace(objective, batch=ranks.Batch(comm, (n,), everyone))
+    comm, (own, weight) = _OnMesh(mesh), objective.split(views)
+    rows = jnp.stack([objective.axes.in_order(xp, view) for view in own])
+    each = None
+    if weight is not None:
+        each = comm.all_gather(sample_weights.of_each(xp, weight, own[0], objective.axes))[0]
+    everyone = comm.all_gather(rows)[0]
+    batch = ranks.gathered_batch(xp, comm, (n,), everyone, each, objective)
+    return dataclasses.replace(objective, batch=batch)
 
 
 def axis_rank(axis_name: Any) -> Array:
@@ -242,6 +250,32 @@ def _jvp(objective: Objective, primals: Any, tangents: Any) -> tuple[engine.Valu
 _terms.defjvp(_jvp, symbolic_zeros=True)
 
 
+@jax.custom_jvp
+def constant_weights(weights: Array) -> Array:
+    """Return the weights of samples, which nothing may be differentiated by."""
+    return weights
+
+
+def _refused(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (weights,), (tangent,) = primals, tangents
+    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+        raise ValueError(
+            "sample_weight must not be differentiated by: pass jax.lax.stop_gradient of it"
+        )
+    return weights, jnp.zeros_like(weights)
+
+
+constant_weights.defjvp(_refused, symbolic_zeros=True)
+
+
+def _refusing(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
+    """Return `arrays`, of which the weights of samples are refused a derivative."""
+    views, weight = objective.split(arrays)
+    if weight is None or not jnp.issubdtype(weight.dtype, jnp.inexact):
+        return arrays
+    return (*views, constant_weights(weight))
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def evaluate(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
@@ -249,6 +283,7 @@ def evaluate(
     """Return the loss, and after it each term where it is wanted, differentiable."""
 
     def outputs(views: tuple[Array, ...], weights: tuple[Any, ...]) -> engine.Values:
+        views = engine.with_constant_weights(xp, _refusing(views, objective), objective)
         terms = _of_all_ranks(_terms(views, objective), objective)
         return engine.outputs(xp, weights, terms, objective)
 
@@ -270,8 +305,9 @@ def value_and_grad(
         outputs, gradients = engine.value_and_grad(xp, views, weights, batch)
         return _of_all_ranks(_share(outputs, objective), objective), gradients
 
+    own, _ = objective.split(views)
     result: tuple[engine.Values, tuple[Array, ...]] = _sharded_by_jax(
-        of_views, views, views, weights, gradients=True
+        of_views, tuple(own), views, weights, gradients=True
     )
     return result
 
@@ -311,32 +347,48 @@ def register(record: type, constants: tuple[str, ...]) -> None:
     jax.tree_util.register_dataclass(record, arrays, list(constants))
 
 
+def regularized(
+    arrays: tuple[Array, ...], cotangents: tuple[Any, ...], objective: Objective
+) -> Array:
+    """Return the view; backwards, add the gradient by it of the terms, each times its cotangent.
+
+    `arrays` are the view, and the weights of its samples where the objective has them.
+    """
+    arrays = engine.with_constant_weights(xp, _refusing(arrays, objective), objective)
+    result: Array = _regularized(arrays, cotangents, objective)
+    return result
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def regularized(z: Array, cotangents: tuple[Any, ...], objective: Objective) -> Array:
-    """Return `z`; backwards, add the gradient by it of the terms, each times its cotangent."""
-    return z
+def _regularized(
+    arrays: tuple[Array, ...], cotangents: tuple[Any, ...], objective: Objective
+) -> Array:
+    return arrays[0]
 
 
-def _forwards(z: Array, cotangents: Any, objective: Objective) -> tuple[Array, Any]:
-    return z, (z, cotangents)
+def _forwards(arrays: Any, cotangents: Any, objective: Objective) -> tuple[Array, Any]:
+    return arrays[0], (arrays, cotangents)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 @_as_written
 def _backwards(objective: Objective, saved: Any, incoming: Array) -> tuple[Array, Any]:
-    z, cotangents = saved
+    arrays, cotangents = saved
     # As if the loss were added to that of each device, of which the mean is taken.
     size = 1 if objective.comm is None else objective.comm.size
     of_ranks = jax.tree.map(lambda cotangent: size * cotangent, cotangents)
 
-    def gradient(z: Array, cotangents: Any) -> tuple[Array, tuple[Array]]:
-        batch = _joined((z,), objective)
-        weights = batch.in_gradient(cotangents, z)
-        _, (own,) = engine.value_and_gradients(xp, (z,), weights, batch, (True,))
-        return jnp.zeros(()), (engine.like_its_view(xp, own, z, objective),)
+    def gradient(arrays: tuple[Array, ...], cotangents: Any) -> tuple[Array, tuple[Array]]:
+        batch = _joined(arrays, objective)
+        samples = functools.partial(engine.number_of_samples, xp, arrays, batch)
+        weights = batch.in_gradient(cotangents, samples)
+        wanted = (True,) * len(arrays)
+        _, (own, *_) = engine.value_and_gradients(xp, arrays, weights, batch, wanted)
+        return jnp.zeros(()), (engine.like_its_view(xp, own, arrays[0], objective),)
 
-    _, (own,) = _sharded_by_jax(gradient, (z,), z, of_ranks, gradients=True)
-    return incoming + own, jax.tree.map(jnp.zeros_like, cotangents)
+    _, (own,) = _sharded_by_jax(gradient, arrays[:1], arrays, of_ranks, gradients=True)
+    no_gradient = jax.tree.map(jnp.zeros_like, (arrays[1:], cotangents))
+    return (incoming + own, *no_gradient[0]), no_gradient[1]
 
 
-regularized.defvjp(_forwards, _backwards)
+_regularized.defvjp(_forwards, _backwards)

@@ -19,13 +19,19 @@ from vicreg._core.objective import Objective
 Array = Any
 
 
-xp = Library(mx)
+class _MLX(Library):
+    def without_gradient(self, array: Array) -> Array:
+        return mx.stop_gradient(array)
+
+
+xp = _MLX(mx)
 
 
 def evaluate(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, ...]:
     """Return the loss, and after it each term where it is wanted, differentiable."""
+    views = engine.with_constant_weights(xp, views, objective)
     return engine.outputs(xp, weights, _terms(views, objective), objective)
 
 
@@ -117,7 +123,13 @@ def _gradients(
         views: Sequence[Array], cotangents: Sequence[Array], saved: Any
     ) -> tuple[Array, ...]:
         of_terms = _placed(cotangents, terms)
-        return _present(engine.pullback(xp, views, saved, of_terms, objective, (True,) * k))
+        wanted = (True,) * k
+        gradients = engine.pullback(xp, views, saved, of_terms, objective, wanted)
+        # The weights of samples have none.
+        return tuple(
+            mx.zeros_like(view) if gradient is None else gradient
+            for view, gradient in zip(views, gradients, strict=True)
+        )
 
     @mx.custom_function
     def function(*tensors: Array) -> tuple[Array, ...]:

@@ -20,6 +20,7 @@ from vicreg._core import memory, sums
 from vicreg._core.layout import computing_dtype
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
+from vicreg._core.sample_weights import SampleWeights, as_constant, of_each, total_of
 from vicreg._core.samples import Samples
 from vicreg._core.terms import Term
 from vicreg._core.terms.base import Factors
@@ -42,6 +43,8 @@ def forward(
     xp: Library, views: Sequence[Array], objective: Objective, differentiated: bool = True
 ) -> tuple[Values, tuple[Saved, ...]]:
     """Return the value of each term, and what is kept of each group of views for the gradient.
+
+    Here and below, the weights of samples come after the `views` where the objective has them.
 
     Where nothing is `differentiated`, what only gradients need may be missing.
     """
@@ -68,7 +71,7 @@ def pullback(
 
     It is the gradient of the sum of the terms, each times its cotangent.
     """
-    per_view = _samples_per_view(xp, views, objective)
+    per_view, wanted = _samples_per_view(xp, views, objective), _of_views(wanted, objective)
     gradients = _gradients(per_view, saved, cotangents, objective, wanted)
     return tuple(
         like_its_view(xp, gradient, view, objective) if is_wanted else None
@@ -88,8 +91,9 @@ def value_and_gradients(
     The gradients are in the dtype and the layout of the computation: see `like_its_view`.
     """
     per_view = _samples_per_view(xp, views, objective)
+    wanted = _of_views(wanted, objective)
     terms = _terms(per_view, objective)
-    values, gradients = _Values(terms), [None] * len(per_view)
+    values, gradients = _Values(terms), [None] * len(wanted)
     for places, samples in _groups(per_view, objective):
         saved = _forward(samples, terms, values, any(wanted[place] for place in places))
         for chosen, part, of_part in _wanted_of(per_view, places, samples, saved, wanted):
@@ -116,11 +120,14 @@ def pushforward(
 
     Linear in the tangents, which is what reverse mode transposes.
     """
+    per_view = _samples_per_view(xp, views, objective)
+    tangents = tangents[: len(per_view)]
     moving = [tangent is not None for tangent in tangents]
+    weights = per_view[0].weights
     directions = [
         None
         if tangent is None
-        else Samples(xp, objective.axes.laid_out(xp, tangent), objective.sizes)
+        else Samples(xp, _cleaned(xp, tangent, weights, objective), objective.sizes)
         for tangent in tangents
     ]
 
@@ -133,7 +140,6 @@ def pushforward(
             if gradient is not None and direction is not None
         )
 
-    per_view = _samples_per_view(xp, views, objective)
     terms = _terms(per_view, objective)
     return tuple(None if term is None else change(place) for place, term in enumerate(terms))
 
@@ -181,9 +187,10 @@ def value_and_grad(
     """Return the `outputs`, and the gradient of the loss by each view."""
     cotangents = as_cotangents(xp, weights, views, objective)
     values, gradients = value_and_gradients(xp, views, cotangents, objective, (True,) * len(views))
+    own, _ = objective.split(views)
     return outputs(xp, weights, values, objective), tuple(
         like_its_view(xp, gradient, view, objective)
-        for gradient, view in zip(gradients, views, strict=True)
+        for gradient, view in zip(gradients, own, strict=False)
     )
 
 
@@ -225,6 +232,7 @@ def unflatten(
     arrays: Sequence[Array], views: Sequence[Array], objective: Objective
 ) -> tuple[Saved, ...]:
     """Return what `flatten` made `arrays` of, for these `views`."""
+    views, _ = objective.split(views)
     shape = (len(views), *objective.axes.core_shape(views[0].shape))
     counts = [0 if term is None else term.factors for term in objective.terms(shape)]
     left = iter(arrays)
@@ -253,18 +261,73 @@ class _Values:
 
 
 def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
-    arrays = [objective.axes.laid_out(xp, view) for view in views]
-    return [_samples(xp, z, objective, place) for place, z in enumerate(arrays)]
+    own, _ = objective.split(views)
+    weights = sample_weights(xp, views, objective)
+    arrays = [_cleaned(xp, view, weights, objective) for view in own]
+    return [
+        _samples(xp, z, objective, place, weights=weights) for place, z in enumerate(arrays)
+    ]
+
+
+def sample_weights(
+    xp: Library, arrays: Sequence[Array], objective: Objective
+) -> SampleWeights | None:
+    """Return the weights of the samples of `arrays`, None where they have none."""
+    views, weight = objective.split(arrays)
+    if weight is None:
+        return None
+    each = of_each(xp, weight, views[0], objective.axes)
+    if objective.batch is None:
+        total = total_of(xp, each, objective.sizes.summed)
+    else:
+        total = objective.batch.weight_total
+    return SampleWeights(xp, each, total, objective.correction)
+
+
+def with_constant_weights(
+    xp: Library, arrays: tuple[Array, ...], objective: Objective
+) -> tuple[Array, ...]:
+    """Return `arrays`, of which the weights of samples become what no library differentiates by."""
+    views, weight = objective.split(arrays)
+    return arrays if weight is None else (*views, as_constant(xp, weight, views[0]))
+
+
+def number_of_samples(xp: Library, arrays: Sequence[Array], objective: Objective) -> Any:
+    """Return n of the one view in `arrays`; of weighted samples the sums, ``(..., 1, 1)``."""
+    weights = sample_weights(xp, arrays, objective)
+    if weights is not None:
+        return weights.counts(objective.sizes.summed).samples
+    if objective.batch is not None:
+        return objective.batch.count
+    return objective.axes.core_shape(arrays[0].shape)[-2]
+
+
+def _cleaned(
+    xp: Library, view: Array, weights: SampleWeights | None, objective: Objective
+) -> Array:
+    """Return `view` as the core works on it, without what stands under a weight of 0."""
+    array = objective.axes.laid_out(xp, view)
+    return array if weights is None else weights.clean(array)
+
+
+def _of_views(wanted: Sequence[bool], objective: Objective) -> Sequence[bool]:
+    """Return `wanted` with False for the weights of samples, if it has a place for them."""
+    return (*wanted[:-1], False) if objective.weighted else wanted
 
 
 def _samples(
-    xp: Library, z: Array, objective: Objective, place: Any = ..., mean: Array | None = None
+    xp: Library,
+    z: Array,
+    objective: Objective,
+    place: Any = ...,
+    mean: Array | None = None,
+    weights: SampleWeights | None = None,
 ) -> Samples:
     """Return the samples `z` of all views, stacked, or of the one at `place`."""
     if objective.batch is not None:
-        of_ranks: Samples = objective.batch.samples(xp, z, objective.sizes, place)
+        of_ranks: Samples = objective.batch.samples(xp, z, objective.sizes, place, weights)
         return of_ranks
-    return Samples(xp, z, objective.sizes, mean)
+    return Samples(xp, z, objective.sizes, mean, weights)
 
 
 def _stacks(shape: Sequence[int], objective: Objective) -> bool:
@@ -287,13 +350,13 @@ def _groups(
 ) -> Iterator[tuple[range, Samples]]:
     """Yield what is worked on at once, with the places of its views."""
     means = [None] * len(per_view) if saved is None else [group.mean for group in saved]
-    xp = per_view[0].xp
+    xp, weights = per_view[0].xp, per_view[0].weights
     if _is_stacked(per_view, objective):
         stack = xp.stack([samples.z for samples in per_view])
-        yield range(len(per_view)), _samples(xp, stack, objective, mean=means[0])
+        yield range(len(per_view)), _samples(xp, stack, objective, mean=means[0], weights=weights)
         return
     for place, (samples, mean) in enumerate(zip(per_view, means, strict=True)):
-        yield range(place, place + 1), _samples(xp, samples.z, objective, place, mean)
+        yield range(place, place + 1), _samples(xp, samples.z, objective, place, mean, weights)
 
 
 def _wanted_of(
@@ -326,7 +389,7 @@ def _place(gradient: Array | None, places: range, gradients: Gradients) -> None:
 
 
 def _terms(per_view: Sequence[Samples], objective: Objective) -> Terms:
-    return objective.terms((len(per_view), *per_view[0].z.shape))
+    return objective.terms((len(per_view), *per_view[0].z.shape), per_view[0].weights)
 
 
 def _present(terms: Terms) -> list[tuple[int, Term]]:
@@ -349,7 +412,7 @@ def _gradients(
     wanted: Sequence[bool],
 ) -> Gradients:
     """Return the gradient of each wanted view as the core lays it out."""
-    terms, gradients = _terms(per_view, objective), [None] * len(per_view)
+    terms, gradients = _terms(per_view, objective), [None] * len(wanted)
     for (places, samples), of_group in zip(
         _groups(per_view, objective, saved), saved, strict=True
     ):
@@ -375,6 +438,7 @@ def _gradient(
             part = term.gradient_of_view(samples, saved.factors[place], cotangents[place])
             row, added = sums.plus(row, part.row), sums.plus(added, part.added)
     if row is None:
-        return added
+        return None if added is None else samples.in_statistics(added)
     scaled = memory.multiply(samples.xp, samples.give_centred(), row[..., None, :])
-    return scaled if added is None else memory.add(samples.xp, scaled, added)
+    total = scaled if added is None else memory.add(samples.xp, scaled, added)
+    return samples.in_statistics(total)

@@ -71,6 +71,14 @@ class Axes:
         array = transposed(xp, view, self.order(view.ndim))
         return array if view.ndim == 2 else xp.reshape(array, self.core_shape(view.shape))
 
+    def of_samples(self, xp: Namespace, array: Array, shape: tuple[int, ...]) -> Array:
+        """Return what broadcasts to a view's `shape` without its features as ``(..., n, 1)``."""
+        positions, samples, features = self.split(len(shape))
+        others = [axis for axis in range(len(shape)) if axis not in features]
+        whole = xp.broadcast_to(array, tuple(shape[axis] for axis in others))
+        whole = transposed(xp, whole, tuple(others.index(axis) for axis in positions + samples))
+        return xp.reshape(whole, (*self.core_shape(shape)[:-1], 1))
+
     def like_view(self, xp: Namespace, gradient: Array, view: Array) -> Array:
         """Return `gradient`, laid out ``(..., n, d)``, in the shape and dtype of `view`."""
         order = self.order(view.ndim)

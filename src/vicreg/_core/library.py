@@ -73,6 +73,10 @@ class Library:
         """
         return outputs
 
+    def without_gradient(self, array: Array) -> Array:
+        """Return `array` as a constant of differentiation."""
+        return array
+
     def can_ask(self, array: Array) -> bool:
         """Whether a truth value of `array` is had at once, without waiting for a device."""
         return False

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from vicreg._conventions import Convention, term_scales
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
+from vicreg._core.sample_weights import Counts, SampleWeights
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
+from vicreg._core.terms.base import of_features
 from vicreg._typing import Method, Penalty
 
 Flags = tuple[bool, bool, bool]  # of the invariance, the variance and the covariance
@@ -52,6 +54,9 @@ class Objective:
         How the ranks of the batch reach each other. None is the batch of this process.
     batch : Batch or None
         What is known of the batch of all ranks, once they have reached each other.
+    weighted : bool
+        Whether samples have weights: the last of the arrays that go with this objective is then
+        no view but their weights.
     """
 
     convention: Convention
@@ -67,63 +72,83 @@ class Objective:
     sizes: Sizes
     comm: Communicator | None
     batch: Any = field(default=None, compare=False, repr=False)
+    weighted: bool = False
 
     @property
     def computed(self) -> Flags:
         """Which terms are computed."""
         return ALL if self.each_term else self.in_loss
 
-    def in_gradient(self, weights: Sequence[Any], z: Any) -> Sequence[Any]:
-        """Return the weights of the terms in the gradient by the one view `z`.
+    def split(self, arrays: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+        """Return the views among `arrays`, and the weights of their samples or None."""
+        return (arrays[:-1], arrays[-1]) if self.weighted else (arrays, None)
+
+    @property
+    def correction(self) -> int:
+        """The largest that is subtracted from the number of samples."""
+        convention = self.convention
+        return max(convention.variance_correction, convention.covariance_correction)
+
+    def in_gradient(self, weights: Sequence[Any], samples: Callable[[], Any]) -> Sequence[Any]:
+        """Return the weights of the terms in the gradient by one view.
 
         The pseudocode of VCReg's paper omits the 1/(n − 1) of the covariance's derivative.
+        `samples` returns n, a number or ``(..., 1, 1)``.
         """
         invariance, variance, covariance = weights
         if not self.published_gradient or covariance is None:
             return weights
-        n = self.axes.core_shape(z.shape)[-2] if self.batch is None else self.batch.count
-        return invariance, variance, covariance * (n - self.convention.covariance_correction)
+        divisor = samples() - self.convention.covariance_correction
+        return invariance, variance, covariance * divisor
 
-    def terms_of(self, views: Sequence[Any]) -> tuple[Term | None, ...]:
-        """Return the terms of `views`, as they are given."""
+    def terms_of(self, arrays: Sequence[Any]) -> tuple[Term | None, ...]:
+        """Return the terms of `arrays`, as they are given, for who asks which of them there are."""
+        views, _ = self.split(arrays)
         return self.terms((len(views), *self.axes.core_shape(views[0].shape)))
 
-    def terms(self, shape: tuple[int, ...]) -> tuple[Term | None, ...]:
+    def terms(
+        self, shape: tuple[int, ...], weights: SampleWeights | None = None
+    ) -> tuple[Term | None, ...]:
         """Return the terms of views laid out as `shape`, ``(k, ..., n, d)``.
 
         They are in the order of their weights, None for those that are not computed or that the
-        convention does not have.
+        convention does not have. `weights` are of the samples.
         """
         views, *positions, n, d = shape
         if self.batch is not None:
             n = self.batch.count
-        count = 1
-        for length in positions:
-            count *= length
+        if weights is None:
+            count = 1
+            for length in positions:
+                count *= length
+            counts = Counts(n, count, n * count)
+        else:
+            counts = weights.counts(self.sizes.summed)
         convention = self.convention
         invariance, variance, covariance = term_scales(convention, d, views)
-        m = n - convention.covariance_correction
         # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖².
         over_pairs = 1.0 if views == 2 else 2.0 / max(views - 1, 1)
         wanted = self.computed
         return (
-            Invariance(over_pairs * invariance / (n * d * count))
+            Invariance(over_pairs * invariance / (d * counts.total))
             if wanted[0] and invariance
             else None,
             Variance(
-                variance / (d * count),
-                self.gamma,
+                variance / (d * counts.positions),
+                self.gamma * of_features(counts.is_counted),
                 self.eps,
                 convention.hinge_on,
-                n - convention.variance_correction,
+                of_features(counts.samples) - convention.variance_correction,
             )
             if wanted[1]
             else None,
-            self._covariance(covariance / count, m, n, d) if wanted[2] else None,
+            self._covariance(covariance / counts.positions, counts, n, d) if wanted[2] else None,
         )
 
-    def _covariance(self, coefficient: float, divisor: int, n: int, d: int) -> Term:
+    def _covariance(self, coefficient: Any, counts: Counts, n: int, d: int) -> Term:
+        divisor = counts.samples - self.convention.covariance_correction
         if self.penalty == "square":
-            return covariance_term(coefficient, divisor, self.method, n, d, self.sizes)
-        root = math.sqrt(coefficient)
-        return SmoothL1(root / divisor, self.delta * root, self.sizes)
+            each = coefficient * counts.is_counted
+            return covariance_term(each, divisor, self.method, n, d, self.sizes)
+        root = math.sqrt(coefficient) if isinstance(coefficient, float) else coefficient**0.5
+        return SmoothL1(root * counts.is_counted / divisor, self.delta * root, self.sizes)

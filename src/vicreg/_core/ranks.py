@@ -27,6 +27,7 @@ from vicreg._core.communicator import Communicator
 from vicreg._core.layout import as_computed
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
+from vicreg._core.sample_weights import SampleWeights, of_each, total_of
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 
@@ -41,27 +42,41 @@ class Batch:
     counts: tuple[int, ...]  # the rows of each rank
     gathered: Array | None = None  # (k, ..., n, d), the rows of all ranks
     mean: Array | None = None  # (k, ..., 1, d), of all rows, less the first that is here
+    weight_total: Array | None = None  # (..., 1, 1), of the samples of all ranks
+    weights: SampleWeights | None = None  # of the rows of all ranks, where they are gathered
 
     @property
     def count(self) -> int:
         """The number of samples, n."""
         return sum(self.counts)
 
-    def samples(self, xp: Library, z: Array, sizes: Sizes, place: Any = ...) -> Samples:
-        """Return the samples of all views, or of the one at `place`, of which `z` are here."""
+    def samples(
+        self, xp: Library, z: Array, sizes: Sizes, place: Any, weights: SampleWeights | None
+    ) -> Samples:
+        """Return the samples of all views, or of the one at `place`.
+
+        Of them `z` are here, and have these `weights`.
+        """
         if self.gathered is None:
             mean: Any = self.mean
-            return SummedSamples(xp, z, sizes, mean[place], self)
-        return GatheredSamples(xp, z, sizes, Samples(xp, self.gathered[place], sizes), self)
+            return SummedSamples(xp, z, sizes, mean[place], self, weights)
+        everyone = Samples(xp, self.gathered[place], sizes, weights=self.weights)
+        return GatheredSamples(xp, z, sizes, everyone, self, weights)
 
 
 class SummedSamples(Samples):
     """The rows that are here of a batch: each sum over the samples is over all ranks."""
 
     def __init__(
-        self, xp: Library, z: Array, sizes: Sizes, mean: Array | None, batch: Batch
+        self,
+        xp: Library,
+        z: Array,
+        sizes: Sizes,
+        mean: Array | None,
+        batch: Batch,
+        weights: SampleWeights | None,
     ) -> None:
-        super().__init__(xp, z, sizes, mean)
+        super().__init__(xp, z, sizes, mean, weights)
         self.count, self._comm = batch.count, batch.comm
 
     @property
@@ -92,9 +107,15 @@ class GatheredSamples(SummedSamples):
     """The rows that are here of a batch, and those of all ranks beside them."""
 
     def __init__(
-        self, xp: Library, z: Array, sizes: Sizes, everyone: Samples, batch: Batch
+        self,
+        xp: Library,
+        z: Array,
+        sizes: Sizes,
+        everyone: Samples,
+        batch: Batch,
+        weights: SampleWeights | None,
     ) -> None:
-        super().__init__(xp, z, sizes, None, batch)
+        super().__init__(xp, z, sizes, None, batch, weights)
         self._everyone = everyone
 
     @property
@@ -113,7 +134,8 @@ class GatheredSamples(SummedSamples):
         return self._everyone.energies
 
     def _centre(self) -> Array:
-        return memory.subtract(self.xp, self.z - self._everyone.first, self.mean)
+        shifted = self.z - self._everyone.first
+        return self.in_statistics(memory.subtract(self.xp, shifted, self.mean))
 
     def own_columns(self, columns: Array, one_hot: Array) -> Array:
         """As in `Samples`."""
@@ -132,9 +154,11 @@ class GatheredSamples(SummedSamples):
 
 
 def joined(
-    xp: Library, views: Sequence[Array], objective: Objective, weights: Sequence[Any]
+    xp: Library, arrays: Sequence[Array], objective: Objective, weights: Sequence[Any]
 ) -> Objective:
     """Return `objective` for the batch of all ranks; for that of this one if there is no other.
+
+    `arrays` are the views, and the weights of their samples if the objective has them.
 
     Raises
     ------
@@ -145,8 +169,10 @@ def joined(
     comm = objective.comm
     if comm is None:
         return objective
+    views, weight = objective.split(arrays)
     own = [objective.axes.in_order(xp, view) for view in views]
-    payload = functools.partial(_payload, xp, own, objective)
+    each = None if weight is None else of_each(xp, weight, views[0], objective.axes)
+    payload = functools.partial(_payload, xp, own, each, objective)
     if comm.size == 1:
         counts: tuple[int, ...] = (own[0].shape[-2],)
     elif comm.runs_one_program:
@@ -165,11 +191,45 @@ def joined(
         return replace(objective, comm=None)
     objective = _with_route(objective, counts, own[0].shape[-1])
     if gathers(objective, counts, own[0].shape[-1]):
-        rows = [received[rank][..., :n, :] for rank, n in enumerate(counts) if n]
-        batch = Batch(comm, counts, gathered=as_computed(xp, xp.concat(rows, axis=-2)))
+        if each is not None:
+            each = _rows(xp, comm.all_gather(_filled(xp, each, max(counts))), counts)
+        rows = _rows(xp, received, counts)
+        batch = gathered_batch(xp, comm, counts, rows, each, objective)
+    elif each is None:
+        shares: Sequence[Any] = [count / sum(counts) for count in counts]
+        batch = Batch(comm, counts, mean=_mean(received, shares, counts, comm.rank))
     else:
-        batch = Batch(comm, counts, mean=_mean(received, counts, comm.rank))
+        totals = comm.all_gather(total_of(xp, each, objective.sizes.summed))
+        total = sums.total(totals[rank] for rank in range(comm.size))
+        safe = xp.where(total == 0, xp.ones_like(total), total)
+        shares = [totals[rank] / safe for rank in range(comm.size)]
+        mean = _mean(received, shares, counts, comm.rank)
+        batch = Batch(comm, counts, mean=mean, weight_total=total)
     return replace(objective, batch=batch)
+
+
+def gathered_batch(
+    xp: Library,
+    comm: Communicator,
+    counts: tuple[int, ...],
+    rows: Array,
+    each: Array | None,
+    objective: Objective,
+) -> Batch:
+    """Return the batch of which every rank has all `rows`, of which `each` are the weights."""
+    rows = as_computed(xp, rows)
+    if each is None:
+        return Batch(comm, counts, gathered=rows)
+    total = total_of(xp, each, objective.sizes.summed)
+    weights = SampleWeights(xp, each, total, objective.correction)
+    cleaned = weights.clean(rows)
+    return Batch(comm, counts, gathered=cleaned, weight_total=total, weights=weights)
+
+
+def _rows(xp: Library, received: Any, counts: tuple[int, ...]) -> Array:
+    """Return the rows of all ranks, without what fills them up."""
+    rows = [received[rank][..., :n, :] for rank, n in enumerate(counts) if n]
+    return xp.concat(rows, axis=-2)
 
 
 def _with_route(objective: Objective, counts: tuple[int, ...], d: int) -> Objective:
@@ -186,22 +246,35 @@ def gathers(objective: Objective, counts: tuple[int, ...], d: int) -> bool:
 
 
 def _payload(
-    xp: Library, own: Sequence[Array], objective: Objective, counts: tuple[int, ...]
+    xp: Library,
+    own: Sequence[Array],
+    each: Array | None,
+    objective: Objective,
+    counts: tuple[int, ...],
 ) -> Array:
     """Return what this rank sends: its rows, filled up to the most of any rank, or their mean."""
-    n, d = own[0].shape[-2:]
-    if not gathers(objective, counts, d):
-        return xp.stack([_first_and_mean(xp, as_computed(xp, z), objective.sizes) for z in own])
-    rows = xp.stack(own)
-    missing = max(counts) - n
+    if gathers(objective, counts, own[0].shape[-1]):
+        return _filled(xp, xp.stack(own), max(counts))
+    return xp.stack([_first_and_mean(xp, as_computed(xp, z), each, objective) for z in own])
+
+
+def _filled(xp: Library, rows: Array, count: int) -> Array:
+    """Return `rows` with rows of 0 after them: `count` in all."""
+    missing = count - rows.shape[-2]
     return rows if missing <= 0 else xp.concat([rows, _empty(xp, rows, missing)], axis=-2)
 
 
-def _first_and_mean(xp: Library, z: Array, sizes: Sizes) -> Array:
+def _first_and_mean(xp: Library, z: Array, each: Array | None, objective: Objective) -> Array:
     """Return the first row, and the mean of all less the first, ``(..., 2, d)``; 0 if no rows."""
     if z.shape[-2] == 0:
         return _empty(xp, z, 2)
-    return xp.concat([z[..., :1, :], Samples(xp, z, sizes).mean], axis=-2)
+    weights = None
+    if each is not None:
+        # A mean has no correction: of a rank with less than it the samples count in the mean too.
+        weights = SampleWeights(xp, each, total_of(xp, each, objective.sizes.summed), 0)
+        z = weights.clean(z)
+    samples = Samples(xp, z, objective.sizes, weights=weights)
+    return xp.concat([samples.first, samples.mean], axis=-2)
 
 
 def _empty(xp: Library, like: Array, rows: int) -> Array:
@@ -209,15 +282,19 @@ def _empty(xp: Library, like: Array, rows: int) -> Array:
     return xp.zeros((*sets, rows, d), dtype=like.dtype, device=like.device)
 
 
-def _mean(received: Array, counts: tuple[int, ...], rank: Any) -> Array:
+def _mean(
+    received: Array, shares: Sequence[Any], counts: tuple[int, ...], rank: Any
+) -> Array:
     """Return the mean of all rows less the first of this rank, ``(k, ..., 1, d)``.
+
+    `shares` are those of the ranks in it.
 
     From differences of rows, so that it is rounded on the scale of the spread.
     """
-    own_first, n = received[rank][..., :1, :], sum(counts)
+    own_first = received[rank][..., :1, :]
     return sums.total(
-        (count / n) * ((of_rank[..., :1, :] - own_first) + of_rank[..., 1:, :])
-        for count, of_rank in zip(counts, received, strict=True)
+        share * ((of_rank[..., :1, :] - own_first) + of_rank[..., 1:, :])
+        for share, count, of_rank in zip(shares, counts, received, strict=True)
         if count
     )
 
@@ -247,6 +324,7 @@ def _described(
         "the convention": repr(convention.name) if is_published else convention,
         "the weights": weights,
         "the terms that are computed": objective.computed,
+        "whether sample_weight is given": objective.weighted,
     } | {name: getattr(objective, name) for name in _SETTINGS}
     shown = {name: str(value)[:_SHOWN] for name, value in settings.items()}
     form = (views, shape, dtype, objective.method, objective.penalty, objective.computed)

@@ -13,6 +13,7 @@ from typing import Any
 
 from vicreg._core import memory, sums
 from vicreg._core.library import Library
+from vicreg._core.sample_weights import SampleWeights
 from vicreg._core.sizes import Sizes
 
 Array = Any
@@ -32,6 +33,8 @@ class Samples:
         From which size on products and sums are formed in parts.
     mean : array, shape (..., 1, d), optional
         What ``mean`` was of the same view, so that it is not computed again.
+    weights : SampleWeights, optional
+        Of the samples; `z` is 0 where they are.
 
     Attributes
     ----------
@@ -39,8 +42,15 @@ class Samples:
         n and d.
     """
 
-    def __init__(self, xp: Library, z: Array, sizes: Sizes, mean: Array | None = None) -> None:
-        self.xp, self.z, self.sizes = xp, z, sizes
+    def __init__(
+        self,
+        xp: Library,
+        z: Array,
+        sizes: Sizes,
+        mean: Array | None = None,
+        weights: SampleWeights | None = None,
+    ) -> None:
+        self.xp, self.z, self.sizes, self.weights = xp, z, sizes, weights
         self.count, self.features = z.shape[-2:]
         self._mean = mean
         self._centred: Array | None = None
@@ -48,8 +58,8 @@ class Samples:
 
     @property
     def first(self) -> Array:
-        """The first sample, ``(..., 1, d)``."""
-        return self.z[..., :1, :]
+        """The first sample that counts, ``(..., 1, d)``."""
+        return self.z[..., :1, :] if self.weights is None else self.weights.first_of(self.z)
 
     @property
     def mean(self) -> Array:
@@ -64,7 +74,7 @@ class Samples:
 
     @property
     def centred(self) -> Array:
-        """The samples less their mean, ``(..., n, d)``."""
+        """The samples less their mean, ``(..., n, d)``, each times the root of its weight."""
         if self._centred is None:
             self._centred = self._centre()
         return self._centred
@@ -74,9 +84,29 @@ class Samples:
         # of a common offset, and a constant feature gives exact zeros.
         shifted = self.z - self.first
         if self._mean is None:
-            total = self.xp.sum_over_samples(shifted, self.sizes.summed)
-            self._mean = total[..., None, :] / self.count
-        return memory.subtract(self.xp, shifted, self._mean)
+            self._mean = self._mean_of(shifted)
+        return self.in_statistics(memory.subtract(self.xp, shifted, self._mean))
+
+    def _mean_of(self, array: Array) -> Array:
+        run = self.sizes.summed
+        if self.weights is None:
+            return self.xp.sum_over_samples(array, run)[..., None, :] / self.count
+        return self.xp.sum_over_samples(array * self.weights.shares, run)[..., None, :]
+
+    def in_statistics(self, array: Array) -> Array:
+        """Return `array`, ``(..., n, d)``, each sample times the root of its weight.
+
+        Where a position has no statistics it is 0. `array` must not be used again.
+        """
+        if self.weights is None:
+            return array
+        return memory.multiply(self.xp, array, self.weights.roots_in_statistics)
+
+    def weighted(self, array: Array) -> Array:
+        """Return what `in_statistics` does, the same in every position."""
+        if self.weights is None:
+            return array
+        return memory.multiply(self.xp, array, self.weights.roots)
 
     def give_centred(self) -> Array:
         """Return `centred` for the caller to update in place: here it is forgotten."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
-from vicreg._checks import CheckedWeights, Weight, checked_library, checked_objective
+from vicreg._checks import (
+    CheckedWeights,
+    Weight,
+    checked_library,
+    checked_objective,
+    with_sample_weight,
+)
 from vicreg._conventions import VCREG_EPS
 from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
@@ -26,6 +33,7 @@ def vcreg_loss(
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     method: Method = "auto",
     comm: Communicator | None = None,
 ) -> ArrayT:
@@ -58,6 +66,8 @@ def vcreg_loss(
         As in `vicreg_loss`, except that a `sample_axis` of None is every axis that holds no
         features. For images ``(n, d, height, width)`` with ``feature_axis=1``, each place of each
         image is then a sample; with ``sample_axis=0`` each place has statistics of its own.
+    sample_weight : array, optional
+        As in `vicreg_loss`: a mask of the valid samples, or how often each occurs.
     method : {"auto", "gram", "covariance"}, optional
         As in `vicreg_loss`. There is no "gram" for "smooth_l1", which needs every entry of the
         covariance. If that has more entries than `z`, it is computed a block at a time.
@@ -73,11 +83,13 @@ def vcreg_loss(
     ------
     TypeError
         `z` is not an array, or has no real floating-point dtype; a weight, `gamma`, `eps` or
-        `delta` is not a number; a weight is left out; axes as in `vicreg_loss`.
+        `delta` is not a number; a weight is left out; axes and `sample_weight` as in
+        `vicreg_loss`.
     ValueError
         There are fewer than two samples or features; a weight is None or negative, `gamma` or
         `delta` is not above 0, `eps` is below 0; `delta` is not 1 for "square"; the method is
-        "gram" for "smooth_l1"; the penalty or the method is unknown; axes as in `vicreg_loss`.
+        "gram" for "smooth_l1"; the penalty or the method is unknown; axes and `sample_weight` as
+        in `vicreg_loss`.
 
     Notes
     -----
@@ -115,10 +127,10 @@ def vcreg_loss(
     0.277
     """
     given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-    library, objective, weights = _checked(
-        z, given, gamma, eps, penalty, delta, axes, method, comm
+    library, arrays, objective, weights = _checked(
+        z, sample_weight, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    outputs: tuple[ArrayT] = adapter_for(library).evaluate((z,), objective, weights)
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, weights)
     return outputs[0]
 
 
@@ -133,6 +145,7 @@ def vcreg_value_and_grad(
     delta: float = 1.0,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     method: Method = "auto",
     comm: Communicator | None = None,
 ) -> tuple[ArrayT, ArrayT]:
@@ -147,7 +160,7 @@ def vcreg_value_and_grad(
         As in `vcreg_loss`.
     variance_weight, covariance_weight : float or array of shape ()
         As in `vcreg_loss`.
-    gamma, eps, penalty, delta, feature_axis, sample_axis, method, comm : optional
+    gamma, eps, penalty, delta, feature_axis, sample_axis, sample_weight, method, comm : optional
         As in `vcreg_loss`.
 
     Returns
@@ -180,16 +193,20 @@ def vcreg_value_and_grad(
     True
     """
     given, axes = (variance_weight, covariance_weight), (feature_axis, sample_axis)
-    library, objective, weights = _checked(
-        z, given, gamma, eps, penalty, delta, axes, method, comm
+    library, arrays, objective, weights = _checked(
+        z, sample_weight, given, gamma, eps, penalty, delta, axes, method, comm
     )
-    (loss,), (gradient,) = adapter_for(library).value_and_grad((z,), objective, weights)
+    (loss,), (gradient,) = adapter_for(library).value_and_grad(arrays, objective, weights)
     return loss, gradient
 
 
-def _checked(z: ArrayT, *settings: Any) -> tuple[str, Objective, CheckedWeights]:
+def _checked(
+    z: ArrayT, sample_weight: Array | None, *settings: Any
+) -> tuple[str, tuple[ArrayT, ...], Objective, CheckedWeights]:
     objective, checked = checked_settings(*settings)
-    return checked_library((z,), ("z",), objective, checked), objective, checked
+    objective = replace(objective, weighted=sample_weight is not None)
+    library = checked_library((z,), ("z",), objective, checked)
+    return library, with_sample_weight((z,), "z", sample_weight, objective), objective, checked
 
 
 def checked_settings(

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Generic, Literal, NamedTuple, overload
 
 from vicreg._adapters.dispatch import adapter_for, floats_of
-from vicreg._checks import CheckedWeights, checked_library, checked_objective
+from vicreg._checks import (
+    CheckedWeights,
+    checked_library,
+    checked_objective,
+    with_sample_weight,
+)
 from vicreg._conventions import Convention, ConventionName
 from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
@@ -81,6 +86,7 @@ def vicreg_loss(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the variance-invariance-covariance loss of two or more views.
@@ -119,6 +125,13 @@ def vicreg_loss(
         the order given. If there are other axes, each position on them has statistics of its own,
         and the terms are averaged over the positions. A `sample_axis` of None is the first axis
         that holds no features.
+    sample_weight : array, optional
+        How often each sample occurs: a mask of the valid ones, or weights of 0 or more. It
+        broadcasts to the shape of a view without its feature axes. A sample of weight 2 counts as
+        two; one of weight 0 is left out, even if it is NaN, and its gradient is 0. A position
+        whose weights sum to no more than what the convention subtracts from n, 1 in most, is left
+        out of the averages of the variance and the covariance; if all are, these terms are 0. The
+        loss cannot be differentiated with respect to the weights of samples.
     comm : Communicator, optional
         The processes or devices that the batch is spread over: a communicator of
         `vicreg.distributed`. Each passes its own rows, and each gets the loss of the whole batch.
@@ -136,12 +149,14 @@ def vicreg_loss(
         A view is not an array, has no real floating-point dtype, or differs from the first in
         library or dtype; a weight is neither a number nor an array of shape () of that library;
         `gamma` or `eps` is not a number; `feature_axis` or `sample_axis` is not made of integers;
-        `comm` is not a communicator.
+        `sample_weight` is not an array of real numbers of that library; `comm` is not a
+        communicator.
     ValueError
         There are fewer than two views or two samples; shapes or devices differ; the convention
         or the method is unknown; a weight or `eps` is below 0, or `gamma` is not above 0;
         `feature_axis` and `sample_axis` together name no axis, one that a view does not have, or
-        one axis twice.
+        one axis twice; `sample_weight` has another shape or device, requires a gradient, or,
+        where its values can be read without waiting for a device, is below 0 or not finite.
 
     Notes
     -----
@@ -170,13 +185,22 @@ def vicreg_loss(
     50.088
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_axis=0):.3f}")
     123.570
+
+    Of three of the videos only the first frame is valid, so what stands in the others does not
+    count:
+
+    >>> valid = np.ones((8, 3))
+    >>> valid[:3, 1:] = 0
+    >>> z1[:3, :, 1:] = np.nan
+    >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_weight=valid):.3f}")
+    0
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
-    library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, comm
+    library, arrays, objective, weights = _checked_views(
+        views, sample_weight, convention, given, gamma, eps, method, axes, comm
     )
-    outputs: tuple[ArrayT] = adapter_for(library).evaluate(views, objective, weights)
+    outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, weights)
     return outputs[0]
 
 
@@ -191,6 +215,7 @@ def vicreg_terms(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> VICRegTerms[ArrayT]:
     """Return the loss and its three terms, without their weights.
@@ -202,7 +227,7 @@ def vicreg_terms(
     *views : array, shape (n, d) or (n, ..., d)
         Two or more, as in `vicreg_loss`.
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, comm : optional
+feature_axis, sample_axis, sample_weight, comm : optional
         As in `vicreg_loss`.
 
     Returns
@@ -233,10 +258,10 @@ feature_axis, sample_axis, comm : optional
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
-    library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, comm, each_term=True
+    library, arrays, objective, weights = _checked_views(
+        views, sample_weight, convention, given, gamma, eps, method, axes, comm, each_term=True
     )
-    return VICRegTerms(*adapter_for(library).evaluate(views, objective, weights))
+    return VICRegTerms(*adapter_for(library).evaluate(arrays, objective, weights))
 
 
 @overload
@@ -251,6 +276,7 @@ def vicreg_value_and_grad(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
     terms: Literal[False] = False,
 ) -> tuple[ArrayT, tuple[ArrayT, ...]]: ...
@@ -266,6 +292,7 @@ def vicreg_value_and_grad(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
     terms: Literal[True],
 ) -> tuple[VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
@@ -281,6 +308,7 @@ def vicreg_value_and_grad(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
     terms: bool,
 ) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
@@ -295,6 +323,7 @@ def vicreg_value_and_grad(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
     terms: bool = False,
 ) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]:
@@ -308,7 +337,7 @@ def vicreg_value_and_grad(
     *views : array, shape (n, d) or (n, ..., d)
         Two or more, as in `vicreg_loss`.
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, comm : optional
+feature_axis, sample_axis, sample_weight, comm : optional
         As in `vicreg_loss`.
     terms : bool, optional
         Whether to return the terms too. They come from the same computation; only a term whose
@@ -356,10 +385,10 @@ feature_axis, sample_axis, comm : optional
         raise TypeError(f"terms must be True or False; got {type(terms).__name__}")
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
-    library, objective, weights = _checked_views(
-        views, convention, given, gamma, eps, method, axes, comm, each_term=terms
+    library, arrays, objective, weights = _checked_views(
+        views, sample_weight, convention, given, gamma, eps, method, axes, comm, each_term=terms
     )
-    outputs, gradients = adapter_for(library).value_and_grad(views, objective, weights)
+    outputs, gradients = adapter_for(library).value_and_grad(arrays, objective, weights)
     return VICRegTerms(*outputs) if terms else outputs[0], gradients
 
 
@@ -370,6 +399,7 @@ def invariance_loss(
     convention: ConventionName | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the invariance term of two views, without its weight.
@@ -380,7 +410,7 @@ def invariance_loss(
     ----------
     z1, z2 : array, shape (n, d) or (n, ..., d)
         The embeddings of two views of the same samples.
-    convention, feature_axis, sample_axis, comm : optional
+    convention, feature_axis, sample_axis, sample_weight, comm : optional
         As in `vicreg_loss`.
 
     Returns
@@ -409,7 +439,7 @@ def invariance_loss(
     4.0 12.0
     """
     axes, weights = (feature_axis, sample_axis), (1.0, 0.0, 0.0)
-    return _single_term({"z1": z1, "z2": z2}, weights, convention, axes, comm)
+    return _single_term({"z1": z1, "z2": z2}, sample_weight, weights, convention, axes, comm)
 
 
 def variance_loss(
@@ -420,6 +450,7 @@ def variance_loss(
     eps: float | None = None,
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the variance term of one view, without its weight.
@@ -430,7 +461,7 @@ def variance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, gamma, eps, feature_axis, sample_axis, comm : optional
+    convention, gamma, eps, feature_axis, sample_axis, sample_weight, comm : optional
         As in `vicreg_loss`.
 
     Returns
@@ -458,7 +489,9 @@ def variance_loss(
     0.99
     """
     axes, weights = (feature_axis, sample_axis), (0.0, 1.0, 0.0)
-    return _single_term({"z": z}, weights, convention, axes, comm, gamma=gamma, eps=eps)
+    return _single_term(
+        {"z": z}, sample_weight, weights, convention, axes, comm, gamma=gamma, eps=eps
+    )
 
 
 def covariance_loss(
@@ -468,6 +501,7 @@ def covariance_loss(
     method: Method = "auto",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the covariance term of one view, without its weight.
@@ -478,7 +512,7 @@ def covariance_loss(
     ----------
     z : array, shape (n, d) or (n, ..., d)
         The embeddings of n samples.
-    convention, method, feature_axis, sample_axis, comm : optional
+    convention, method, feature_axis, sample_axis, sample_weight, comm : optional
         As in `vicreg_loss`.
 
     Returns
@@ -507,23 +541,30 @@ def covariance_loss(
     1.000000
     """
     axes, weights = (feature_axis, sample_axis), (0.0, 0.0, 1.0)
-    return _single_term({"z": z}, weights, convention, axes, comm, method=method)
+    return _single_term(
+        {"z": z}, sample_weight, weights, convention, axes, comm, method=method
+    )
 
 
 def _checked_views(
-    views: tuple[ArrayT, ...], *settings: Any, each_term: bool = False
-) -> tuple[str, Objective, CheckedWeights]:
+    views: tuple[ArrayT, ...], sample_weight: Array | None, *settings: Any, each_term: bool = False
+) -> tuple[str, tuple[ArrayT, ...], Objective, CheckedWeights]:
+    """Return the library, the arrays that the adapter takes, the objective and the weights."""
     if len(views) < 2:
         is_list = len(views) == 1 and isinstance(views[0], (list, tuple))
         hint = ": pass the views one by one" if is_list else ""
         raise ValueError(f"views must be two or more arrays; got {len(views)}{hint}")
-    objective, checked = checked_objective(*settings, each_term=each_term)
+    objective, checked = checked_objective(
+        *settings, each_term=each_term, weighted=sample_weight is not None
+    )
     names = tuple(f"views[{i}]" for i in range(len(views)))
-    return checked_library(views, names, objective, checked), objective, checked
+    library = checked_library(views, names, objective, checked)
+    return library, with_sample_weight(views, names[0], sample_weight, objective), objective, checked
 
 
 def _single_term(
     views: dict[str, ArrayT],
+    sample_weight: Array | None,
     weights: CheckedWeights,
     convention: ConventionName | Convention,
     axes: tuple[Any, Any],
@@ -532,8 +573,11 @@ def _single_term(
     eps: float | None = None,
     method: Method = "auto",
 ) -> ArrayT:
-    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, comm)
-    arrays = tuple(views.values())
-    library = checked_library(arrays, tuple(views), objective)
+    objective, checked = checked_objective(
+        convention, weights, gamma, eps, method, axes, comm, weighted=sample_weight is not None
+    )
+    names = tuple(views)
+    library = checked_library(tuple(views.values()), names, objective)
+    arrays = with_sample_weight(tuple(views.values()), names[0], sample_weight, objective)
     outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, checked)
     return outputs[0]

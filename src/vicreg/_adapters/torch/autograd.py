@@ -45,6 +45,7 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
         return tuple(replicated(output, views[0]) for output in own if output is not None)
     if objective.comm is not None and torch.compiler.is_compiling():
         return _evaluate_uncompiled(views, objective, weights)
+    views = engine.with_constant_weights(recorded, views, objective)
     objective = joined(views, objective, weights)
     if is_exporting():
         objective = _exportable(views, objective)

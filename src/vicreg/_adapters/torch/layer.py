@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,6 +19,7 @@ from vicreg._core.objective import Objective
 
 Tensor = torch.Tensor
 Weights = tuple[Any, ...]
+Arrays = tuple[Tensor, ...]  # a view, and the weights of its samples if it has them
 
 
 class Log:
@@ -43,9 +46,16 @@ class Pass:
 
     _numbers = itertools.count()
 
-    def __init__(self, z: Tensor, objective: Objective, weights: Weights, log: Log) -> None:
+    def __init__(
+        self,
+        z: Tensor,
+        of_samples: Sequence[Tensor],
+        objective: Objective,
+        weights: Weights,
+        log: Log,
+    ) -> None:
         self.number = next(self._numbers)
-        self._z = weakref.ref(z)
+        self._z, self._of_samples = weakref.ref(z), of_samples
         self._objective, self._weights = objective, weights
         self._log = log
         self._values: engine.Values | None = None
@@ -67,39 +77,49 @@ class Pass:
             if self._values is None and z is not None and self._objective.comm is None:
                 with no_autocast(z):
                     xp = library()
-                    self._values, self._saved = engine.forward(xp, (z,), self._objective)
+                    arrays = (z, *self._of_samples)
+                    self._values, self._saved = engine.forward(xp, arrays, self._objective)
             if self._values is None:
                 return None
             objective = replace(self._objective, each_term=True)
             return engine.outputs(library(), self._weights, self._values, objective)
 
     def gradient(
-        self, xp: Library, z: Tensor, objective: Objective, cotangents: engine.Cotangents
+        self, xp: Library, arrays: Arrays, objective: Objective, cotangents: engine.Cotangents
     ) -> Tensor:
-        """Return the sum of the terms' gradients, each times its cotangent, like `z`."""
+        """Return the sum of the terms' gradients, each times its cotangent, like the view."""
         if self._saved is None:
-            self._values, gradient = _values_and_gradient(xp, z, objective, cotangents)
+            self._values, gradient = _values_and_gradient(xp, arrays, objective, cotangents)
         else:  # the terms were read before
-            saved = self._saved
-            (own,) = engine.pullback(xp, (z,), saved, cotangents, objective, (True,))
+            saved, wanted = self._saved, (True,) * len(arrays)
+            own, *_ = engine.pullback(xp, arrays, saved, cotangents, objective, wanted)
             gradient = cast(Tensor, own)
         self._log.record(self)
         return gradient
 
 
 def _values_and_gradient(
-    xp: Library, z: Tensor, objective: Objective, cotangents: engine.Cotangents
+    xp: Library, arrays: Arrays, objective: Objective, cotangents: engine.Cotangents
 ) -> tuple[engine.Values, Tensor]:
-    values, (gradient,) = engine.value_and_gradients(xp, (z,), cotangents, objective, (True,))
-    return values, engine.like_its_view(xp, gradient, z, objective)
+    wanted = (True,) * len(arrays)
+    values, (own, *_) = engine.value_and_gradients(xp, arrays, cotangents, objective, wanted)
+    return values, engine.like_its_view(xp, own, arrays[0], objective)
 
 
 def regularized(
-    z: Tensor, objective: Objective, weights: Weights, scale: Any, passed: Pass | None
+    z: Tensor,
+    of_samples: Sequence[Tensor],
+    objective: Objective,
+    weights: Weights,
+    scale: Any,
+    passed: Pass | None,
 ) -> Tensor:
-    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view."""
+    """Return `z`; backwards, add `scale` times the gradient of the objective of this one view.
+
+    `of_samples` are the weights of its samples where the objective has them, and else nothing.
+    """
     function: Any = _Regularized.apply
-    result: Tensor = function(z, objective, weights, scale, passed)
+    result: Tensor = function(objective, weights, scale, passed, z, *of_samples)
     return result
 
 
@@ -114,35 +134,42 @@ class _Regularized(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        z: Tensor, objective: Objective, weights: Weights, scale: Any, passed: Pass | None
+        objective: Objective,
+        weights: Weights,
+        scale: Any,
+        passed: Pass | None,
+        z: Tensor,
+        *of_samples: Tensor,
     ) -> Tensor:
         return z.view_as(z)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        z, ctx.objective, ctx.weights, ctx.scale, ctx.passed = inputs
-        ctx.save_for_backward(z)
+        ctx.objective, ctx.weights, ctx.scale, ctx.passed, *arrays = inputs
+        ctx.save_for_backward(*arrays)
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
-        (z,) = ctx.saved_tensors
+        arrays = ctx.saved_tensors
+        z = arrays[0]
         with torch.no_grad(), no_autocast(z):
             xp = library((incoming,))
             scale = ctx.scale() if callable(ctx.scale) else ctx.scale
-            objective = joined((z,), ctx.objective, ctx.weights)
+            objective = joined(arrays, ctx.objective, ctx.weights)
+            samples = functools.partial(engine.number_of_samples, xp, arrays, objective)
             cotangents = engine.as_cotangents(xp, ctx.weights, (z,), objective)
             cotangents = [
                 None if each is None else scale * over_ranks(each, objective)
-                for each in objective.in_gradient(cotangents, z)
+                for each in objective.in_gradient(cotangents, samples)
             ]
             if ctx.passed is None:
-                _, own = _values_and_gradient(xp, z, objective, cotangents)
+                _, own = _values_and_gradient(xp, arrays, objective, cotangents)
             else:
-                own = ctx.passed.gradient(xp, z, objective, cotangents)
+                own = ctx.passed.gradient(xp, arrays, objective, cotangents)
             total = memory.add(xp, own, incoming)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             total = _not_twice(total, z, incoming)
-        return total, None, None, None, None
+        return None, None, None, None, total, *(None for _ in arrays[1:])
 
 
 def _not_twice(total: Tensor, *dependencies: Tensor) -> Tensor:

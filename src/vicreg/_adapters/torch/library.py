@@ -45,6 +45,9 @@ class _Torch(Library):
     sums_pairwise = True
     strip_length = 128
 
+    def without_gradient(self, array: Tensor) -> Tensor:
+        return array.detach()
+
     @staticmethod
     def top_k_indices(values: Tensor, k: int) -> Tensor:
         return torch.topk(values, k, dim=-1, sorted=False)[1]

@@ -18,6 +18,14 @@ class Linear(NamedTuple):
     added: Array | None = None  # (..., n, d), a new array
 
 
+def of_features(number: Any) -> Any:
+    """Return a number of each position, ``(..., 1, 1)``, as one for its features, ``(..., 1)``.
+
+    One that is the same for all, no array or one of shape (), is returned as it is.
+    """
+    return number[..., 0] if getattr(number, "ndim", 0) else number
+
+
 class Term:
     """A term of the loss: a sum over the views, or something between them.
 

@@ -25,11 +25,11 @@ Array = Any
 class Variance(Term):
     """`coefficient` times E of each view."""
 
-    coefficient: float
-    gamma: float
+    coefficient: Any  # a number, or an array of shape ()
+    gamma: Any  # a number, or (..., 1), where it is 0 for a position that does not count
     eps: float
     hinge_on: Literal["std", "variance"]
-    divisor: int | float  # of the sum of squares
+    divisor: Any  # of the sum of squares: a number, or (..., 1)
 
     factors = 1  # the spread of each feature
 

@@ -11,6 +11,8 @@ it is too large itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Term
 from vicreg._core.terms.covariance.definition import Definition
@@ -26,15 +28,15 @@ def uses_gram(method: str, n: int, d: int) -> bool:
 
 
 def covariance_term(
-    coefficient: float, divisor: int | float, method: str, n: int, d: int, sizes: Sizes
+    coefficient: Any, divisor: Any, method: str, n: int, d: int, sizes: Sizes
 ) -> Term:
     """Return `coefficient` times the squared covariances, by the route that costs less.
 
     Parameters
     ----------
-    coefficient : float
+    coefficient : number, or array of shape (..., 1, 1)
         Of the sum of the squared off-diagonal covariances.
-    divisor : number
+    divisor : number, or array of shape (..., 1, 1)
         Of the covariance.
     method : {"auto", "gram", "covariance"}
         The route; "auto" is the Gram route where there are no more samples than features.

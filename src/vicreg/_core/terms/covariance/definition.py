@@ -21,7 +21,7 @@ Array = Any
 class Definition(Term):
     """E by the definition, at `scale` s."""
 
-    scale: float
+    scale: Any  # a number, or (..., 1, 1)
 
     factors = 1  # O
 
@@ -48,7 +48,7 @@ def offdiagonal(xp: Library, c: Array, start: Any = 0) -> Array:
 
 
 def of_columns(
-    xp: Library, zc: Array, columns: Array, start: Any, scale: float, summed: int
+    xp: Library, zc: Array, columns: Array, start: Any, scale: Any, summed: int
 ) -> Array:
     """Return the part in E at `scale` s of some columns of C: those of `zc` from `start` on."""
     o = offdiagonal(xp, xp.matmul(xp.matrix_transpose(zc), columns * scale), start)

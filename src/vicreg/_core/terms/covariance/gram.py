@@ -30,7 +30,7 @@ from vicreg._core import memory, sums
 from vicreg._core.library import Library
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
-from vicreg._core.terms.base import Factors, Linear, Term
+from vicreg._core.terms.base import Factors, Linear, Term, of_features
 from vicreg._core.terms.covariance.definition import of_columns
 
 Array = Any
@@ -40,7 +40,7 @@ Array = Any
 class Gram(Term):
     """E by the Gram route, at `scale` s."""
 
-    scale: float
+    scale: Any  # a number, or (..., 1, 1)
     sizes: Sizes
 
     factors = 4  # K of B, diag C with zeros for A, A, and M
@@ -67,7 +67,7 @@ class Gram(Term):
     def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
         xp, zc = samples.xp, samples.centred
         k = memory.multiply(xp, samples.sample_products(), self.scale)
-        diagonal = self.scale * samples.energies
+        diagonal = of_features(self.scale) * samples.energies
         return _Parts(
             samples.total_of_each_set(k * k),
             sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], self.sizes.summed),
@@ -89,7 +89,7 @@ class Gram(Term):
         m = xp.where(is_apart, xp.zeros_like(m), m)
         k = memory.multiply(xp, samples.sample_products(rest), scale)
         # Set to zero, not multiplied by it: the energy of such a feature may be infinite.
-        diagonal = xp.where(apart, xp.zeros_like(rest), scale * samples.energies)
+        diagonal = xp.where(apart, xp.zeros_like(rest), of_features(scale) * samples.energies)
         # A pair stands in M once for each of its features in A, and counts twice.
         pairs = sums.of_each_set(xp, m * m * (1.0 + rest)[..., None, :], run)
         return _Parts(
@@ -105,7 +105,7 @@ class Gram(Term):
         product = xp.matmul(factor * k, samples.everyone.centred)
         if a.shape[-1]:
             product = memory.add(xp, product, xp.matmul(a, factor * m))
-        return Linear(row=-factor * diagonal, added=product)
+        return Linear(row=-of_features(factor) * diagonal, added=product)
 
 
 class _Parts(NamedTuple):

@@ -34,8 +34,8 @@ Array = Any
 class SmoothL1(Term):
     """E at `scale` s, with the limit where it becomes linear on the scale of C."""
 
-    scale: float
-    limit: float
+    scale: Any  # a number, or (..., 1, 1)
+    limit: Any  # a number, or an array of shape ()
     sizes: Sizes
 
     factors = 1  # T, or zc T where it is formed in blocks
@@ -79,8 +79,11 @@ class SmoothL1(Term):
     def _clipped(self, xp: Library, o: Array) -> Array:
         """Return `o` within ± the limit; what is NaN stays so."""
         # A limit beyond the largest number of the dtype is none.
-        limit = min(self.limit, float(xp.finfo(o.dtype).max))
-        upper = xp.full_like(o[..., :1, :1], limit)
+        largest = float(xp.finfo(o.dtype).max)
+        if isinstance(self.limit, float):
+            upper = xp.full_like(o[..., :1, :1], min(self.limit, largest))
+        else:
+            upper = xp.minimum(self.limit, xp.full_like(self.limit, largest))
         return xp.minimum(xp.maximum(o, -upper), upper)
 
     def _value(self, xp: Library, o: Array, t: Array) -> Array:

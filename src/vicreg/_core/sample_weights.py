@@ -1,0 +1,119 @@
+"""The weights of samples: how often each occurs, and what the terms are then averages over.
+
+With weights w ≥ 0 and N = Σ w, of each position by itself,
+
+    mean = Σ w z / N,   variance = Σ w zc² / (N − correction),   covariance = Σ w zc zcᵀ / (N − correction)
+
+so that an integer weight is a repeated sample, and a weight of 0 an absent one. With √w on the rows
+of zc each formula of a term holds as it stands, and √w on the rows of what it gives takes that
+gradient to the one by z. What stands under a weight of 0 is replaced by 0 before anything else.
+
+A position whose weights sum to no more than the largest correction has no statistics: its samples
+weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vicreg._core import sums
+from vicreg._core.largest import indices
+from vicreg._core.layout import Axes, computing_dtype
+from vicreg._core.library import Library
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the terms are averages over: numbers, or arrays where samples have weights."""
+
+    samples: Any  # of each position: (..., 1, 1) if an array
+    positions: Any  # how many of them have statistics
+    total: Any  # samples of all positions
+    is_counted: Any = 1  # 0 for a position without statistics: (..., 1, 1) if an array
+
+
+class SampleWeights:
+    """The weights of the samples that are here.
+
+    Parameters
+    ----------
+    xp : Library
+        Of the arrays.
+    each : array, shape (..., n, 1)
+        The weights, in the dtype of the computation.
+    total : array, shape (..., 1, 1)
+        Their sum in each position, over all ranks.
+    correction : int
+        The largest that is subtracted from the number of samples.
+    """
+
+    def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
+        self._xp, self._each, self._total = xp, each, total
+        # Not `total > correction`: what is NaN shall stay so.
+        self._has_statistics = xp.logical_not(total <= correction)
+        enough = xp.full_like(total, correction + 1)
+        self._samples = xp.where(self._has_statistics, total, enough)
+        self._is_present = each != 0
+        self._roots = xp.sqrt(each)
+
+    def clean(self, array: Array) -> Array:
+        """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
+        return self._xp.where(self._is_present, array, self._xp.zeros_like(array))
+
+    def first_of(self, array: Array) -> Array:
+        """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
+        xp, present = self._xp, self._is_present
+        if array.shape[-2] == 0:  # a rank without rows
+            return array
+        place = xp.argmax(xp.astype(present, xp.int32), axis=-2, keepdims=True)
+        rows = indices(xp, present.shape[-2], like=present)[:, None]
+        is_first = xp.logical_and(rows == xp.astype(place, xp.int32), present)
+        return xp.matmul(xp.matrix_transpose(xp.astype(is_first, array.dtype)), array)
+
+    @property
+    def shares(self) -> Array:
+        """Each weight over the sum of its position, ``(..., n, 1)``; 0 without statistics."""
+        return self._in_statistics(self._each / self._samples)
+
+    @property
+    def roots(self) -> Array:
+        """The root of each weight, ``(..., n, 1)``."""
+        return self._roots
+
+    @property
+    def roots_in_statistics(self) -> Array:
+        """The root of each weight, ``(..., n, 1)``; 0 without statistics."""
+        return self._in_statistics(self._roots)
+
+    def counts(self, run: int) -> Counts:
+        """Return what the terms are averages over; 1 where they are over nothing."""
+        xp = self._xp
+        is_counted = xp.astype(self._has_statistics, self._total.dtype)
+        total = sums.everything(xp, self._total, run)
+        one = xp.ones_like(total)
+        positions = xp.maximum(sums.everything(xp, is_counted, run), one)
+        return Counts(self._samples, positions, xp.where(total == 0, one, total), is_counted)
+
+    def _in_statistics(self, array: Array) -> Array:
+        return self._xp.where(self._has_statistics, array, self._xp.zeros_like(array))
+
+
+def as_constant(xp: Library, weight: Array, view: Array) -> Array:
+    """Return the weights of the samples of `view` in the dtype of its computation.
+
+    They are a constant of differentiation.
+    """
+    return xp.astype(xp.without_gradient(weight), computing_dtype(xp, view))
+
+
+def of_each(xp: Library, weight: Array, view: Array, axes: Axes) -> Array:
+    """Return the weights of the samples of `view` as the core works on them, ``(..., n, 1)``."""
+    return axes.of_samples(xp, as_constant(xp, weight, view), view.shape)
+
+
+def total_of(xp: Library, each: Array, run: int) -> Array:
+    """Return the sum of weights ``(..., n, 1)`` in each position, ``(..., 1, 1)``."""
+    return xp.sum_over_samples(each, run)[..., None, :]
