@@ -20,6 +20,9 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg._adapters.dispatch import library_of
+from vicreg._checks import checked_sample_weight
+from vicreg._core.layout import Axes
 
 FUNCTIONS = (vicreg_loss, vicreg_terms, vicreg_value_and_grad)
 VIEW = np.random.default_rng(0).standard_normal((4, 6))
@@ -399,3 +402,100 @@ def test_samples_and_features_are_counted_along_all_their_axes(xp: Backend) -> N
     turned = xp.asarray(np.ones((1, 5, 1)))
     along = "at least 2 samples along the axes (0, 2)"
     vcreg_refused(ValueError, along, "got 1 in", z=turned, feature_axis=1)
+
+
+class TestSampleWeight:
+    """The check alone, of which every function of samples has the words."""
+
+    @staticmethod
+    def check(weight: object, z: object = IMAGE, axes: Axes | None = None) -> None:
+        library = library_of(z)
+        checked_sample_weight(weight, z, "z", axes or Axes((-1,), pooled=True), str(library))
+
+    def refused(self, error: type[Exception], *parts: str, weight: object, **given) -> None:
+        with pytest.raises(error) as caught:
+            self.check(weight, **given)
+        for part in ("sample_weight must ", *parts):
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.representative
+    def test_what_is_a_weight(self, xp: Backend) -> None:
+        z = xp.asarray(IMAGE)
+        for shape in ((3, 2), (1, 2), (3, 1), (1, 1), (2,), (1,), ()):
+            for values in (np.ones(shape), np.zeros(shape)):
+                for dtype in xp.dtypes:
+                    self.check(xp.asarray(values, dtype), z)
+        weight = xp.asarray(np.ones((3, 2)))
+        self.check(weight >= 0, z)
+
+    @pytest.mark.parametrize("dtype", ["bool", "int8", "uint16", "int64", "float16", "longdouble"])
+    def test_its_dtype(self, dtype: str) -> None:
+        self.check(np.ones((3, 2), dtype))
+
+    @pytest.mark.parametrize("dtype", ["complex64", "O", "U1", "M8[s]", "m8[s]"])
+    def test_dtypes_that_count_nothing(self, dtype: str) -> None:
+        parts = "dtype of booleans, integers or real", str(np.dtype(dtype))
+        self.refused(TypeError, *parts, weight=np.zeros((3, 2), dtype))
+
+    @pytest.mark.representative
+    @pytest.mark.parametrize("shape", [(2, 3), (3,), (3, 2, 1), (3, 2, 4), (2, 2), (0,), (0, 2)])
+    def test_its_shape(self, xp: Backend, shape: tuple[int, ...]) -> None:
+        if xp.name == "dask" and 0 in shape:
+            pytest.skip("Dask makes no chunks of nothing")
+        parts = "broadcasts to (3, 2), the shape of z without its features", f"got {shape}"
+        self.refused(ValueError, *parts, weight=xp.asarray(np.ones(shape)), z=xp.asarray(IMAGE))
+
+    def test_its_shape_follows_the_axes_of_the_view(self) -> None:
+        self.check(np.ones((3, 4)), axes=Axes((1,), (2,)))
+        self.check(np.ones(4), axes=Axes((1, 0), (2,)))
+        turned = Axes((1,), (2, 0))
+        self.check(np.ones((3, 4)), axes=turned)
+        self.refused(ValueError, "to (3, 4)", "(4, 3)", weight=np.ones((4, 3)), axes=turned)
+
+    def test_what_is_no_array_of_the_library(self) -> None:
+        library = "array of the library of z, numpy"
+        for weight in ([1.0, 0.0], 1.0, "w", object(), np.ndarray):
+            self.refused(TypeError, library, type(weight).__name__, weight=weight)
+        torch = pytest.importorskip("torch")
+        self.refused(TypeError, library, "an array of torch", weight=torch.ones(3, 2))
+        masked = np.ma.masked_array(np.ones((3, 2)), False)
+        self.refused(TypeError, "dense array", "a masked array", weight=masked)
+
+    @pytest.mark.parametrize("bad", [-1.0, -1e-30, float("nan"), float("inf"), float("-inf")])
+    @pytest.mark.parametrize("library", ["numpy", "array_api_strict", "torch"])
+    def test_values_that_are_there_to_be_seen(self, library: str, bad: float) -> None:
+        xp = Backend(library)
+        pytest.importorskip(library)
+        weight = np.ones((3, 2))
+        weight[1, 0] = bad
+        z = xp.asarray(IMAGE)
+        self.refused(ValueError, "0 or more", repr(bad), weight=xp.asarray(weight), z=z)
+
+    def test_integers_below_0(self) -> None:
+        self.refused(ValueError, "0 or more", "got -2", weight=np.asarray([1, -2]))
+
+    def test_it_is_where_the_view_is(self) -> None:
+        xp = pytest.importorskip("array_api_strict")
+        z, weight = xp.ones((4, 6)), xp.ones(4, device=xp.Device("device1"))
+        self.refused(ValueError, "device of z", "device1", "CPU_DEVICE", weight=weight, z=z)
+
+    def test_nothing_is_differentiated_by_it(self) -> None:
+        torch = pytest.importorskip("torch")
+        weight = torch.ones(2, requires_grad=True)
+        given = {"weight": weight, "z": torch.ones(3, 2, 4)}
+        self.refused(ValueError, "not require a gradient", "sample_weight.detach()", **given)
+
+    def test_values_that_are_waited_for_are_not_asked(self) -> None:
+        torch = pytest.importorskip("torch")
+        z, bad = torch.ones(3, 2, 4), torch.tensor([1.0, -1.0])
+        torch.vmap(lambda weight: self.check(weight, z) or weight)(torch.stack([bad, bad]))
+        compiled = torch.compile(
+            lambda z, weight: self.check(weight, z) or 2 * weight, fullgraph=True, backend="eager"
+        )
+        compiled(z, bad)
+        self.check(bad.to("meta"), z.to("meta"))
+        jax = pytest.importorskip("jax")
+        z, bad = jax.numpy.ones((3, 2, 4)), jax.numpy.asarray([1.0, -1.0])
+        self.check(bad, z)
+        jax.make_jaxpr(lambda z, weight: self.check(weight, z) or weight)(z, bad)

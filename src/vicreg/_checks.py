@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, ParamSpec
 
-from vicreg._adapters.dispatch import device_of, library_of, partition_of, unsupported_kind
+from vicreg._adapters.dispatch import (
+    adapter_for,
+    device_of,
+    library_of,
+    partition_of,
+    unsupported_kind,
+)
 from vicreg._conventions import (
     Codebase,
     Convention,
@@ -31,6 +37,7 @@ from vicreg._typing import Penalty
 Array = Any
 
 _REAL_DTYPES = (*HALF_PRECISION, "float32", "float64", "float96", "float128", "longdouble")
+_COUNTS = ("bool", "int", "uint")  # how the names of other dtypes that weights may have begin
 _TERMS = ("invariance", "variance", "covariance")
 
 P = ParamSpec("P")
@@ -280,6 +287,58 @@ def _checked_array(view: Array, name: str, objective: Objective) -> str:
             f"which sends those of {' and '.join(sent)}"
         )
     return library
+
+
+def checked_sample_weight(
+    weight: Array, like: Array, name_of_like: str, axes: Axes, library: str
+) -> None:
+    """Raise what is wrong with `weight` as the `sample_weight` of `like`, which has been checked.
+
+    Its shape broadcasts to that of `like` without the axes of the features. No value is waited
+    for: they are checked where they are there already, and nothing is being traced.
+    """
+    argument = "sample_weight"
+    its_library = library_of(weight)
+    if its_library != library:
+        got = type(weight).__name__ if its_library is None else f"an array of {its_library}"
+        raise TypeError(
+            f"{argument} must be an array of the library of {name_of_like}, {library}; got {got}"
+        )
+    kind = unsupported_kind(weight, library)
+    if kind is not None:
+        raise TypeError(f"{argument} must be a dense array; got {kind}")
+    partition = partition_of(weight, library)
+    if partition is not None:
+        raise ValueError(f"{argument} must be whole in each process; got {partition}")
+    name = dtype_name(weight)
+    if not name.startswith(_COUNTS) and name not in _REAL_DTYPES:
+        raise TypeError(
+            f"{argument} must have a dtype of booleans, integers or real floating-point numbers; "
+            f"got {weight.dtype}"
+        )
+    _check_shape_of_weight(tuple(weight.shape), like, name_of_like, axes)
+    here, there = device_of(like, library), device_of(weight, library)
+    if here is not None and there is not None and here != there:
+        _raise_differs(ValueError, "device", name_of_like, here, argument, there)
+    if library == "torch" and weight.requires_grad:
+        raise ValueError(
+            f"{argument} must not require a gradient, as nothing is differentiated by it: pass "
+            f"{argument}.detach()"
+        )
+    wrong = adapter_for(library).wrong_count(weight)
+    if wrong is not None:
+        raise ValueError(f"{argument} must be finite and 0 or more everywhere; got {wrong}")
+
+
+def _check_shape_of_weight(shape: tuple[Any, ...], like: Array, name: str, axes: Axes) -> None:
+    features = axes.split(like.ndim)[2]
+    wanted = tuple(like.shape[axis] for axis in range(like.ndim) if axis not in features)
+    lengths = zip(reversed(shape), reversed(wanted), strict=False)
+    if len(shape) > len(wanted) or any(here not in (1, there) for here, there in lengths):
+        raise ValueError(
+            f"sample_weight must have a shape that broadcasts to {wanted}, the shape of {name} "
+            f"without its features; got {shape}"
+        )
 
 
 def _hint(value: Any) -> str:

@@ -1,6 +1,6 @@
 """One thin adapter a framework: how its differentiation reaches the core. No mathematics here.
 
-Every adapter module has the same seven functions:
+Every adapter module has the same eight functions:
 
 ``evaluate(views, objective, weights)``
     the loss, and after it each term where the objective wants them, differentiable where the
@@ -15,6 +15,8 @@ Every adapter module has the same seven functions:
     the array as ``(n, d)``, likewise
 ``measure(array, axes)``
     how far a batch has collapsed: ``_core.collapse.Measures``
+``wrong_count(array)``
+    a value that is negative or not finite; None where none is, or where values are not there yet
 ``register(record, constants)``
     let the framework return `record`, a dataclass of arrays except for the fields `constants`
 

@@ -11,6 +11,7 @@ from vicreg._adapters.torch.library import (
     replicated,
     rows,
     without_gradient,
+    wrong_count,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "rows",
     "value_and_grad",
     "without_gradient",
+    "wrong_count",
 ]

@@ -11,7 +11,7 @@ import array_api_compat.torch
 import torch
 from torch.autograd import forward_ad
 
-from vicreg._core import collapse
+from vicreg._core import collapse, counts
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 
@@ -160,6 +160,11 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
     """Return `array` as ``(n, d)``, as `without_gradient` does."""
     as_rows: Tensor = axes.in_order(_eager, without_gradient(array))
     return as_rows
+
+
+def wrong_count(array: Tensor) -> float | None:
+    """Return a value that is negative or not finite, None where none is known to be."""
+    return counts.first_wrong(library((array,)), array)
 
 
 def measure(array: Tensor, axes: Axes) -> collapse.Measures:
