@@ -365,9 +365,7 @@ class VCReg(torch.nn.Module):
         self.scale = _checked_scale(scale)
         self._log = layer.Log()
 
-    def forward(
-        self, x: torch.Tensor, sample_weight: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, sample_weight: torch.Tensor | None = None) -> torch.Tensor:
         """Return the input. Call the layer itself, not this method.
 
         Parameters
@@ -404,7 +402,9 @@ class VCReg(torch.nn.Module):
             return x
         objective = replace(self._objective, weighted=sample_weight is not None)
         weights, passed = self._weights, None
-        z, *of_samples = map(adapter.local, with_sample_weight((x,), "x", sample_weight, objective))
+        z, *of_samples = map(
+            adapter.local, with_sample_weight((x,), "x", sample_weight, objective)
+        )
         if compiled or transformed:
             self._log.last = None
         else:

@@ -264,9 +264,7 @@ def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective)
     own, _ = objective.split(views)
     weights = sample_weights(xp, views, objective)
     arrays = [_cleaned(xp, view, weights, objective) for view in own]
-    return [
-        _samples(xp, z, objective, place, weights=weights) for place, z in enumerate(arrays)
-    ]
+    return [_samples(xp, z, objective, place, weights=weights) for place, z in enumerate(arrays)]
 
 
 def sample_weights(
@@ -287,7 +285,7 @@ def sample_weights(
 def with_constant_weights(
     xp: Library, arrays: tuple[Array, ...], objective: Objective
 ) -> tuple[Array, ...]:
-    """Return `arrays`, of which the weights of samples become what no library differentiates by."""
+    """Return `arrays` with the weights of samples as a constant of differentiation."""
     views, weight = objective.split(arrays)
     return arrays if weight is None else (*views, as_constant(xp, weight, views[0]))
 

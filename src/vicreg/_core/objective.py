@@ -102,7 +102,7 @@ class Objective:
         return invariance, variance, covariance * divisor
 
     def terms_of(self, arrays: Sequence[Any]) -> tuple[Term | None, ...]:
-        """Return the terms of `arrays`, as they are given, for who asks which of them there are."""
+        """Return which terms there are of `arrays`, as they are given: not those of weights."""
         views, _ = self.split(arrays)
         return self.terms((len(views), *self.axes.core_shape(views[0].shape)))
 

@@ -282,9 +282,7 @@ def _empty(xp: Library, like: Array, rows: int) -> Array:
     return xp.zeros((*sets, rows, d), dtype=like.dtype, device=like.device)
 
 
-def _mean(
-    received: Array, shares: Sequence[Any], counts: tuple[int, ...], rank: Any
-) -> Array:
+def _mean(received: Array, shares: Sequence[Any], counts: tuple[int, ...], rank: Any) -> Array:
     """Return the mean of all rows less the first of this rank, ``(k, ..., 1, d)``.
 
     `shares` are those of the ranks in it.

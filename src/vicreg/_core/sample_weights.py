@@ -2,11 +2,13 @@
 
 With weights w ≥ 0 and N = Σ w, of each position by itself,
 
-    mean = Σ w z / N,   variance = Σ w zc² / (N − correction),   covariance = Σ w zc zcᵀ / (N − correction)
+    mean       = Σ w z / N
+    variance   = Σ w zc² / (N − correction)
+    covariance = Σ w zc zcᵀ / (N − correction)
 
-so that an integer weight is a repeated sample, and a weight of 0 an absent one. With √w on the rows
-of zc each formula of a term holds as it stands, and √w on the rows of what it gives takes that
-gradient to the one by z. What stands under a weight of 0 is replaced by 0 before anything else.
+so that an integer weight is a repeated sample, and a weight of 0 an absent one. If each row of zc
+is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
+row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.

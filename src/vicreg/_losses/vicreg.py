@@ -541,9 +541,7 @@ def covariance_loss(
     1.000000
     """
     axes, weights = (feature_axis, sample_axis), (0.0, 0.0, 1.0)
-    return _single_term(
-        {"z": z}, sample_weight, weights, convention, axes, comm, method=method
-    )
+    return _single_term({"z": z}, sample_weight, weights, convention, axes, comm, method=method)
 
 
 def _checked_views(
@@ -559,7 +557,12 @@ def _checked_views(
     )
     names = tuple(f"views[{i}]" for i in range(len(views)))
     library = checked_library(views, names, objective, checked)
-    return library, with_sample_weight(views, names[0], sample_weight, objective), objective, checked
+    return (
+        library,
+        with_sample_weight(views, names[0], sample_weight, objective),
+        objective,
+        checked,
+    )
 
 
 def _single_term(

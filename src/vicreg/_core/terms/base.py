@@ -23,7 +23,10 @@ def of_features(number: Any) -> Any:
 
     One that is the same for all, no array or one of shape (), is returned as it is.
     """
-    return number[..., 0] if getattr(number, "ndim", 0) else number
+    # PyTorch's compiler cannot ask a number whether it has axes.
+    if isinstance(number, (int, float)) or not getattr(number, "ndim", 0):
+        return number
+    return number[..., 0]
 
 
 class Term:
