@@ -319,15 +319,6 @@ def test_single_terms_name_their_own_arguments() -> None:
         variance_loss(VIEW, gamma=-1)
 
 
-def test_arguments_that_other_issues_bring_are_not_accepted_yet() -> None:
-    for function in FUNCTIONS:
-        with pytest.raises(TypeError, match="sample_weight"):
-            function(VIEW, VIEW, sample_weight=None)
-    for function in (vcreg_loss, vcreg_value_and_grad):
-        with pytest.raises(TypeError, match="sample_weight"):
-            function(VIEW, variance_weight=1, covariance_weight=1, sample_weight=None)
-
-
 def vcreg_refused(error: type[Exception], *parts: str, z: object = VIEW, **settings) -> None:
     """Assert that both functions of VCReg refuse `z`, with every one of `parts` in the message."""
     given = {"variance_weight": 1, "covariance_weight": 1} | settings

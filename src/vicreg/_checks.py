@@ -241,7 +241,7 @@ def with_sample_weight(
     """
     if sample_weight is None:
         return views
-    library = library_of(views[0])
+    library = str(library_of(views[0]))
     checked_sample_weight(sample_weight, views[0], name, objective.axes, library)
     return (*views, sample_weight)
 

@@ -193,7 +193,7 @@ def vicreg_loss(
     >>> valid[:3, 1:] = 0
     >>> z1[:3, :, 1:] = np.nan
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_weight=valid):.3f}")
-    0
+    161.334
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)

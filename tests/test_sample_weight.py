@@ -1,0 +1,410 @@
+"""Weights of samples: an absent one is as if it were not there, a repeated one as if it stood twice.
+
+What stands under a weight of 0 is NaN or infinite throughout, and its gradient is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import definition
+import numpy as np
+import pytest
+import ranks
+from backends import Backend
+from errors import largest_error, rounding
+from ranks import NONE, ONE_ROW, UNEVEN, Thread, on_threads
+
+from vicreg import (
+    conventions,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+    vcreg_loss,
+    vcreg_value_and_grad,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
+
+TIMES = np.asarray([0, 1, 2, 0, 1, 3, 1])  # how often each of seven samples occurs
+WEIGHTS = (3.0, 5.0, 0.7)
+NAMED = dict(
+    zip(("invariance_weight", "variance_weight", "covariance_weight"), WEIGHTS, strict=True)
+)
+OF_VCREG = {name: NAMED[name] for name in ("variance_weight", "covariance_weight")}
+
+
+def drawn(shape: tuple[int, ...], count: int = 2) -> list[np.ndarray]:
+    """Views with stds of 0.7 to 1.3: the hinge is at work on some features and not on others."""
+    rng = np.random.default_rng(shape)
+    scale = rng.uniform(0.7, 1.3, shape[-1])
+    common = rng.standard_normal(shape)
+    return [1 + scale * (common + 0.3 * rng.standard_normal(shape)) for _ in range(count)]
+
+
+def hidden(view: np.ndarray, times: np.ndarray, by: float = np.nan) -> np.ndarray:
+    return np.where((times > 0).reshape(times.shape + (1,) * (view.ndim - times.ndim)), view, by)
+
+
+def repeated(view: np.ndarray, times: np.ndarray = TIMES) -> np.ndarray:
+    return np.repeat(view, times, axis=0)
+
+
+def gathered(gradient: np.ndarray, times: np.ndarray = TIMES) -> np.ndarray:
+    """Return the gradient of each sample: the sum of those of what it is repeated as."""
+    whole = np.zeros((len(times), *gradient.shape[1:]))
+    np.add.at(whole, np.repeat(np.arange(len(times)), times), gradient)
+    return whole
+
+
+def compare(
+    got: Any, gradients: Sequence[Any], wanted: float, right: Sequence[Any], bound: float
+) -> None:
+    assert largest_error(np.asarray(got, dtype=float), wanted) <= bound
+    for gradient, its_own in zip(gradients, right, strict=True):
+        assert largest_error(gradient, its_own) <= bound
+
+
+def vicreg_of(views: Sequence[np.ndarray], name: str = "official") -> tuple[float, list]:
+    """Return the loss of the samples that occur by its definition, and its gradients."""
+
+    def loss(views: Sequence[np.ndarray]) -> complex:
+        return definition.loss(
+            [repeated(view)[:, None] for view in views], weights=WEIGHTS, convention=name
+        )
+
+    return loss(views), definition.gradients(loss, views)
+
+
+@pytest.mark.representative
+@pytest.mark.parametrize(
+    "d", [pytest.param(3, marks=pytest.mark.long_on("jax", "ndonnx", "mlx")), 12]
+)
+def test_a_mask_and_repeated_samples(xp: Backend, d: int) -> None:
+    views = drawn((7, d))
+    wanted, right = vicreg_of(views)
+    arrays = [xp.asarray(hidden(view, TIMES)) for view in views]
+    weight = xp.asarray(TIMES)
+    bound = rounding(xp.dtypes[0], int(TIMES.sum()), d)
+    loss, gradients = vicreg_value_and_grad(*arrays, sample_weight=weight, **NAMED)
+    gradients = [xp.numpy(gradient) for gradient in gradients]
+    compare(xp.numpy(loss), gradients, wanted, right, bound)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient[TIMES == 0], 0)
+    value = vicreg_loss(*arrays, sample_weight=weight, **NAMED)
+    assert largest_error(xp.numpy(value), wanted) <= bound
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("name", [name for name in conventions if name != "vcreg"])
+@pytest.mark.parametrize("d", [3, 12])
+def test_in_every_convention(xp: Backend, d: int, name: str, views: int, method: str) -> None:
+    if str(xp).split(":")[0] in ("ndonnx", "mparray"):
+        pytest.skip("each setting takes seconds there")
+    own = drawn((7, d), views)
+    arrays = [xp.asarray(hidden(view, TIMES, np.inf)) for view in own]
+    weight = xp.asarray(TIMES)
+    settings = {"convention": name, "method": method} | NAMED
+    loss, gradients = vicreg_value_and_grad(*arrays, sample_weight=weight, **settings)
+    plain = vicreg_value_and_grad(*map(repeated, own), **settings | {"method": "covariance"})
+    right = [gathered(gradient) for gradient in plain[1]]
+    bound = rounding(xp.dtypes[0], int(TIMES.sum()), d)
+    compare(xp.numpy(loss), list(map(xp.numpy, gradients)), plain[0], right, bound)
+
+
+@pytest.mark.parametrize("name", [name for name in conventions if name != "vcreg"])
+@pytest.mark.parametrize("d", [3, 12])
+@pytest.mark.parametrize("views", [2, 3])
+def test_in_every_convention_in_numpy(name: str, d: int, views: int) -> None:
+    own = drawn((7, d), views)
+    wanted, right = vicreg_of(own, name)
+    for method in ("gram", "covariance"):
+        loss, gradients = vicreg_value_and_grad(
+            *(hidden(view, TIMES) for view in own),
+            sample_weight=TIMES,
+            convention=name,
+            method=method,
+            **NAMED,
+        )
+        compare(loss, gradients, wanted, right, rounding("float64", int(TIMES.sum()), d))
+
+
+@pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
+@pytest.mark.parametrize("d", [3, 12, 300], ids=["narrow", "wide", "in blocks"])
+def test_vcreg(penalty: str, d: int) -> None:
+    (z,) = drawn((7, d), 1)
+    settings = OF_VCREG | {"penalty": penalty}
+    wanted, right = vcreg_value_and_grad(repeated(z), **settings)
+    given = {"sample_weight": TIMES > 0, **settings}
+    loss, gradient = vcreg_value_and_grad(hidden(z, TIMES), **given)
+    once = z[TIMES > 0]
+    plain, of_once = vcreg_value_and_grad(once, **settings)
+    bound = rounding("float64", int(TIMES.sum()), d)
+    compare(loss, [gradient], plain, [gathered(of_once, (TIMES > 0).astype(int))], bound)
+    loss, gradient = vcreg_value_and_grad(hidden(z, TIMES), sample_weight=TIMES, **settings)
+    compare(loss, [gradient], wanted, [gathered(right)], bound)
+    value = vcreg_loss(hidden(z, TIMES), sample_weight=TIMES, **settings)
+    assert largest_error(value, wanted) <= bound
+
+
+def of_positions(views: Sequence[np.ndarray], weight: np.ndarray) -> float:
+    """Return the loss by gathering the samples of each position, ``(n, positions, d)``."""
+    total, d = weight.sum(), views[0].shape[-1]
+    distance = (weight[..., None] * (views[0] - views[1]) ** 2)[weight > 0].sum()
+    parts = [
+        vicreg_terms(*(view[weight[:, p] > 0, p] for view in views), method="covariance")
+        for p in range(weight.shape[1])
+        if weight[:, p].sum() > 1
+    ]
+    invariance = distance / (d * total) if total else 0.0
+    variance = np.mean([part.variance for part in parts]) if parts else 0.0
+    covariance = np.mean([part.covariance for part in parts]) if parts else 0.0
+    return float(np.dot(WEIGHTS, [invariance, variance, covariance]))
+
+
+FULL = np.asarray([[1, 0, 0, 1], [1, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1]])
+ONE = np.where(np.arange(20).reshape(5, 4) == 6, 1, 0)
+
+
+@pytest.mark.long_on("jax", "ndonnx")
+@pytest.mark.parametrize("d", [3, 8])
+@pytest.mark.parametrize(
+    "weight", [FULL, ONE, 0 * FULL], ids=["too few in some", "too few in all", "none"]
+)
+def test_positions_without_statistics_are_left_out(xp: Backend, weight: Any, d: int) -> None:
+    views = drawn((5, 4, d))
+    arrays = [xp.asarray(hidden(view, weight)) for view in views]
+    mask = xp.asarray(weight)
+    loss, gradients = vicreg_value_and_grad(*arrays, sample_weight=mask, **NAMED)
+    bound = rounding(xp.dtypes[0], 20, d)
+    assert largest_error(xp.numpy(loss), of_positions(views, weight)) <= bound
+    right = definition.gradients(lambda views: of_positions_complex(views, weight), views)
+    for gradient, wanted in zip(gradients, right, strict=True):
+        assert largest_error(xp.numpy(gradient), np.where(weight[..., None], wanted, 0)) <= bound
+
+
+def of_positions_complex(views: Sequence[np.ndarray], weight: np.ndarray) -> complex:
+    """Return `of_positions`, by which a complex step differentiates."""
+    total, d = weight.sum(), views[0].shape[-1]
+    if not total:
+        return 0 * views[0].sum()
+    difference = np.where(weight[..., None] > 0, views[0] - views[1], 0)
+    invariance = (weight[..., None] * difference**2).sum() / (d * total)
+    counted = [p for p in range(weight.shape[1]) if weight[:, p].sum() > 1]
+    parts = [
+        definition.loss(
+            [view[weight[:, p] > 0, p][:, None] for view in views], weights=(0.0, *WEIGHTS[1:])
+        )
+        for p in counted
+    ]
+    return WEIGHTS[0] * invariance + (sum(parts) / len(counted) if counted else 0)
+
+
+def test_axes_and_broadcasting() -> None:
+    views = drawn((3, 4, 2, 5))  # positions 0, features 3, samples 1 and 2
+    weight = np.asarray([1.0, 0.0, 2.0, 1.0])[:, None]  # of axis 1, for every position
+    axes = {"feature_axis": -1, "sample_axis": (1, 2)}
+    got, gradients = vicreg_value_and_grad(*views, sample_weight=weight, **axes)
+    times = np.asarray([1, 0, 2, 1])
+    wanted, right = vicreg_value_and_grad(*(np.repeat(v, times, axis=1) for v in views), **axes)
+    bound = rounding("float64", 8, 5)
+    assert largest_error(got, wanted) <= bound
+    for gradient, of_repeated in zip(gradients, right, strict=True):
+        folded = np.stack(
+            [
+                of_repeated[:, 0],
+                0 * of_repeated[:, 0],
+                of_repeated[:, 1:3].sum(1),
+                of_repeated[:, 3],
+            ],
+            axis=1,
+        )
+        assert largest_error(gradient, folded) <= bound
+
+
+def test_each_single_term() -> None:
+    z1, z2 = drawn((7, 4))
+    masked = hidden(z1, TIMES), hidden(z2, TIMES)
+    bound = rounding("float64", int(TIMES.sum()), 4)
+    for function, count in ((invariance_loss, 2), (variance_loss, 1), (covariance_loss, 1)):
+        wanted = function(*(repeated(view) for view in (z1, z2)[:count]))
+        got = function(*masked[:count], sample_weight=TIMES)
+        assert largest_error(got, wanted) <= bound, function
+    got = vicreg_terms(*masked, sample_weight=TIMES)
+    for term, wanted in zip(got, vicreg_terms(repeated(z1), repeated(z2)), strict=True):
+        assert largest_error(term, wanted) <= bound
+
+
+def test_weights_of_one_change_nothing_but_rounding() -> None:
+    views = drawn((6, 9))
+    got, gradients = vicreg_value_and_grad(*views, sample_weight=np.ones(6))
+    wanted, right = vicreg_value_and_grad(*views)
+    compare(got, gradients, float(wanted), right, rounding("float64", 6, 9))
+
+
+def test_a_common_offset_costs_no_digit() -> None:
+    """The first sample that counts is subtracted first, not one that stands under a 0."""
+    views = [(1e4 + view).astype(np.float32) for view in drawn((7, 12))]
+    exact = [view.astype(np.float64) for view in views]
+    wanted, _ = vicreg_value_and_grad(*map(repeated, exact))
+    masked = [hidden(view, TIMES, np.float32(0)) for view in views]
+    got = vicreg_loss(*masked, sample_weight=TIMES)
+    assert largest_error(got, wanted) <= rounding("float32", int(TIMES.sum()), 12)
+
+
+@pytest.mark.parametrize("d", [40, 5], ids=["wide", "narrow"])
+@pytest.mark.parametrize("rows", [UNEVEN, ONE_ROW, NONE], ids=str)
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_over_ranks(rows: tuple[int, ...], d: int, method: str) -> None:
+    whole = ranks.whole(rows, (2, d))
+    weight = np.random.default_rng(rows).integers(0, 3, (sum(rows), 2)).astype(float)
+    weight[: rows[0]] = 0  # nothing of the first rank counts
+    weight[-3:] = 1
+    views = [hidden(view, weight) for view in whole]
+    settings = {"method": method} | NAMED
+
+    def of_rank(comm: Thread) -> Any:
+        *own, weights = ranks.own([*views, weight], rows, comm.rank)
+        return vicreg_value_and_grad(*own, sample_weight=weights, comm=comm, **settings)
+
+    wanted, right = vicreg_value_and_grad(*views, sample_weight=weight, **settings)
+    results = on_threads(len(rows), of_rank)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    bound = rounding("float64", sum(rows), d)
+    for place, gradient in enumerate(right):
+        got = np.concatenate([gradients[place] for _, gradients in results])
+        assert largest_error(got, gradient) <= bound
+    assert all(largest_error(value, wanted) <= bound for value, _ in results)
+
+
+def test_ranks_with_weights_and_without_are_told() -> None:
+    views = ranks.whole((4, 4), (5,))
+
+    def of_rank(comm: Thread) -> Any:
+        weight = np.ones(4) if comm.rank else None
+        return vicreg_loss(*ranks.own(views, (4, 4), comm.rank), sample_weight=weight, comm=comm)
+
+    for result in on_threads(2, of_rank):
+        assert isinstance(result, ValueError)
+        assert "whether sample_weight is given must be the same on every rank" in str(result)
+
+
+class TestPyTorch:
+    """What differentiates it, and its modules."""
+
+    @pytest.fixture
+    def torch(self) -> Any:
+        return pytest.importorskip("torch")
+
+    @pytest.fixture
+    def arrays(self, torch: Any) -> list[Any]:
+        return [torch.tensor(hidden(view, TIMES), requires_grad=True) for view in drawn((7, 9))]
+
+    def test_automatic_differentiation(self, torch: Any, arrays: list[Any]) -> None:
+        from vicreg.torch import VICRegLoss
+
+        wanted, right = vicreg_of(drawn((7, 9)))
+        weight, criterion = torch.tensor(TIMES), VICRegLoss(**NAMED)
+        for loss in (
+            vicreg_loss(*arrays, sample_weight=weight, **NAMED),
+            vicreg_terms(*arrays, sample_weight=weight, **NAMED).loss,
+            criterion(*arrays, sample_weight=weight.float()),
+            criterion.terms(*arrays, sample_weight=weight).loss,
+        ):
+            gradients = torch.autograd.grad(loss, arrays)
+            compare(loss.detach(), gradients, wanted, right, rounding("float64", 8, 9))
+
+    def test_second_derivatives_and_maps(self, torch: Any, arrays: list[Any]) -> None:
+        weight = torch.tensor(TIMES)
+        clean = [z.detach().nan_to_num(0.5).requires_grad_() for z in arrays]
+
+        def loss(*views: Any) -> Any:
+            return vicreg_loss(*views, sample_weight=weight, **NAMED)
+
+        assert torch.autograd.gradgradcheck(loss, clean)
+        detached = [z.detach() for z in arrays]
+        hessian = torch.func.hessian(loss)(*detached)
+        assert torch.isfinite(hessian).all()
+        assert not hessian[0].any()  # of an absent sample
+
+        def mapped(a: Any, b: Any, weight: Any) -> Any:
+            return vicreg_loss(a, b, sample_weight=weight, **NAMED)
+
+        batches = [torch.stack([z, z]) for z in (*detached, weight)]
+        got = torch.func.vmap(torch.func.grad(mapped))(*batches)
+        _, right = vicreg_of(drawn((7, 9)))
+        assert largest_error(got[1], right[0]) <= rounding("float64", 8, 9)
+
+    @pytest.mark.parametrize("scale", ["exact", "published"])
+    def test_the_layer(self, torch: Any, scale: str) -> None:
+        from vicreg.torch import VCReg
+
+        (z,) = drawn((7, 9), 1)
+        weight = torch.tensor(TIMES)
+        regularize = VCReg(covariance_gradient=scale, **OF_VCREG)
+        masked = torch.tensor(hidden(z, TIMES), requires_grad=True)
+        regularize(masked, weight).backward(torch.zeros_like(masked))
+        plain = torch.tensor(repeated(z), requires_grad=True)
+        wanted = VCReg(covariance_gradient=scale, **OF_VCREG)
+        wanted(plain).backward(torch.zeros_like(plain))
+        bound = rounding("float64", 8, 9)
+        assert largest_error(masked.grad, gathered(plain.grad.numpy())) <= bound
+        for term, other in zip(regularize.last_terms, wanted.last_terms, strict=True):
+            assert largest_error(term, other) <= bound
+
+    def test_no_gradient_by_the_weights(self, torch: Any, arrays: list[Any]) -> None:
+        weight = torch.tensor(TIMES, dtype=torch.float64, requires_grad=True)
+        with pytest.raises(ValueError, match="sample_weight must not require a gradient"):
+            vicreg_loss(*arrays, sample_weight=weight)
+
+    def test_one_graph(self, torch: Any, arrays: list[Any]) -> None:
+        function = torch.compile(vicreg_loss, backend="aot_eager", fullgraph=True)
+        loss = function(*arrays, sample_weight=torch.tensor(TIMES), **NAMED)
+        wanted, right = vicreg_of(drawn((7, 9)))
+        gradients = torch.autograd.grad(loss, arrays)
+        compare(loss.detach(), gradients, wanted, right, rounding("float64", 8, 9))
+
+
+class TestJAX:
+    """What differentiates it, and its layer."""
+
+    def test_under_jit(self) -> None:
+        jax = pytest.importorskip("jax")
+        with jax.enable_x64(True):
+            views = [jax.numpy.asarray(hidden(view, TIMES)) for view in drawn((7, 9))]
+            weight = jax.numpy.asarray(TIMES)
+
+            @jax.jit
+            def both(z1: Any, z2: Any, weight: Any) -> Any:
+                return jax.value_and_grad(
+                    lambda *views: vicreg_loss(*views, sample_weight=weight, **NAMED), (0, 1)
+                )(z1, z2)
+
+            loss, gradients = both(*views, weight)
+            wanted, right = vicreg_of(drawn((7, 9)))
+            compare(loss, gradients, wanted, right, rounding("float64", 8, 9))
+
+    def test_the_layer(self) -> None:
+        jax = pytest.importorskip("jax")
+        from vicreg.jax import vcreg
+
+        with jax.enable_x64(True):
+            (z,) = drawn((7, 9), 1)
+            _, right = vcreg_value_and_grad(repeated(z), **OF_VCREG)
+            masked, weight = jax.numpy.asarray(hidden(z, TIMES)), jax.numpy.asarray(TIMES)
+            _, pullback = jax.vjp(lambda x: vcreg(x, sample_weight=weight, **OF_VCREG), masked)
+            (got,) = pullback(jax.numpy.zeros_like(masked))
+            assert largest_error(got, gathered(right)) <= rounding("float64", 8, 9)
+
+    def test_no_gradient_by_the_weights(self) -> None:
+        jax = pytest.importorskip("jax")
+        z1, z2 = (jax.numpy.asarray(view) for view in drawn((7, 3)))
+        weight = jax.numpy.ones(7)
+        with pytest.raises(ValueError, match="sample_weight must not be differentiated by"):
+            jax.grad(lambda w: vicreg_loss(z1, z2, sample_weight=w))(weight)
