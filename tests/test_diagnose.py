@@ -902,6 +902,7 @@ class TestSampleWeight:
         z, mask = normal(*TALL), np.arange(40) % 8 == 3
         check_same(xp, self.weighted(xp, z, mask), found(xp, z[mask]))
 
+    @pytest.mark.long_on("jax")
     def test_an_integer_weight_is_a_repeated_sample(self, xp: Backend) -> None:
         weight = np.arange(40) % 4
         z = 3 + normal(*TALL) @ (np.eye(7) + 0.3 * normal(7, 7, seed=1))
@@ -981,6 +982,21 @@ class TestSampleWeight:
         weight[place] = 0
         assert diagnose(z, sample_weight=weight).level == "healthy"
 
+    def test_jax_traces_it_without_a_value_of_a_weight(self) -> None:
+        jax = pytest.importorskip("jax")
+
+        def function(z: Any, weight: Any) -> Diagnosis:
+            diagnosis = vicreg.diagnose(z, sample_weight=weight)
+            assert str(diagnosis).startswith("Weighted samples of 7 features; the values")
+            assert repr(diagnosis).startswith("Diagnosis(n=<")
+            return diagnosis
+
+        z, mask = jax.numpy.ones(TALL), jax.numpy.asarray(self.MASK)
+        _, shapes = jax.make_jaxpr(function, return_shape=True)(z, mask)  # and not compiled
+        assert isinstance(shapes, Diagnosis)
+        assert (shapes.n.shape, shapes.d, shapes.singular_values.shape) == ((), 7, (7,))
+
+    @pytest.mark.long
     def test_jax_compiles_it_once_for_all_masks(self) -> None:
         jax = pytest.importorskip("jax")
         traced: list[None] = []
@@ -988,10 +1004,7 @@ class TestSampleWeight:
         @jax.jit
         def compiled(z: Any, weight: Any) -> Diagnosis:
             traced.append(None)
-            diagnosis = vicreg.diagnose(z, sample_weight=weight)
-            assert str(diagnosis).startswith("Weighted samples of 7 features; the values")
-            assert repr(diagnosis).startswith("Diagnosis(n=<")
-            return diagnosis
+            return vicreg.diagnose(z, sample_weight=weight)
 
         z = jax.numpy.asarray(normal(*TALL))
         for mask in (self.MASK, ~self.MASK):
@@ -1010,7 +1023,11 @@ class TestSampleWeight:
         mapped = jax.vmap(lambda mask: vicreg.diagnose(z, sample_weight=mask))(masks)
         np.testing.assert_array_equal(mapped.n, [self.MASK.sum(), (~self.MASK).sum()])
 
-    @pytest.mark.parametrize("chunks", [(4, 5), (-1, 3)], ids=str)
+    @pytest.mark.parametrize(
+        "chunks",
+        [(10, -1), *(pytest.param(c, marks=pytest.mark.long) for c in ((4, 5), (-1, 3)))],
+        ids=str,
+    )
     def test_dask_in_any_chunks(self, chunks: tuple[int, int]) -> None:
         array = pytest.importorskip("dask.array")
         z = normal(20, 9)

@@ -179,13 +179,12 @@ class Diagnosis:
     @functools.cached_property
     def _numbers(self) -> dict[str, float]:
         """The fields that are one number, all waited for at once, and once only."""
-        named = {name: getattr(self, name) for name in (*_LOGGED, "unit_norm", *_CONSTANTS)}
-        known = (int, str, type(None))
-        return floats_of({name: a for name, a in named.items() if not isinstance(a, known)})
+        named = {name: getattr(self, name) for name in (*_LOGGED, "unit_norm", "n", "rank_limit")}
+        return floats_of({name: array for name, array in named.items() if _is_array(array)})
 
     def _count(self, name: str) -> int | float:
         """Return `n` or `rank_limit` as a number, an integer where it is one."""
-        value = self._numbers[name] if name in self._numbers else getattr(self, name)
+        value = self._numbers.get(name, getattr(self, name))
         return int(value) if value == value // 1 else value
 
     @property
@@ -199,20 +198,18 @@ class Diagnosis:
         )
 
     def __str__(self) -> str:
-        # A sum of weights is not there yet in a function that is being compiled.
-        heading = f"{self.n if isinstance(self.n, int) else 'Weighted'} samples of "
-        heading += _counted(self.d, "feature")
+        features = _counted(self.d, "feature")
         try:
-            heading = f"{shown_count(self._count('n'))} samples of {_counted(self.d, 'feature')}"
-            heading += ", each of norm 1" if self._judge.unit_norm else ""
-            verdict, rows = self.verdict, _rows(self)
+            judge, verdict, rows = self._judge, self.verdict, _rows(self)
         except Exception:
             # In a function that is being compiled there are no values yet, and each library has
             # an error of its own for it.
-            return f"{heading}; the values are not there to be shown"
-        limit = self._count("rank_limit")
-        if limit < self.d:
-            heading += f", which span at most {_counted(limit, 'dimension')}"
+            n = "Weighted" if _is_array(self.n) else self.n
+            return f"{n} samples of {features}; the values are not there to be shown"
+        heading = f"{shown_count(judge.n)} samples of {features}"
+        heading += ", each of norm 1" if judge.unit_norm else ""
+        if judge.rank_limit < self.d:
+            heading += f", which span at most {_counted(judge.rank_limit, 'dimension')}"
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
         return "\n".join([verdict, heading, *lines])
@@ -223,7 +220,7 @@ class Diagnosis:
 
     def _shown(self, name: str) -> str:
         value = getattr(self, name)
-        if isinstance(value, (int, str)) or value is None:
+        if value is None or (name in _CONSTANTS and not _is_array(value)):
             return repr(value)
         if name in ("std", "singular_values"):
             return f"<{value.shape[-1]} values>"
@@ -404,3 +401,7 @@ def _term_row(name: str, value: float, words: str) -> tuple[str, str, str]:
 
 def _counted(count: float, thing: str) -> str:
     return f"{shown_count(count)} {thing}{'' if count == 1 else 's'}"
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype")

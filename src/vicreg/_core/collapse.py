@@ -71,7 +71,7 @@ class _Deviations(NamedTuple):
     alive: Array  # (d,), 1 or 0
     unit_norm: Array  # whether each sample of the batch itself has norm 1
     known: tuple[Array, ...]  # all that `scaled` is formed from, except the batch
-    count: _Count
+    counted: _Count
     total: Array | None  # the sum of the weights, (1, 1)
 
 
@@ -96,7 +96,7 @@ def measure(
     z = axes.laid_out(xp, z)
     d = z.shape[1]
     deviations = _deviations(xp, z, each, epsilon)
-    count = deviations.count
+    count = deviations.counted
     norms = xp.sqrt(deviations.energies)
     std = deviations.reach * norms / _root(xp, count.samples - 1)
     living = xp.sum(deviations.alive)
@@ -128,7 +128,7 @@ def measure(
 def _rank_limit(xp: Library, count: _Count, d: int) -> Any:
     """Return the most dimensions that the centred batch spans: a number, or 0-d array."""
     limit = count.spanning - 1
-    return min(limit, d) if isinstance(limit, int) else xp.minimum(limit, xp.full_like(limit, d))
+    return xp.minimum(limit, xp.full_like(limit, d)) if _is_array(limit) else min(limit, d)
 
 
 def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
@@ -141,41 +141,46 @@ def _have_unit_norm(xp: Library, z: Array, epsilon: float) -> Array:
     return xp.all(xp.abs(squares - 1.0) <= bound)
 
 
-def _without_absent(xp: Library, z: Array, each: Array) -> tuple[Array, Array]:
-    """Return `z` with its first sample of a weight for those of weight 0, and that sample.
+class _Batch(NamedTuple):
+    """A batch ``(n, d)`` of which each row may be looked at, and how many samples they are."""
 
-    It is 0 where there is none.
+    z: Array
+    counted: _Count
+    weights: SampleWeights | None = None
+    total: Array | None = None  # the sum of the weights, (1, 1)
+    known: tuple[Array, ...] = ()  # what was found in a pass over the samples
+
+
+def _weighted(xp: Library, z: Array, each: Array) -> _Batch:
+    """Return `z` with its first sample of a weight in the place of each of weight 0.
+
+    That is 0 where there is none.
     """
-    n = z.shape[0]
-    present, row = each != 0, indices(xp, n, like=z)[:, None]
-    place = xp.min(xp.where(present, row, xp.full_like(row, n)))
-    # A sum, of which all else is 0, is exact; a product would be rounded as devices like.
-    first = xp.sum(xp.where(row == place, z, xp.zeros_like(z)), axis=0)[None, :]
-    return xp.where(present, z, first), first
-
-
-def _count_of(xp: Library, each: Array, total: Array, weights: SampleWeights) -> _Count:
-    """Return how many samples count of those whose weights are `each`, ``(n, 1)``."""
-    counts = weights.counts(DEFAULT_SIZES.summed)
-    present = xp.astype(each != 0, each.dtype)
-    rows = xp.reshape(total_of(xp, present, DEFAULT_SIZES.summed), ())
-    samples, has_statistics = (xp.reshape(a, ()) for a in (counts.samples, counts.is_counted))
-    return _Count(samples, rows, xp.maximum(samples, rows), has_statistics)
+    run = DEFAULT_SIZES.summed
+    total = total_of(xp, each, run)
+    weights = SampleWeights(xp, each, total, 1)
+    # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
+    first = xp.sum(xp.where(weights.is_first, z, xp.zeros_like(z)), axis=0)[None, :]
+    rows = total_of(xp, xp.astype(weights.is_present, each.dtype), run)
+    counts = weights.counts(run)
+    spanning = xp.maximum(counts.samples, rows)
+    of_all = (counts.samples, rows, spanning, counts.is_counted)
+    count = _Count(*(xp.reshape(array, ()) for array in of_all))
+    z = xp.where(weights.is_present, z, first)
+    return _Batch(z, count, weights, total, (first, total))
 
 
 def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _Deviations:
     # Infinity has no distance from another value, and says so in every library as NaN alone.
     z = xp.where(xp.isfinite(z), z, xp.full_like(z[:1, :], math.nan))
-    count, weights, total, known = _Count(*(z.shape[0],) * 3), None, None, ()
-    if each is not None:
-        total = total_of(xp, each, DEFAULT_SIZES.summed)
-        weights = SampleWeights(xp, each, total, 1)
-        count = _count_of(xp, each, total, weights)
-        z, first = _without_absent(xp, z, each)
-        known = (first, total)
+    n = z.shape[0]
+    batch = _Batch(z, _Count(n, n, n)) if each is None else _weighted(xp, z, each)
+    z, count, weights, total, known = batch
     shifted = z - z[:1, :]
     reach = xp.max(xp.abs(shifted), axis=0)
     size = xp.max(xp.abs(z), axis=0)
+    unit_norm = _have_unit_norm(xp, z, epsilon)
+    reach, size, unit_norm = xp.in_another_pass((reach, size, unit_norm), known)
     # A feature that varies by one unit in the last place varies: at 1e7 that is 1 in float32.
     dead = reach == 0  # never so where there is a NaN
     size = xp.where(dead, xp.zeros_like(size), size)
@@ -183,18 +188,7 @@ def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _D
     shifted = shifted / divisor
     samples = Samples(xp, shifted, DEFAULT_SIZES, weights=weights)
     in_units = xp.where(dead, xp.zeros_like(divisor), epsilon / divisor)
-    in_place = (_power_of_two_below(xp, rows) * in_units for rows in samples.blocks(z))
-    if weights is not None:
-        roots = xp.broadcast_to(weights.roots_in_statistics, z.shape)
-        pairs = zip(in_place, samples.blocks(roots), strict=True)
-        in_place = (of_rows * of_weights for of_rows, of_weights in pairs)
-    units = sums.total(
-        xp.sum_squares_over_samples(rows, DEFAULT_SIZES.summed) for rows in in_place
-    )
-    units = units / count.samples
-    unit_norm = _have_unit_norm(xp, z, epsilon)
-    if known:
-        reach, size, unit_norm = xp.in_another_pass((reach, size, unit_norm), known)
+    units = _mean_square_of_units(xp, samples, z, in_units, count)
     known += (z[:1, :], samples.first, reach, size, unit_norm)
     totals = xp.in_another_pass((samples.mean, samples.energies, units), known)
     mean, energies, units = totals
@@ -205,6 +199,19 @@ def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _D
     return _Deviations(
         samples.centred, energies, reach, size, units, alive, unit_norm, known, count, total
     )
+
+
+def _mean_square_of_units(
+    xp: Library, samples: Samples, z: Array, in_units: Array, count: _Count
+) -> Array:
+    """Return the mean square of the units in the last place of each feature of `z`, ``(d,)``."""
+    units = (_power_of_two_below(xp, rows) * in_units for rows in samples.blocks(z))
+    if samples.weights is not None:
+        roots = xp.broadcast_to(samples.weights.roots_in_statistics, z.shape)
+        pairs = zip(units, samples.blocks(roots), strict=True)
+        units = (of_rows * of_weights for of_rows, of_weights in pairs)
+    run = DEFAULT_SIZES.summed
+    return sums.total(xp.sum_squares_over_samples(rows, run) for rows in units) / count.samples
 
 
 def _power_of_two_below(xp: Library, z: Array) -> Array:
@@ -239,7 +246,7 @@ def _spectrum(
     values = values[: min(n - 1, d)]
     if weighted:
         place = xp.astype(indices(xp, values.shape[0], like=values), values.dtype)
-        is_left = place < deviations.count.rows - 1
+        is_left = place < deviations.counted.rows - 1
         values = xp.where(is_left, values, xp.zeros_like(values))
 
     of_decomposition = 4 * float(xp.finfo(values.dtype).eps) * values[0]
@@ -282,7 +289,7 @@ def _of_stored_values(
     So what is below is taken for rounding only where together it is no more than rounding leaves,
     and where other directions stand out from it.
     """
-    d, count = deviations.scaled.shape[1], deviations.count
+    d, count = deviations.scaled.shape[1], deviations.counted
     size = deviations.size / unit
     # 1, but for weights that are parts of 1: then of each error a part counts.
     share = count.samples / count.spanning
@@ -348,4 +355,8 @@ def _or_one(xp: Library, array: Array) -> Array:
 
 def _root(xp: Library, number: Any) -> Any:
     """Return the root of a number, or of a 0-d array."""
-    return math.sqrt(number) if isinstance(number, (int, float)) else xp.sqrt(number)
+    return xp.sqrt(number) if _is_array(number) else math.sqrt(number)
+
+
+def _is_array(number: Any) -> bool:
+    return hasattr(number, "dtype")
