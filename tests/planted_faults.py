@@ -397,13 +397,6 @@ FAULTS = [
         ("diagnose",),
     ),
     Fault(
-        "a diagnosis spans dimensions by samples that are not there",
-        "_core/collapse.py",
-        "is_left = place < deviations.counted.rows - 1",
-        "is_left = place < n - 1",
-        ("diagnose",),
-    ),
-    Fault(
         "absent samples are 0 in a diagnosis",
         "_core/collapse.py",
         "z = xp.where(weights.is_present, z, first)",
