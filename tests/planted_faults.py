@@ -392,9 +392,23 @@ FAULTS = [
     Fault(
         "stds of a diagnosis divided by n",
         "_core/collapse.py",
-        "math.sqrt(n - 1)",
-        "math.sqrt(n)",
+        "_root(xp, count.samples - 1)",
+        "_root(xp, count.samples)",
         ("diagnose",),
+    ),
+    Fault(
+        "absent samples are 0 in a diagnosis",
+        "_core/collapse.py",
+        "z = xp.where(weights.is_present, z, first)",
+        "z = xp.where(weights.is_present, z, 0 * first)",
+        ("diagnose",),
+    ),
+    Fault(
+        "any number may be the weight of a sample",
+        "_core/counts.py",
+        "right = weight >= 0",
+        "right = weight == weight",
+        ("bad_input",),
     ),
     Fault(
         "a diagnosis counts each feature's correlation with itself",

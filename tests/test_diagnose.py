@@ -828,3 +828,224 @@ class TestBadInput:
             diagnose(normal(4, 6), convention="unofficial")
         with pytest.raises(ValueError, match="feature_axis"):
             diagnose(normal(4, 6), feature_axis=2)
+
+
+MEASURES = (
+    "n",
+    "rank_limit",
+    "mean_std",
+    "min_std",
+    "dead_features",
+    "mean_abs_correlation",
+    "effective_rank",
+    "participation_ratio",
+    "unit_norm",
+    "variance",
+    "covariance",
+)
+
+
+def check_same(xp: Backend, got: Diagnosis, wanted: Diagnosis, dtype: str | None = None) -> None:
+    """Assert that a diagnosis with weights is the one without them, of the samples that count."""
+    n, d = wanted.n, wanted.d
+    # Both are wrong by the bound of `check_definitions`, and a weight's root is one rounding more.
+    bound = 10 * rounding(dtype or xp.dtypes[0], n, d)
+    factors = {"effective_rank": d * (1 + math.log(d)), "participation_ratio": 8}
+    for name in MEASURES:
+        right = getattr(wanted, name)
+        right = right if isinstance(right, int) else value(xp, right)
+        rel = bound * factors.get(name, 1)
+        if name == "effective_rank":
+            rel = of_logarithms(xp, rel)
+        got_one = value(xp, getattr(got, name))
+        assert got_one == pytest.approx(right, rel=rel, abs=bound), name
+    assert largest_error(xp.numpy(got.std), xp.numpy(wanted.std)) <= bound
+    values, right = xp.numpy(got.singular_values), xp.numpy(wanted.singular_values)
+    shared = min(values.size, right.size)
+    assert largest_error(values[:shared], right[:shared]) <= bound
+    assert not values[shared:].any()
+    assert not right[shared:].any()
+    if wanted.invariance is not None:
+        assert value(xp, got.invariance) == pytest.approx(value(xp, wanted.invariance), rel=bound)
+    assert got.level == wanted.level
+    assert str(got).splitlines()[:2] == str(wanted).splitlines()[:2]
+
+
+ALL_OF_THREE = ("numpy", "torch", pytest.param("jax", marks=pytest.mark.long))
+
+
+class TestSampleWeight:
+    #: Which of 40 samples are valid; the first is not.
+    MASK = np.arange(40) % 3 != 0
+
+    def weighted(self, xp: Backend, z: Any, weight: Any, **settings: Any) -> Diagnosis:
+        if xp.name in WITHOUT_LINALG:
+            pytest.skip(f"{xp} has no singular values")
+        return diagnose(xp.asarray(z), sample_weight=xp.asarray(weight), **settings)
+
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e300], ids=str)
+    def test_a_mask_is_the_valid_samples_alone(self, xp: Backend, bad: float) -> None:
+        if bad == 1e300 and "float64" not in xp.dtypes:
+            bad = 1e30
+        z, other = normal(*TALL), normal(*TALL, seed=1)
+        wanted = found(xp, z[self.MASK], other=xp.asarray(other[self.MASK]))
+        z[~self.MASK] = other[~self.MASK] = bad
+        if xp.name == "numpy":
+            got = diagnose(z, sample_weight=self.MASK, other=other)
+        else:
+            got = self.weighted(xp, z, self.MASK, other=xp.asarray(other))
+        check_same(xp, got, wanted)
+
+    @pytest.mark.parametrize("library", ALL_OF_THREE)
+    def test_fewer_valid_samples_than_features(self, library: str) -> None:
+        xp = available(library)
+        z, mask = normal(*TALL), np.arange(40) % 8 == 3
+        check_same(xp, self.weighted(xp, z, mask), found(xp, z[mask]))
+
+    @pytest.mark.long_on("jax")
+    def test_an_integer_weight_is_a_repeated_sample(self, xp: Backend) -> None:
+        weight = np.arange(40) % 4
+        z = 3 + normal(*TALL) @ (np.eye(7) + 0.3 * normal(7, 7, seed=1))
+        z[:, 2] = 0.1
+        check_same(xp, self.weighted(xp, z, weight), found(xp, np.repeat(z, weight, axis=0)))
+
+    @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float32"])
+    @pytest.mark.parametrize("library", ["numpy", "torch"])
+    def test_weights_of_any_dtype(self, library: str, dtype: str) -> None:
+        xp = available(library)
+        z, mask = normal(*TALL), self.MASK.astype(dtype)
+        weight = mask if library == "numpy" else xp.xp.asarray(mask)
+        got = diagnose(xp.asarray(z), sample_weight=weight)
+        check_same(xp, got, found(xp, z[self.MASK]))
+
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+    def test_in_lower_precision(self, dtype: str) -> None:
+        """Directions that rounding alone fills are as those of the valid samples."""
+        torch = pytest.importorskip("torch")
+        xp = Backend("torch")
+        z = torch.asarray(normal(200, 1) * (1 + normal(1, 100, seed=1) ** 2))
+        z = z.to(getattr(torch, dtype))
+        weight = torch.arange(200) % 3
+        got = diagnose(z, sample_weight=weight)
+        wanted = diagnose(z.repeat_interleave(weight, dim=0))
+        assert got.effective_rank == wanted.effective_rank == 1
+        check_same(xp, got, wanted, "float32")
+
+    @pytest.mark.parametrize("library", ALL_OF_THREE)
+    def test_weights_of_one_along_any_axes(self, library: str) -> None:
+        """Weights that are all the same, and less than 1, change the number and the divisor."""
+        xp = available(library)
+        z = normal(5, 8 * 7).reshape(5, 7, 8)
+        mask = np.arange(8) < 6
+        rows = np.moveaxis(z, 1, -1)[:, mask].reshape(-1, 7)
+        axes = {"feature_axis": 1, "sample_axis": (2, 0)}
+        check_same(xp, self.weighted(xp, z, mask, **axes), found(xp, rows))
+        halves = self.weighted(xp, z, 0.5 * mask, **axes)
+        assert value(xp, halves.n) == 15
+        assert value(xp, halves.rank_limit) == 7
+        whole = self.weighted(xp, z, mask, **axes)
+        ratio = value(xp, halves.mean_std) / value(xp, whole.mean_std)
+        assert ratio == pytest.approx(math.sqrt(0.5 * 29 / 14), rel=rounding(xp.dtypes[0], 40, 7))
+        for name in ("effective_rank", "participation_ratio", "mean_abs_correlation"):
+            assert value(xp, getattr(halves, name)) == pytest.approx(
+                value(xp, getattr(whole, name)), rel=10 * rounding(xp.dtypes[0], 40, 7)
+            )
+
+    @pytest.mark.parametrize("valid", [0, 1])
+    def test_too_few_valid_samples(self, xp: Backend, valid: int) -> None:
+        """Nothing is known of them, and no warning says so: the verdict does."""
+        z, mask = normal(*TALL), np.arange(40) >= 40 - valid
+        z[~mask] = math.nan
+        diagnosis = self.weighted(xp, z, mask, other=xp.asarray(z))
+        assert diagnosis.level == "too-few-samples"
+        assert diagnosis.verdict == f"Too few samples to tell: {valid}"
+        assert value(xp, diagnosis.n) == valid
+        for name, array in vars(diagnosis).items():
+            if name in MEASURES[1:-3] or name in ("std", "singular_values"):
+                assert not np.any(xp.numpy(array)), name
+        assert np.isfinite(list(diagnosis.scalars().values())).all()
+        assert "too few samples to tell" in str(diagnosis)
+
+    def test_a_single_sample_that_occurs_twice_has_collapsed(self) -> None:
+        diagnosis = diagnose(normal(*TALL), sample_weight=2 * (np.arange(40) == 7))
+        assert diagnosis.n == 2
+        assert diagnosis.verdict == "Collapsed: every sample is the same"
+
+    @pytest.mark.parametrize("place", [2, 0])
+    def test_what_is_not_finite_among_the_valid_samples(self, place: int) -> None:
+        z = normal(*TALL)
+        z[place, 3] = math.nan
+        weight = np.ones(40)
+        diagnosis = diagnose(z, sample_weight=weight)
+        assert diagnosis.level == "not-finite"
+        np.testing.assert_array_equal(np.flatnonzero(np.isnan(diagnosis.std)), [3])
+        weight[place] = 0
+        assert diagnose(z, sample_weight=weight).level == "healthy"
+
+    def test_jax_traces_it_without_a_value_of_a_weight(self) -> None:
+        jax = pytest.importorskip("jax")
+
+        def function(z: Any, weight: Any) -> Diagnosis:
+            diagnosis = vicreg.diagnose(z, sample_weight=weight)
+            assert str(diagnosis).startswith("Weighted samples of 7 features; the values")
+            assert repr(diagnosis).startswith("Diagnosis(n=<")
+            return diagnosis
+
+        z, mask = jax.numpy.ones(TALL), jax.numpy.asarray(self.MASK)
+        _, shapes = jax.make_jaxpr(function, return_shape=True)(z, mask)  # and not compiled
+        assert isinstance(shapes, Diagnosis)
+        assert (shapes.n.shape, shapes.d, shapes.singular_values.shape) == ((), 7, (7,))
+
+    @pytest.mark.long
+    def test_jax_compiles_it_once_for_all_masks(self) -> None:
+        jax = pytest.importorskip("jax")
+        traced: list[None] = []
+
+        @jax.jit
+        def compiled(z: Any, weight: Any) -> Diagnosis:
+            traced.append(None)
+            return vicreg.diagnose(z, sample_weight=weight)
+
+        z = jax.numpy.asarray(normal(*TALL))
+        for mask in (self.MASK, ~self.MASK):
+            got = compiled(z, jax.numpy.asarray(mask))
+            assert isinstance(got, Diagnosis)
+            wanted = vicreg.diagnose(np.asarray(z)[mask])
+            assert float(got.n) == wanted.n
+            assert float(got.effective_rank) == pytest.approx(wanted.effective_rank, rel=1e-12)
+            assert got.level == wanted.level
+        assert len(traced) == 1
+
+    @pytest.mark.long
+    def test_jax_maps_it(self) -> None:
+        jax = pytest.importorskip("jax")
+        z, masks = jax.numpy.asarray(normal(*TALL)), jax.numpy.asarray([self.MASK, ~self.MASK])
+        mapped = jax.vmap(lambda mask: vicreg.diagnose(z, sample_weight=mask))(masks)
+        np.testing.assert_array_equal(mapped.n, [self.MASK.sum(), (~self.MASK).sum()])
+
+    @pytest.mark.parametrize(
+        "chunks",
+        [(10, -1), *(pytest.param(c, marks=pytest.mark.long) for c in ((4, 5), (-1, 3)))],
+        ids=str,
+    )
+    def test_dask_in_any_chunks(self, chunks: tuple[int, int]) -> None:
+        array = pytest.importorskip("dask.array")
+        z = normal(20, 9)
+        mask = self.MASK[:20]
+        weight = array.from_array(mask, chunks=6)
+        got = vicreg.diagnose(array.from_array(z, chunks=chunks), sample_weight=weight)
+        check_same(Backend("dask"), got, vicreg.diagnose(array.from_array(z[mask])))
+
+    @pytest.mark.representative
+    def test_bad_weights(self, xp: Backend) -> None:
+        if xp.name in WITHOUT_LINALG:
+            pytest.skip(f"{xp} has no diagnosis")
+        with pytest.raises(ValueError, match=r"^sample_weight must have a shape .* of z without"):
+            self.weighted(xp, normal(4, 6), np.ones(6))
+        with pytest.raises(TypeError, match=r"^sample_weight must be an array"):
+            diagnose(xp.asarray(normal(4, 6)), sample_weight=[1.0] * 4)
+
+
+def available(library: str) -> Backend:
+    pytest.importorskip(library)
+    return Backend(library)

@@ -9,16 +9,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for, floats_of
-from vicreg._checks import checked_library, checked_objective
+from vicreg._checks import checked_library, checked_objective, checked_sample_weight
 from vicreg._conventions import Convention, ConventionName
 from vicreg._losses.vicreg import covariance_loss, invariance_loss, variance_loss
-from vicreg._verdicts import Judge
+from vicreg._verdicts import Judge, shown_count
 
 __all__ = ["Diagnosis", "diagnose"]
 
 Array = Any
 
-#: The fields that are no arrays.
+#: The fields that are no arrays, except for `n` and `rank_limit` where samples have weights.
 _CONSTANTS = ("n", "d", "rank_limit", "convention")
 
 #: The fields that a verdict is made of, beside those and `unit_norm`.
@@ -54,9 +54,12 @@ class Diagnosis:
     Parameters
     ----------
     n, d : int
-        The numbers of samples and of features.
+        The numbers of samples and of features. Where samples have weights, n is their sum, an
+        array of shape ().
     rank_limit : int
-        The most dimensions that n centred samples of d features span: ``min(n - 1, d)``.
+        The most dimensions that n centred samples of d features span: ``min(n - 1, d)``. Where
+        samples have weights, an array of shape (): of the samples with a weight if these are more
+        than n, and 0 if n is no more than 1.
     convention : str
         The convention of the three terms.
     std : array, shape (d,)
@@ -76,7 +79,8 @@ class Diagnosis:
         counts small dimensions less.
     singular_values : array, shape (rank_limit,)
         The singular values of the centred batch, the largest first; 0 where rounding alone
-        explains them.
+        explains them. Where samples have weights, of shape (min(samples - 1, d),), whatever the
+        weights: 0 follows after `rank_limit`.
     unit_norm : array of bool, shape ()
         Whether each sample has norm 1, except for rounding.
     variance, covariance : array, shape ()
@@ -107,9 +111,9 @@ class Diagnosis:
     (True, 'Collapsed: every sample is the same')
     """
 
-    n: int
+    n: int | Array
     d: int
-    rank_limit: int
+    rank_limit: int | Array
     convention: str
     std: Array
     mean_std: Array
@@ -175,30 +179,37 @@ class Diagnosis:
     @functools.cached_property
     def _numbers(self) -> dict[str, float]:
         """The fields that are one number, all waited for at once, and once only."""
-        named = {name: getattr(self, name) for name in (*_LOGGED, "unit_norm")}
-        return floats_of({name: array for name, array in named.items() if array is not None})
+        named = {name: getattr(self, name) for name in (*_LOGGED, "unit_norm", "n", "rank_limit")}
+        return floats_of({name: array for name, array in named.items() if _is_array(array)})
+
+    def _count(self, name: str) -> int | float:
+        """Return `n` or `rank_limit` as a number, an integer where it is one."""
+        value = self._numbers.get(name, getattr(self, name))
+        return int(value) if value == value // 1 else value
 
     @property
     def _judge(self) -> Judge:
         return Judge(
-            n=self.n,
+            n=self._count("n"),
             d=self.d,
-            rank_limit=self.rank_limit,
+            rank_limit=self._count("rank_limit"),
             unit_norm=bool(self._numbers["unit_norm"]),
             **{name: self._numbers[name] for name in _JUDGED},
         )
 
     def __str__(self) -> str:
-        heading = f"{self.n} samples of {_counted(self.d, 'feature')}"
+        features = _counted(self.d, "feature")
         try:
-            heading += ", each of norm 1" if self._judge.unit_norm else ""
-            verdict, rows = self.verdict, _rows(self)
+            judge, verdict, rows = self._judge, self.verdict, _rows(self)
         except Exception:
             # In a function that is being compiled there are no values yet, and each library has
             # an error of its own for it.
-            return f"{heading}; the values are not there to be shown"
-        if self.rank_limit < self.d:
-            heading += f", which span at most {_counted(self.rank_limit, 'dimension')}"
+            n = "Weighted" if _is_array(self.n) else self.n
+            return f"{n} samples of {features}; the values are not there to be shown"
+        heading = f"{shown_count(judge.n)} samples of {features}"
+        heading += ", each of norm 1" if judge.unit_norm else ""
+        if judge.rank_limit < self.d:
+            heading += f", which span at most {_counted(judge.rank_limit, 'dimension')}"
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         lines = [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
         return "\n".join([verdict, heading, *lines])
@@ -209,7 +220,7 @@ class Diagnosis:
 
     def _shown(self, name: str) -> str:
         value = getattr(self, name)
-        if name in _CONSTANTS or value is None:
+        if value is None or (name in _CONSTANTS and not _is_array(value)):
             return repr(value)
         if name in ("std", "singular_values"):
             return f"<{value.shape[-1]} values>"
@@ -226,6 +237,7 @@ def diagnose(
     convention: ConventionName | Convention = "official",
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
+    sample_weight: Array | None = None,
 ) -> Diagnosis:
     """Return how far a batch of embeddings has collapsed.
 
@@ -244,6 +256,9 @@ def diagnose(
         The convention of the three terms, as in `vicreg_loss`.
     feature_axis, sample_axis : int or sequence of int, optional
         As in `vicreg_loss`.
+    sample_weight : array, optional
+        As in `vicreg_loss`: a mask of the valid samples, or how often each occurs. The diagnosis
+        is that of the valid samples alone, and of a sample of weight 2 that of two.
 
     Returns
     -------
@@ -272,9 +287,15 @@ def diagnose(
     The correlations and the ranks do not depend on the scale of `z`. The terms do, and overflow
     where `z` is beyond the square root of the dtype's largest number.
 
+    What stands under a weight of 0 has no part in any measure, even if it is NaN. If the weights
+    sum to no more than 1, there is nothing to measure: the verdict is "too few samples to tell",
+    every std, rank and correlation is 0, no feature counts as dead, and the terms are those of
+    `vicreg_loss`.
+
     The verdict is the first of these that holds:
 
     - not finite: some value is NaN or infinite;
+    - too few samples to tell, where their weights sum to no more than 1;
     - collapsed: no feature varies; or (of more than 4 samples) the variance term is 0.9 or more;
       or the effective rank is below a tenth of ``rank_limit``, or below 1.5 where that is above 2;
     - too few samples to tell: 4 or fewer;
@@ -320,24 +341,30 @@ def diagnose(
     weights, axes = (0.0, 1.0, 1.0), (feature_axis, sample_axis)
     objective, _ = checked_objective(convention, weights, 1.0, None, "auto", axes)
     views = (z,) if other is None else (z, other)
-    adapter = adapter_for(checked_library(views, ("z", "other")[: len(views)], objective))
+    library = checked_library(views, ("z", "other")[: len(views)], objective)
+    adapter = adapter_for(library)
     *positions, n, d = objective.axes.core_shape(z.shape)
     if positions:
         raise ValueError(
             f"z must have axes of samples and of features alone; got shape {tuple(z.shape)}: name "
             "the others in sample_axis or feature_axis, or diagnose their positions one by one"
         )
+    settings: dict[str, Any] = {"feature_axis": feature_axis, "sample_axis": sample_axis}
+    settings["convention"] = convention
+    weight = None
+    if sample_weight is not None:
+        checked_sample_weight(sample_weight, z, "z", objective.axes, library)
+        settings["sample_weight"] = weight = adapter.without_gradient(sample_weight)
     adapter.register(Diagnosis, _CONSTANTS)
 
     z, *others = (adapter.without_gradient(view) for view in views)
-    settings: dict[str, Any] = {"feature_axis": feature_axis, "sample_axis": sample_axis}
-    settings["convention"] = convention
+    measures = adapter.measure(z, objective.axes, weight)
+    if weight is None:
+        measures = measures._replace(n=n, rank_limit=min(n - 1, d))
     return Diagnosis(
-        n=n,
         d=d,
-        rank_limit=min(n - 1, d),
         convention=objective.convention.name,
-        **adapter.measure(z, objective.axes)._asdict(),
+        **measures._asdict(),
         variance=variance_loss(z, **settings),
         covariance=covariance_loss(z, **settings),
         invariance=invariance_loss(z, *others, **settings) if others else None,
@@ -347,15 +374,15 @@ def diagnose(
 def _rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
     """Return the lines of the report: what is measured, the number, what to make of it."""
     judge, number = diagnosis._judge, diagnosis._numbers
-    d, limit = diagnosis.d, diagnosis.rank_limit
+    d, limit = diagnosis.d, judge.rank_limit
     rank, ratio = judge.effective_rank, judge.participation_ratio
     return [
         ("mean std", f"{judge.mean_std:.3g}", judge.on_std),
         ("smallest std", f"{number['min_std']:.3g}", ""),
         ("dead features", f"{judge.dead_features:.0f} of {d}", judge.on_dead_features),
         ("mean |correlation|", f"{judge.mean_abs_correlation:.3g}", judge.on_correlation),
-        ("effective rank", f"{rank:.1f} of {limit}", judge.on_rank),
-        ("participation ratio", f"{ratio:.1f} of {limit}", judge.on_participation),
+        ("effective rank", f"{rank:.1f} of {shown_count(limit)}", judge.on_rank),
+        ("participation ratio", f"{ratio:.1f} of {shown_count(limit)}", judge.on_participation),
         ("variance term", f"{judge.variance:.4g}", judge.on_variance),
         _term_row("covariance", number["covariance"], "0 where no features correlate"),
         _invariance_row(number.get("invariance")),
@@ -372,5 +399,9 @@ def _term_row(name: str, value: float, words: str) -> tuple[str, str, str]:
     return (f"{name} term", f"{value:.4g}", words if math.isfinite(value) else "no finite number")
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
+def _counted(count: float, thing: str) -> str:
+    return f"{shown_count(count)} {thing}{'' if count == 1 else 's'}"
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "dtype")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["LEVELS", "Judge"]
+__all__ = ["LEVELS", "Judge", "shown_count"]
 
 #: The levels of a verdict, the worst first.
 LEVELS = (
@@ -48,7 +48,7 @@ class Judge:
     Parameters
     ----------
     n, d, rank_limit : int
-        As in `Diagnosis`.
+        As in `Diagnosis`; the first and the last are any numbers where samples have weights.
     mean_std, dead_features, mean_abs_correlation : float
         As in `Diagnosis`.
     effective_rank, participation_ratio, variance : float
@@ -58,9 +58,9 @@ class Judge:
         √(n / ((n - 1) d)), about 1/√d.
     """
 
-    n: int
+    n: float
     d: int
-    rank_limit: int
+    rank_limit: float
     mean_std: float
     dead_features: float
     mean_abs_correlation: float
@@ -74,6 +74,8 @@ class Judge:
         """The first that holds, in the order of the notes of `diagnose`."""
         if math.isnan(self.mean_std):
             return "not-finite"
+        if self.n <= 1:  # by their weights: nothing is measured
+            return "too-few-samples"
         if self.dead_features == self.d:
             return "collapsed"
         if self.n <= _TOO_FEW:
@@ -91,7 +93,7 @@ class Judge:
     @property
     def verdict(self) -> str:
         """The verdict in one line."""
-        dimensions = f"{self.effective_rank:.1f} of {self.rank_limit} dimensions"
+        dimensions = f"{self.effective_rank:.1f} of {shown_count(self.rank_limit)} dimensions"
         verdicts = {
             "not-finite": "Not finite: some values are NaN or infinite",
             "collapsed": f"Collapsed: {self._what_collapsed(dimensions)}",
@@ -101,7 +103,7 @@ class Judge:
             f"{self.mean_abs_correlation:.2g} on average",
             "low-rank": f"Low effective rank for this batch: {dimensions}",
             "low-variance": f"Low variance: {self._short_std}",
-            "too-few-samples": f"Too few samples to tell: {self.n}",
+            "too-few-samples": f"Too few samples to tell: {shown_count(self.n)}",
             "healthy": f"Healthy: every feature varies, and they fill {dimensions}",
         }
         return verdicts[self.level]
@@ -161,6 +163,8 @@ class Judge:
         """Words on the mean std."""
         if math.isnan(self.mean_std):
             return _NOT_FINITE
+        if self.n <= 1:
+            return _TOO_FEW_TO_TELL
         if self.mean_std == 0:
             return "collapsed: every sample is the same"
         if self.unit_norm:
@@ -174,6 +178,8 @@ class Judge:
         """Words on the number of dead features."""
         if math.isnan(self.mean_std):
             return _NOT_FINITE
+        if self.n <= 1:
+            return _TOO_FEW_TO_TELL
         if not self.dead_features:
             return "good"
         return "collapsed: all are constant" if self.dead_features == self.d else "bad: constant"
@@ -183,6 +189,8 @@ class Judge:
         """Words on the mean |correlation|."""
         if math.isnan(self.mean_abs_correlation):
             return _NOT_FINITE
+        if self.n <= 1:
+            return _TOO_FEW_TO_TELL
         if self.d - self.dead_features < 2:
             return "no two features vary"
         word = _TOO_FEW_TO_TELL if self.n <= _TOO_FEW else self._correlation
@@ -193,6 +201,8 @@ class Judge:
         """Words on the effective rank."""
         if math.isnan(self.effective_rank):
             return _NOT_FINITE
+        if self.n <= 1:
+            return _TOO_FEW_TO_TELL
         if self.effective_rank == 0:
             return "collapsed: nothing varies"
         if self.n <= _TOO_FEW:
@@ -219,3 +229,8 @@ class Judge:
 
 _NOT_FINITE = "not every value is finite"
 _TOO_FEW_TO_TELL = "too few samples to tell"
+
+
+def shown_count(count: float) -> str:
+    """Return a number of samples or of dimensions in words: an integer, or with two decimals."""
+    return f"{count:.0f}" if count == count // 1 else f"{count:.2f}"

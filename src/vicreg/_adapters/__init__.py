@@ -13,12 +13,13 @@ Every adapter module has the same eight functions:
     the array as a constant of differentiation
 ``rows(array, axes)``
     the array as ``(n, d)``, likewise
-``measure(array, axes)``
-    how far a batch has collapsed: ``_core.collapse.Measures``
+``measure(array, axes, weight=None)``
+    how far a batch, whose samples may have weights, has collapsed: ``_core.collapse.Measures``
 ``wrong_count(array)``
     a value that is negative or not finite; None where none is, or where values are not there yet
 ``register(record, constants)``
-    let the framework return `record`, a dataclass of arrays except for the fields `constants`
+    let the framework return `record`, a dataclass of arrays except for the fields `constants`,
+    which may be numbers or names
 
 An adapter is imported when the first array of its library arrives, never before.
 """

@@ -217,10 +217,10 @@ def wrong_count(array: Array) -> None:
     """Return None, whatever the values: they are computed when asked for."""
 
 
-def measure(array: Array, axes: Axes) -> collapse.Measures:
-    """Return how far the batch `array` has collapsed."""
-    measures = collapse.measure(xp, array, axes, _singular_values)
-    return collapse.Measures(*map(xp.asarray, measures))
+def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
+    measures = collapse.measure(xp, array, axes, _singular_values, weight=weight)
+    return collapse.Measures(*(None if one is None else xp.asarray(one) for one in measures))
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

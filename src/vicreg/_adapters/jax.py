@@ -333,22 +333,37 @@ def wrong_count(array: Array) -> None:
 
 @functools.partial(jax.jit, static_argnums=1)
 @_as_written
-def measure(array: Array, axes: Axes) -> collapse.Measures:
-    """Return how far the batch `array` has collapsed."""
+def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
     measures: collapse.Measures = _sharded_by_jax(
-        lambda array: collapse.measure(xp, array, axes, jnp.linalg.svdvals),
+        lambda array, weight: collapse.measure(xp, array, axes, jnp.linalg.svdvals, weight=weight),
         (array,),
         array,
+        weight,
     )
     return measures
 
 
 @functools.cache
 def register(record: type, constants: tuple[str, ...]) -> None:
-    """Make `record` a pytree: what a compiled or mapped function may return."""
+    """Make `record` a pytree: what a compiled or mapped function may return.
+
+    What is no number or name in a field of `constants` is an array like the other fields.
+    """
     names = [field.name for field in dataclasses.fields(record)]
-    arrays = [name for name in names if name not in constants]
-    jax.tree_util.register_dataclass(record, arrays, list(constants))
+
+    def flatten_with_keys(one: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        fixed = {name for name in constants if isinstance(getattr(one, name), (int, str))}
+        arrays = tuple(name for name in names if name not in fixed)
+        children = [(jax.tree_util.GetAttrKey(name), getattr(one, name)) for name in arrays]
+        others = tuple((name, getattr(one, name)) for name in names if name in fixed)
+        return children, (arrays, others)
+
+    def unflatten(structure: Any, children: Any) -> Any:
+        arrays, others = structure
+        return record(**dict(zip(arrays, children, strict=True)), **dict(others))
+
+    jax.tree_util.register_pytree_with_keys(record, flatten_with_keys, unflatten)
 
 
 def regularized(

@@ -95,9 +95,9 @@ def wrong_count(array: Array) -> None:
     """Return None, whatever the values: they are computed when asked for."""
 
 
-def measure(array: Array, axes: Axes) -> collapse.Measures:
-    """Return how far the batch `array` has collapsed."""
-    return collapse.measure(xp, array, axes, _singular_values)
+def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
+    return collapse.measure(xp, array, axes, _singular_values, weight=weight)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

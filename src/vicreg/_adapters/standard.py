@@ -90,8 +90,8 @@ def wrong_count(array: Array) -> float | None:
     return counts.first_wrong(library(array), array)
 
 
-def measure(array: Array, axes: Axes) -> collapse.Measures:
-    """Return how far the batch `array` has collapsed."""
+def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
     xp = array_namespace(array)
     if not hasattr(xp, "linalg"):
         name = xp.__name__.rpartition("array_api_compat.")[2]
@@ -102,8 +102,8 @@ def measure(array: Array, axes: Axes) -> collapse.Measures:
     svdvals = xp.linalg.svdvals
     if is_numpy_array(array):
         svdvals = functools.partial(collapse.svdvals_in_float64, _numpy())
-    measures = collapse.measure(library(array), array, axes, svdvals)
-    return collapse.Measures(*map(xp.asarray, measures))
+    measures = collapse.measure(library(array), array, axes, svdvals, weight=weight)
+    return collapse.Measures(*(None if one is None else xp.asarray(one) for one in measures))
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

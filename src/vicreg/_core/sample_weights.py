@@ -50,6 +50,11 @@ class SampleWeights:
         Their sum in each position, over all ranks.
     correction : int
         The largest that is subtracted from the number of samples.
+
+    Attributes
+    ----------
+    is_present : boolean array, shape (..., n, 1)
+        Whether a sample has a weight.
     """
 
     def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
@@ -58,22 +63,29 @@ class SampleWeights:
         self._has_statistics = xp.logical_not(total <= correction)
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
-        self._is_present = each != 0
+        self.is_present = each != 0
         self._roots = xp.sqrt(each)
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
-        return self._xp.where(self._is_present, array, self._xp.zeros_like(array))
+        return self._xp.where(self.is_present, array, self._xp.zeros_like(array))
 
     def first_of(self, array: Array) -> Array:
         """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
-        xp, present = self._xp, self._is_present
+        xp = self._xp
         if array.shape[-2] == 0:  # a rank without rows
             return array
-        place = xp.argmax(xp.astype(present, xp.int32), axis=-2, keepdims=True)
-        rows = indices(xp, present.shape[-2], like=present)[:, None]
-        is_first = xp.logical_and(rows == xp.astype(place, xp.int32), present)
-        return xp.matmul(xp.matrix_transpose(xp.astype(is_first, array.dtype)), array)
+        return xp.matmul(xp.matrix_transpose(xp.astype(self.is_first, array.dtype)), array)
+
+    @property
+    def is_first(self) -> Array:
+        """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
+        xp, present = self._xp, self.is_present
+        n = present.shape[-2]
+        rows = indices(xp, n, like=present)[:, None]
+        # Not `argmax`, whose places are integers of 64 bits, which not every device has.
+        places = xp.where(present, rows, xp.full_like(rows, n))
+        return rows == xp.min(places, axis=-2, keepdims=True)
 
     @property
     def shares(self) -> Array:

@@ -167,13 +167,13 @@ def wrong_count(array: Tensor) -> float | None:
     return counts.first_wrong(library((array,)), array)
 
 
-def measure(array: Tensor, axes: Axes) -> collapse.Measures:
-    """Return how far the batch `array` has collapsed."""
+def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:
+    """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
     svdvals = functools.partial(collapse.svdvals_in_float64, _eager)
     with no_autocast(array):
         # Apple's GPUs have no float64.
-        is_mps = array.device.type == "mps"
-        return collapse.measure(_eager, array, axes, torch.linalg.svdvals if is_mps else svdvals)
+        decompose = torch.linalg.svdvals if array.device.type == "mps" else svdvals
+        return collapse.measure(_eager, array, axes, decompose, weight=weight)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:
