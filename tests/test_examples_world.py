@@ -1,0 +1,75 @@
+"""The world model of the examples collapses without the variance term, in each library."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rich")
+
+SCRIPT = Path(__file__).parent.parent / "examples" / "world_model.py"
+
+
+@pytest.fixture
+def world_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, SCRIPT.stem, module)  # its dataclasses look their module up
+    spec.loader.exec_module(module)
+    torch = sys.modules.get("torch")
+    threads = torch and torch.get_num_threads()
+    yield module
+    if torch:
+        torch.set_num_threads(threads)
+
+
+def test_the_shape_is_where_it_is_said_and_moves_as_the_actions_say(
+    world_model: ModuleType,
+) -> None:
+    films = world_model.Films.of(20, np.random.default_rng(0))
+    frames = world_model.drawn(films.places, np.arange(20) % 3)[:, 0]
+    total = frames.sum(axis=(2, 3))
+    for axis, pixel in enumerate(np.ogrid[: world_model.SIDE, : world_model.SIDE]):
+        centre = (frames * pixel).sum(axis=(2, 3)) / total
+        np.testing.assert_allclose(centre, films.places[:, axis], atol=0.1)  # edges are soft
+    np.testing.assert_allclose(np.diff(films.places, axis=2), films.actions, atol=1e-5)
+
+
+def test_the_probe_learns_nothing_of_features_that_have_shrunk(world_model: ModuleType) -> None:
+    films = world_model.Films.of(40, np.random.default_rng(0))
+    z = (films.places - films.places.mean())[..., None, None]  # (B, 2, T, 1, 1): all there is
+    assert world_model.probe_error(z, films.places) < 0.2
+    assert world_model.probe_error(1e-3 * z, films.places) > 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_it_collapses_without_the_variance_term_alone(
+    world_model: ModuleType, capsys: pytest.CaptureFixture, library: str
+) -> None:
+    """The prediction is better, and the features say less."""
+    pytest.importorskip(library)
+    pytest.importorskip("optax" if library == "jax" else library)
+    world_model.main(["--library", library])
+    with_it, without = (
+        [float(number) for number in re.findall(r"\S+", part)[-5:]]
+        for part in capsys.readouterr().out.split("without\n")
+    )
+    (_, error, std, _, probe), (_, best, nothing, _, lost) = with_it, without
+    assert best < error / 4
+    assert std > 0.8
+    assert nothing < 0.05
+    assert probe < 1.5
+    assert lost > 3.5
+
+
+def test_it_refuses_too_few_steps(world_model: ModuleType) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        world_model.main(["--steps", "9"])
