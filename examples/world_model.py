@@ -185,15 +185,14 @@ def measured(z: np.ndarray, films: Films) -> dict[str, float]:
 def probe_error(z: np.ndarray, places: np.ndarray) -> float:
     """Return how far from the shape a linear probe of features places it, in pixels, on average.
 
-    The penalty of its ridge regression is that for features of a standard deviation of 1: from
-    features that have shrunk to nothing, it learns nothing.
+    Its ridge penalty is relative to the size of the features: that they are small is no hindrance.
     """
     x = np.moveaxis(z, 2, 1).reshape(len(z) * FRAMES, -1).astype(np.float64)
     y = np.moveaxis(places, 2, 1).reshape(len(x), 2)
     half = len(x) // 2
     x, y = x - x[:half].mean(axis=0), y - y[:half].mean(axis=0)
     fit, test = slice(half), slice(half, None)
-    penalty = 0.1 * half * np.eye(x.shape[1])
+    penalty = 1e-3 * x[fit].var() * half * np.eye(x.shape[1])
     probe = np.linalg.solve(x[fit].T @ x[fit] + penalty, x[fit].T @ y[fit])
     return float(np.linalg.norm(x[test] @ probe - y[test], axis=1).mean())
 
@@ -217,10 +216,10 @@ def draw(histories: dict[tuple[str, str], list[dict[str, float]]], file: str) ->
     for axes, (value, title) in zip(
         panels,
         (
-            ("prediction error", "Without the variance term the prediction is best ..."),
+            ("prediction error", "Without the variance term it predicts best ..."),
             ("mean std", "... because the features shrink to nothing;"),
-            ("effective rank", "the rank, relative to their size, does not tell;"),
-            ("probe error", "but where the shape is, is lost in them."),
+            ("effective rank", "their rank, which is relative, does not tell,"),
+            ("probe error", "but a linear probe finds the shape no more."),
         ),
         strict=True,
     ):
@@ -235,7 +234,9 @@ def draw(histories: dict[tuple[str, str], list[dict[str, float]]], file: str) ->
         axes.set(ylabel={"probe error": "probe error, pixels"}.get(value, value))
         axes.set(**{"yscale": "log"} if value == "prediction error" else {"ylim": (0, None)})
     panels[-1].set(xlabel="step")
-    panels[-1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.3), fontsize=9)
+    panels[-1].legend(
+        loc="upper center", bbox_to_anchor=(0.4, -0.35), ncols=len(names), fontsize=9
+    )
     plt.savefig(file)
 
 
