@@ -4,8 +4,9 @@ An encoder turns each frame of a film into features. A predictor is given the fe
 and the action, how far the shape is about to move, and predicts the features of the next frame.
 Nothing else is asked of the encoder; so the same features for all frames would be predicted best.
 The variance and covariance terms forbid that. Features are `(B, C, T, h, w)`: the channels are
-what varies, the sequences, frames and places are samples of it. Needs PyTorch or JAX (with optax)
-and rich, and matplotlib for the picture:
+what varies, the sequences, frames and places are samples of it. A third training has films of
+different length, padded, and a `sample_weight` that leaves the padding out. Needs PyTorch or JAX
+(with optax) and rich, and matplotlib for the picture:
 
     python examples/world_model.py --library torch --plot world_model.svg
 """
@@ -46,9 +47,10 @@ class Films:
     frames: np.ndarray  # (B, 1, T, H, W)
     actions: np.ndarray  # (B, 2, T-1): how far the shape moves after each frame but the last
     places: np.ndarray  # (B, 2, T): where the shape is, in pixels
+    valid: np.ndarray  # (B, T): whether the film has this frame, else it is padding
 
     @classmethod
-    def of(cls, count: int, rng: np.random.Generator) -> Films:
+    def of(cls, count: int, rng: np.random.Generator, padded: bool = False) -> Films:
         low, high = RADIUS, SIDE - 1 - RADIUS
         places = [rng.uniform(low, high, (count, 2))]
         for _ in range(FRAMES - 1):
@@ -58,7 +60,11 @@ class Films:
         frames = drawn(places, rng.integers(0, 3, count))
         frames += 0.1 * rng.standard_normal(frames.shape)
         actions = np.diff(places, axis=2)
-        return cls(frames.astype(np.float32), actions.astype(np.float32), places)
+        lengths = rng.integers(2, FRAMES + 1, (count, 1)) if padded else FRAMES
+        valid = np.broadcast_to(np.arange(FRAMES) < lengths, (count, FRAMES))
+        frames *= valid[:, None, :, None, None]
+        actions *= valid[:, None, 1:]
+        return cls(frames.astype(np.float32), actions.astype(np.float32), places, valid)
 
 
 def drawn(places: np.ndarray, shapes: np.ndarray) -> np.ndarray:
@@ -90,12 +96,22 @@ def relu(x: Any) -> Any:
 
 
 def loss_of(
-    layers: dict[str, Any], frames: Any, actions: Any, *, einsum: Callable, **weights: float
+    layers: dict[str, Any],
+    frames: Any,
+    actions: Any,
+    valid: Any = None,
+    *,
+    einsum: Callable,
+    **weights: float,
 ) -> tuple[Any, Any]:
-    """Return the loss and the prediction error, which is its invariance term."""
+    """Return the loss and the prediction error, which is its invariance term.
+
+    Each prediction of a frame that is not `valid`, `(B, T)`, has a weight of 0.
+    """
     features = encode(layers, einsum, frames)
     predicted = predict(layers, einsum, features[:, :, :-1], actions)
-    terms = vicreg_terms(predicted, features[:, :, 1:], **AXES, **weights)
+    weight = None if valid is None else valid[:, 1:, None, None]  # B, T-1, and any h and w
+    terms = vicreg_terms(predicted, features[:, :, 1:], **AXES, sample_weight=weight, **weights)
     return terms.loss, terms.invariance
 
 
@@ -153,7 +169,9 @@ def in_jax(layers: dict[str, np.ndarray], weights: dict[str, float]) -> tuple:
 LIBRARIES = {"torch": ("PyTorch", in_torch), "jax": ("JAX", in_jax)}
 
 
-def trained(make: Callable, weights: dict[str, float], steps: int, said: Callable) -> list[dict]:
+def trained(
+    make: Callable, weights: dict[str, float], steps: int, said: Callable, padded: bool = False
+) -> list[dict]:
     """Train a model; return what was seen of it, at 11 steps from the first to the last."""
     rng = np.random.default_rng(0)
     layers = {
@@ -164,8 +182,9 @@ def trained(make: Callable, weights: dict[str, float], steps: int, said: Callabl
     held_out = Films.of(256, rng)
     seen = []
     for number in range(1, steps + 1):
-        films = Films.of(SEQUENCES, rng)
-        error = step(films.frames, films.actions)
+        films = Films.of(SEQUENCES, rng, padded)
+        weight = [films.valid.astype(np.float32)] if padded else []
+        error = step(films.frames, films.actions, *weight)
         if number == 1 or number * 10 // steps > (number - 1) * 10 // steps:
             z = features(held_out.frames)
             seen.append({"step": number, "prediction error": error, **measured(z, held_out)})
@@ -250,7 +269,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.steps < 10:
         parser.error(f"--steps must be 10 or more; got {options.steps}")
     libraries = [options.library] if options.library else installed
-    kinds = {"with the variance term": {}, "without": {"variance_weight": 0.0}}
+    kinds = {
+        "with the variance term": {"weights": {}},
+        "without": {"weights": {"variance_weight": 0.0}},
+        "with it, padded films": {"weights": {}, "padded": True},
+    }
     histories = {}
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
@@ -260,10 +283,10 @@ def main(arguments: list[str] | None = None) -> None:
         task = bar.add_task("", total=len(libraries) * len(kinds) * options.steps)
         for library in libraries:
             name, make = LIBRARIES[library]
-            for kind, weights in kinds.items():
+            for kind, settings in kinds.items():
                 bar.update(task, description=f"{name}, {kind}")
                 said = partial(bar.advance, task)
-                histories[name, kind] = trained(make, weights, options.steps, said)
+                histories[name, kind] = trained(make, steps=options.steps, said=said, **settings)
     for (name, kind), seen in histories.items():
         print(table(f"{name}, {kind}", seen))
     if options.plot:

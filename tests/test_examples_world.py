@@ -51,6 +51,21 @@ def test_the_probe_finds_what_is_there_whatever_its_size(world_model: ModuleType
     assert world_model.probe_error(rng.standard_normal(z.shape), films.places) > 3
 
 
+def test_what_stands_in_the_padding_changes_nothing(world_model: ModuleType) -> None:
+    """Not even NaN: the loss is that of the valid predictions, whatever the others are."""
+    rng = np.random.default_rng(0)
+    layers = {name: rng.normal(0, 0.1, shape) for name, (shape, _) in world_model.LAYERS.items()}
+    films = world_model.Films.of(20, rng, padded=True)
+    valid = films.valid.astype(float)
+    assert 0 < valid[:, -1].sum() < len(valid)
+    losses = []
+    for padding in (0, 100, np.nan):
+        frames = np.where(films.valid[:, None, :, None, None], films.frames, padding)
+        batch = (frames, films.actions, valid)
+        losses.append(world_model.loss_of(layers, *batch, einsum=np.einsum)[0])
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-12)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("library", ["torch", "jax"])
 def test_it_collapses_without_the_variance_term_alone(
@@ -61,12 +76,16 @@ def test_it_collapses_without_the_variance_term_alone(
     pytest.importorskip("optax" if library == "jax" else library)
     world_model.main(["--library", library])
     rows = re.findall(r"^ +300 (.*)$", capsys.readouterr().out, flags=re.M)
-    (error, std, _, probe), (best, nothing, _, lost) = (map(float, row.split()) for row in rows)
+    (error, std, _, probe), (best, nothing, _, lost), (_, padded_std, _, padded_probe) = (
+        map(float, row.split()) for row in rows
+    )
     assert best < error / 4
     assert std > 0.8
     assert nothing < 0.05
     assert probe < 1.5
     assert lost > 3.5
+    assert padded_std > 0.8
+    assert padded_probe < 1.5
 
 
 def test_it_refuses_too_few_steps(world_model: ModuleType) -> None:
