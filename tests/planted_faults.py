@@ -405,7 +405,7 @@ FAULTS = [
     ),
     Fault(
         "any number may be the weight of a sample",
-        "_core/counts.py",
+        "_core/sample_weights.py",
         "right = weight >= 0",
         "right = weight == weight",
         ("bad_input",),

@@ -9,7 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
-from vicreg._core import collapse, counts, engine, ranks
+from vicreg._core import collapse, engine, ranks, sample_weights
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -87,7 +87,7 @@ def rows(array: Array, axes: Axes) -> Array:
 
 def wrong_count(array: Array) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return counts.first_wrong(library(array), array)
+    return sample_weights.first_wrong(library(array), array)
 
 
 def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:

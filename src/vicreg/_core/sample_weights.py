@@ -21,7 +21,7 @@ from typing import Any
 
 from vicreg._core import sums
 from vicreg._core.largest import indices
-from vicreg._core.layout import Axes, computing_dtype
+from vicreg._core.layout import Axes, computing_dtype, dtype_name
 from vicreg._core.library import Library
 
 Array = Any
@@ -131,3 +131,20 @@ def of_each(xp: Library, weight: Array, view: Array, axes: Axes) -> Array:
 def total_of(xp: Library, each: Array, run: int) -> Array:
     """Return the sum of weights ``(..., n, 1)`` in each position, ``(..., 1, 1)``."""
     return xp.sum_over_samples(each, run)[..., None, :]
+
+
+def first_wrong(xp: Library, weight: Array) -> float | None:
+    """Return the first value of `weight` that is negative or not finite.
+
+    None where there is none, and where values are not there yet: nothing is waited for.
+    """
+    kind = dtype_name(weight)
+    if kind.startswith(("bool", "uint")) or not xp.can_ask(weight):
+        return None
+    right = weight >= 0  # not so of NaN
+    if not kind.startswith("int"):
+        right = xp.logical_and(right, xp.isfinite(weight))
+    if xp.all(right):
+        return None
+    place = xp.argmin(xp.reshape(xp.astype(right, xp.int32), (-1,)))
+    return float(xp.reshape(weight, (-1,))[int(place)])

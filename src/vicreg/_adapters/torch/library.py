@@ -11,7 +11,7 @@ import array_api_compat.torch
 import torch
 from torch.autograd import forward_ad
 
-from vicreg._core import collapse, counts
+from vicreg._core import collapse, sample_weights
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 
@@ -164,7 +164,7 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
 
 def wrong_count(array: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return counts.first_wrong(library((array,)), array)
+    return sample_weights.first_wrong(library((array,)), array)
 
 
 def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:
