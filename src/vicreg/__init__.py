@@ -13,6 +13,8 @@ from vicreg._losses import (
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
+    vicregl_loss,
+    vicregl_value_and_grad,
 )
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ __all__ = [
     "vicreg_loss",
     "vicreg_terms",
     "vicreg_value_and_grad",
+    "vicregl_loss",
+    "vicregl_value_and_grad",
 ]
 
 #: The modules, imported when they are first asked for.
