@@ -145,7 +145,7 @@ def _parts(run: Run, views: Views, settings: Regional) -> Iterator[Part]:
 
 def _global_parts(views: int, settings: Regional) -> Iterator[Part]:
     """Yield the invariance of the pairs, and the other terms of each view."""
-    invariance, *others = settings.objective.in_loss
+    invariance, variance, covariance = settings.objective.in_loss
     # A pair of global views counts once each way.
     counts: dict[tuple[int, int], int] = {}
     for view, other in settings.pairs(views):
@@ -158,8 +158,8 @@ def _global_parts(views: int, settings: Regional) -> Iterator[Part]:
             pairs = [pair for pair, count in counts.items() if count == times]
             sides = tuple([(view, None) for view in side] for side in zip(*pairs, strict=True))
             yield Part(settings.alpha * times * len(pairs) / total, True, sides, objective)
-    if any(others):
-        objective = replace(settings.objective, in_loss=(False, *others))
+    if variance or covariance:
+        objective = replace(settings.objective, in_loss=(False, variance, covariance))
         yield Part(settings.alpha, True, tuple([(v, None)] for v in range(views)), objective)
 
 

@@ -113,7 +113,7 @@ def vicregl_loss(
     >>> maps = rng.standard_normal((2, 32, 7, 7, 8))
     >>> locations = rng.uniform(size=(2, 32, 7, 7, 2))
     >>> print(f"{vicregl_loss(list(embeddings), list(maps), list(locations)):.3f}")
-    0
+    53.205
     """
     counts = (num_matches, feature_matches)
     given = (invariance_weight, variance_weight, covariance_weight)
@@ -209,9 +209,7 @@ def checked_settings(
 ) -> tuple[Regional, CheckedWeights]:
     """Return what these settings of VICRegL describe, and the terms' weights."""
     weights, gamma, eps, method, comm = of_objective
-    objective, checked = checked_objective(
-        "vicregl", weights, gamma, eps, method, (-1, 0), comm
-    )
+    objective, checked = checked_objective("vicregl", weights, gamma, eps, method, (-1, 0), comm)
     share = checked_number(alpha, "alpha")
     if share > 1:
         raise ValueError(f"alpha must be from 0 to 1; got {alpha!r}")
@@ -248,7 +246,9 @@ def _checked_count(given: Any, argument: str) -> int:
 _NAMES = ("embeddings", "maps", "locations")
 
 
-def _checked(given: tuple[Any, Any, Any], *settings: Any) -> tuple[Views, Regional, CheckedWeights]:
+def _checked(
+    given: tuple[Any, Any, Any], *settings: Any
+) -> tuple[Views, Regional, CheckedWeights]:
     for name, arrays in zip(_NAMES, given, strict=True):
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(
