@@ -204,3 +204,33 @@ def test_bad_input(name: str) -> None:
     views = inputs(CASES[0])
     with pytest.raises(error, match=message):
         vicregl_loss(*(views if changed is None else changed(*views)), **given)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_the_module_takes_what_lightlys_does(case: dict) -> None:
+    torch = pytest.importorskip("torch")
+    from vicreg.torch import VICRegLLoss
+
+    embeddings, maps, grids = (
+        [torch.from_numpy(array).requires_grad_() for array in kind]
+        for kind in inputs(case, is_image=True)
+    )
+    features = list(zip(embeddings, maps, strict=True))
+    of_local = (features[2:], grids[2:]) if features[2:] else ()
+    loss = VICRegLLoss(**settings(case))(features[:2], grids[:2], *of_local)
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
+    for leaf, wanted in zip(maps, case["grad_maps"], strict=True):
+        assert largest_error(leaf.grad.numpy(), np.reshape(wanted, leaf.shape)) <= 1e-12
+
+
+def test_the_module_says_what_lightlys_arguments_are_called() -> None:
+    pytest.importorskip("torch")
+    from vicreg.torch import VICRegLLoss
+
+    with pytest.raises(TypeError, match="invariance_weight"):
+        VICRegLLoss(lambda_param=25.0)
+    with pytest.raises(ValueError, match="must be given together"):
+        VICRegLLoss()([], [], local_view_features=[])
+    with pytest.raises(ValueError, match="global_view_grids must be as many"):
+        VICRegLLoss()([], [1])
