@@ -54,11 +54,10 @@ def settings(case: dict) -> dict[str, Any]:
     }
 
 
-@pytest.mark.long_on("ndonnx")
-@pytest.mark.representative
+@pytest.mark.long_on("ndonnx", "jax")
 @pytest.mark.parametrize(
     "case",
-    [CASES[0], pytest.param(CASES[1], marks=pytest.mark.long_on("jax", "dask"))],
+    [CASES[0], pytest.param(CASES[1], marks=pytest.mark.long_on("torch", "mlx"))],
     ids=lambda case: case["name"],
 )
 def test_value_and_gradients_are_those_published(xp: Backend, case: dict) -> None:
@@ -153,6 +152,44 @@ def test_fewer_places_than_matches_are_all_matched() -> None:
     all_of_them = vicregl_loss(*views)  # 20 and 4, of 9 and 4 places
     assert all_of_them == vicregl_loss(*views, num_matches=(9, 4))
     assert all_of_them == vicregl_loss(*views, feature_matches=(9, 9))
+
+
+def test_devices_differ() -> None:
+    torch = pytest.importorskip("torch")
+    embeddings, maps, grids = ([torch.from_numpy(a) for a in kind] for kind in inputs(CASES[0]))
+    with pytest.raises(ValueError, match=r"maps\[1\] must have the device of embeddings\[0\]"):
+        vicregl_loss(embeddings, [maps[0], maps[1].to("meta")], grids)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    half = [
+        [torch.from_numpy(array).to(getattr(torch, dtype)).requires_grad_() for array in kind]
+        for kind in inputs(CASES[0])
+    ]
+    single = [[array.detach().float() for array in kind] for kind in half]
+    loss, (_, of_maps) = vicregl_value_and_grad(*single, num_matches=(4, 2))
+    own = vicregl_loss(*half, num_matches=(4, 2))
+    own.backward()
+    assert own.dtype == torch.float32
+    assert own.item() == loss.item()
+    for array, right in zip(half[1], of_maps, strict=True):
+        assert torch.equal(array.grad, right.to(array.dtype))
+
+
+@pytest.mark.long
+def test_compiled_by_pytorch_as_one_graph() -> None:
+    torch = pytest.importorskip("torch")
+    case = CASES[0]
+    views = [[torch.from_numpy(array) for array in kind] for kind in inputs(case)]
+    leaves = [array.requires_grad_() for array in views[1]]
+    compiled = torch.compile(vicregl_loss, fullgraph=True, backend="aot_eager")
+    loss = compiled(*views, **settings(case))
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
+    for leaf, wanted in zip(leaves, case["grad_maps"], strict=True):
+        assert largest_error(leaf.grad.numpy(), wanted) <= 1e-12
 
 
 BAD = {

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from vicreg._adapters.dispatch import adapter_for, library_of
+from vicreg._adapters.dispatch import adapter_for, device_of, library_of
 from vicreg._checks import CheckedWeights, checked_library, checked_objective
 from vicreg._conventions import checked_number
 from vicreg._core import local
@@ -282,11 +282,16 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
         raise ValueError(f"embeddings must have the shape (n, d); got {tuple(first.shape)}")
     for view, (array, places) in enumerate(zip(views.maps, views.locations, strict=True)):
         for name, one in ((f"maps[{view}]", array), (f"locations[{view}]", places)):
-            # With one like itself: shapes differ from view to view.
+            # By itself, as the shapes differ from view to view.
             its_library = checked_library((one,), (name,), objective)
             if its_library != library:
                 raise TypeError(
                     f"{name} must have the library of embeddings[0], {library}; got {its_library}"
+                )
+            here, there = device_of(first, library), device_of(one, library)
+            if here is not None and there is not None and here != there:
+                raise ValueError(
+                    f"{name} must have the device of embeddings[0], {here}; got {there}"
                 )
             if one.ndim not in (3, 4):
                 raise ValueError(
