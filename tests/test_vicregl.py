@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ranks
 from backends import Backend
 from errors import largest_error
 
@@ -190,6 +191,26 @@ def test_compiled_by_pytorch_as_one_graph() -> None:
     assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
     for leaf, wanted in zip(leaves, case["grad_maps"], strict=True):
         assert largest_error(leaf.grad.numpy(), wanted) <= 1e-12
+
+
+@pytest.mark.parametrize("rows", [ranks.UNEVEN, ranks.NONE], ids=str)
+def test_ranks_together_are_one_batch(rows: tuple[int, ...]) -> None:
+    """Uneven rows, and a rank without any: each matches its own, the statistics are of all."""
+    shapes = ((5,), (3, 2, 4), (3, 2, 2))
+    whole = [ranks.whole(rows, shape, views=3, seed=seed) for seed, shape in enumerate(shapes)]
+    loss, gradients = vicregl_value_and_grad(*whole, num_matches=(4, 2))
+
+    def of_rank(comm: ranks.Thread) -> Any:
+        own = [ranks.own(kind, rows, comm.rank) for kind in whole]
+        return vicregl_value_and_grad(*own, num_matches=(4, 2), comm=comm)
+
+    for rank, found in enumerate(ranks.on_threads(len(rows), of_rank)):
+        own_loss, own_gradients = found
+        assert own_loss == pytest.approx(loss, rel=1e-12)
+        for kind, right in zip(own_gradients, gradients, strict=True):
+            for gradient, wanted in zip(kind, ranks.own(right, rows, rank), strict=True):
+                assert gradient.shape == wanted.shape
+                assert np.abs(gradient - wanted).max(initial=0.0) <= 1e-12
 
 
 BAD = {
