@@ -33,6 +33,7 @@ MODULES = {
 
 #: The published formula that a name computes, by what its docstring must cite.
 VICREG, VCREG, EFFECTIVE_RANK = "arXiv 2105.04906", "arXiv 2306.13292", "Roy and Vetterli"
+VICREGL = "arXiv 2210.01571"
 SOURCES = {
     "vicreg.vicreg_loss": VICREG,
     "vicreg.vicreg_terms": VICREG,
@@ -40,11 +41,14 @@ SOURCES = {
     "vicreg.invariance_loss": VICREG,
     "vicreg.variance_loss": VICREG,
     "vicreg.covariance_loss": VICREG,
+    "vicreg.vicregl_loss": VICREGL,
+    "vicreg.vicregl_value_and_grad": VICREGL,
     "vicreg.vcreg_loss": VCREG,
     "vicreg.vcreg_value_and_grad": VCREG,
     "vicreg.diagnose": EFFECTIVE_RANK,
     "vicreg.Diagnosis": EFFECTIVE_RANK,
     "vicreg.torch.VICRegLoss": VICREG,
+    "vicreg.torch.VICRegLLoss": VICREGL,
     "vicreg.torch.VCReg": VCREG,
     "vicreg.torch.attach_vcreg": VCREG,
     "vicreg.torch.cached_backward": "arXiv 2101.06983",

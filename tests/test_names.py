@@ -50,7 +50,9 @@ def test_completion_shows_public_names_alone(name: str) -> None:
     assert dir(module) == sorted({*module.__all__, *beside})
 
 
-@pytest.mark.parametrize("name", ["VCReg", "VICRegLoss", "attach_vcreg", "cached_backward"])
+@pytest.mark.parametrize(
+    "name", ["VCReg", "VICRegLLoss", "VICRegLoss", "attach_vcreg", "cached_backward"]
+)
 def test_a_name_of_pytorch_is_the_one_of_its_module(name: str) -> None:
     torch = pytest.importorskip("vicreg.torch")
     public = getattr(vicreg, name)

@@ -13,6 +13,8 @@ from vicreg._losses import (
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
+    vicregl_loss,
+    vicregl_value_and_grad,
 )
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ __all__ = [
     "vicreg_loss",
     "vicreg_terms",
     "vicreg_value_and_grad",
+    "vicregl_loss",
+    "vicregl_value_and_grad",
 ]
 
 #: The modules, imported when they are first asked for.
@@ -49,6 +53,7 @@ _HOMES = {
     "Identification": "vicreg.tools.identification",
     "identify": "vicreg.tools.identification",
     "VCReg": "vicreg.torch",
+    "VICRegLLoss": "vicreg.torch",
     "VICRegLoss": "vicreg.torch",
     "attach_vcreg": "vicreg.torch",
     "cached_backward": "vicreg.torch",
@@ -64,6 +69,7 @@ if TYPE_CHECKING:
     from vicreg._monitor import CollapseMonitor
     from vicreg.tools.identification import Identification, identify
     from vicreg.torch import VCReg as VCReg
+    from vicreg.torch import VICRegLLoss as VICRegLLoss
     from vicreg.torch import VICRegLoss as VICRegLoss
     from vicreg.torch import attach_vcreg as attach_vcreg
     from vicreg.torch import cached_backward as cached_backward

@@ -31,8 +31,9 @@ from vicreg._conventions import (
 )
 from vicreg._core.communicator import Communicator
 from vicreg._losses import *  # noqa: F403
-from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms
+from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms, vicregl_loss
 from vicreg._losses.vcreg import checked_settings
+from vicreg._losses.vicregl import checked_settings as checked_regional
 from vicreg._typing import CovarianceGradient, Method, Penalty
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "CollapseMonitor",
     "VCReg",
     "VCRegTerms",
+    "VICRegLLoss",
     "VICRegLoss",
     "attach_vcreg",
     "cached_backward",
@@ -230,6 +232,160 @@ def _with(
     views: tuple[torch.Tensor, ...], ref_emb: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
     return views if ref_emb is None else (*views, ref_emb)
+
+
+class VICRegLLoss(torch.nn.Module):
+    """The loss of VICRegL as a module, called as lightly's ``VICRegLLoss`` is.
+
+    It has no state, and no parameters except for weights that are ``torch.nn.Parameter``.
+
+    Parameters
+    ----------
+    alpha, num_matches, feature_matches : optional
+        As in `vicreg.vicregl_loss`.
+    invariance_weight, variance_weight, covariance_weight : float or torch.Tensor of shape (), \
+optional
+        As in `vicreg.vicregl_loss`. In lightly these are ``lambda_param``, ``mu_param`` and
+        ``nu_param``.
+    gamma, eps, method, comm : optional
+        As in `vicreg.vicregl_loss`. Under DistributedDataParallel or FSDP, pass a
+        `vicreg.distributed.TorchCommunicator` as `comm` for the loss of the whole batch; in
+        lightly that is ``gather_distributed``.
+
+    Attributes
+    ----------
+    alpha, num_matches, feature_matches, invariance_weight, variance_weight, covariance_weight, \
+gamma, eps, method, comm
+        The settings; where None was given, the published weights and eps.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When the module is made, for settings that `vicreg.vicregl_loss` would refuse.
+
+    Notes
+    -----
+    Bardes, Ponce, LeCun (arXiv 2210.01571), as facebookresearch/VICRegL computes it. lightly's
+    orders the matches by their distance, and by features keeps as many as ``num_matches``: its
+    loss is close to this one's with ``feature_matches=(20, 4)``, and not the same.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from vicreg.torch import VICRegLLoss
+    >>> criterion = VICRegLLoss(alpha=0.9)
+    >>> views = [(torch.ones(8, 4), torch.zeros(8, 3, 3, 2)) for _ in range(2)]
+    >>> grids = [torch.rand(8, 3, 3, 2) for _ in range(2)]
+    >>> print(f"{criterion(views, grids):.2f}")
+    27.22
+    """
+
+    @explains_arguments
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.75,
+        num_matches: tuple[int, int] = (20, 4),
+        feature_matches: tuple[int, int] | None = None,
+        invariance_weight: float | torch.Tensor | None = None,
+        variance_weight: float | torch.Tensor | None = None,
+        covariance_weight: float | torch.Tensor | None = None,
+        gamma: float = 1.0,
+        eps: float | None = None,
+        method: Method = "auto",
+        comm: Communicator | None = None,
+    ) -> None:
+        super().__init__()
+        given = (invariance_weight, variance_weight, covariance_weight)
+        counts = (num_matches, feature_matches)
+        settings, weights = checked_regional(
+            "torch", 1, alpha, counts, given, gamma, eps, method, comm
+        )
+        self.alpha = settings.alpha
+        self.num_matches, self.feature_matches = counts
+        self.invariance_weight, self.variance_weight, self.covariance_weight = weights
+        self.gamma = settings.objective.gamma
+        self.eps = settings.objective.eps
+        self.method = settings.objective.method
+        self.comm = comm
+
+    def forward(
+        self,
+        global_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        global_view_grids: Sequence[torch.Tensor],
+        local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
+        local_view_grids: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return the loss of two or more views. Call the module itself, not this method.
+
+        Parameters
+        ----------
+        global_view_features : sequence of (torch.Tensor, torch.Tensor)
+            The embedding, ``(n, d)``, and the map, ``(n, height, width, c)``, of each global view.
+        global_view_grids : sequence of torch.Tensor, each of shape (n, height, width, 2)
+            Where each place of these maps is.
+        local_view_features, local_view_grids : optional
+            Likewise of the other views.
+
+        Returns
+        -------
+        torch.Tensor, shape ()
+            The loss.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For views that `vicreg.vicregl_loss` would refuse; where features come without grids.
+        """
+        if (local_view_features is None) != (local_view_grids is None):
+            raise ValueError(
+                "local_view_features and local_view_grids must be given together; got one of them"
+            )
+        for name, features, grids in (
+            ("global", global_view_features, global_view_grids),
+            ("local", local_view_features or (), local_view_grids or ()),
+        ):
+            if len(features) != len(grids):
+                raise ValueError(
+                    f"{name}_view_grids must be as many as {name}_view_features, "
+                    f"{len(features)}; got {len(grids)}"
+                )
+        features = (*global_view_features, *(local_view_features or ()))
+        return vicregl_loss(
+            [embedding for embedding, _ in features],
+            [places for _, places in features],
+            [*global_view_grids, *(local_view_grids or ())],
+            num_global=len(global_view_features),
+            **self._settings(),
+        )
+
+    if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
+
+        def __call__(  # noqa: D102
+            self,
+            global_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]],
+            global_view_grids: Sequence[torch.Tensor],
+            local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
+            local_view_grids: Sequence[torch.Tensor] | None = None,
+        ) -> torch.Tensor: ...
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``repr``."""
+        return ", ".join(f"{name}={value!r}" for name, value in self._settings().items())
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "alpha": self.alpha,
+            "num_matches": self.num_matches,
+            "feature_matches": self.feature_matches,
+            "invariance_weight": self.invariance_weight,
+            "variance_weight": self.variance_weight,
+            "covariance_weight": self.covariance_weight,
+            "gamma": self.gamma,
+            "eps": self.eps,
+            "method": self.method,
+            "comm": self.comm,
+        }
 
 
 class VCRegTerms(NamedTuple):

@@ -7,6 +7,9 @@ Every adapter module has the same eight functions:
     framework differentiates
 ``value_and_grad(views, objective, weights)``
     (what ``evaluate`` returns, the gradients of the loss in closed form)
+``apply(function, arrays, weights, settings)``
+    ``function(run, arrays, weights, settings)``, what is made of several losses, as one program
+    where the library compiles; the function and the settings are hashable
 ``floats(arrays)``
     arrays of shape () as Python's numbers, which waits for all of them at once
 ``without_gradient(array)``

@@ -19,7 +19,7 @@ from dask.delayed import delayed
 
 from vicreg._adapters import dask_passes
 from vicreg._adapters import standard as eager
-from vicreg._core import chunks, collapse, engine, sums
+from vicreg._core import chunks, collapse, engine, local, sums
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
@@ -196,6 +196,12 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
         dtype=shifted.dtype,
         meta=shifted._meta,
     )
+
+
+def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
+    """Return `function` of `arrays`, which is made of several losses."""
+    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    return function(run, arrays, weights, settings)
 
 
 def floats(arrays: Sequence[Array]) -> list[float]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg._core import collapse, engine, ranks, sample_weights
+from vicreg._core import collapse, engine, local, ranks, sample_weights
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Part
@@ -310,6 +310,14 @@ def value_and_grad(
         of_views, tuple(own), views, weights, gradients=True
     )
     return result
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+@_as_written
+def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
+    """Return `function` of `arrays`, which is made of several losses, as one program."""
+    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    return function(run, arrays, weights, settings)
 
 
 def floats(arrays: Sequence[Array]) -> list[float]:

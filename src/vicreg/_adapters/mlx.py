@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from vicreg._core import collapse, engine
+from vicreg._core import collapse, engine, local
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -73,6 +73,12 @@ def value_and_grad(
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return what `evaluate` does, and the gradient of the loss by each view."""
     return engine.value_and_grad(xp, views, weights, objective)
+
+
+def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
+    """Return `function` of `arrays`, which is made of several losses."""
+    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    return function(run, arrays, weights, settings)
 
 
 def floats(arrays: Sequence[Array]) -> list[float]:

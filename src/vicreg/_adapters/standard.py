@@ -9,7 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
-from vicreg._core import collapse, engine, ranks, sample_weights
+from vicreg._core import collapse, engine, local, ranks, sample_weights
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -68,6 +68,12 @@ def _numpy() -> Library:
             return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 
     return NumPy(standard)
+
+
+def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
+    """Return `function` of `arrays`, which is made of several losses."""
+    run = local.Run(library(arrays.maps[0]), evaluate, value_and_grad, without_gradient)
+    return function(run, arrays, weights, settings)
 
 
 def floats(arrays: Sequence[Array]) -> list[float]:

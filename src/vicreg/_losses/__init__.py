@@ -10,6 +10,7 @@ from vicreg._losses.vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg._losses.vicregl import vicregl_loss, vicregl_value_and_grad
 
 __all__ = [
     "VICRegTerms",
@@ -21,4 +22,6 @@ __all__ = [
     "vicreg_loss",
     "vicreg_terms",
     "vicreg_value_and_grad",
+    "vicregl_loss",
+    "vicregl_value_and_grad",
 ]

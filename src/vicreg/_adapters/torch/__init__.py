@@ -1,7 +1,7 @@
 """PyTorch."""
 
 from vicreg._adapters.torch import communicator
-from vicreg._adapters.torch.autograd import evaluate, value_and_grad
+from vicreg._adapters.torch.autograd import apply, evaluate, value_and_grad
 from vicreg._adapters.torch.library import (
     floats,
     is_distributed,
@@ -15,6 +15,7 @@ from vicreg._adapters.torch.library import (
 )
 
 __all__ = [
+    "apply",
     "communicator",
     "evaluate",
     "floats",

@@ -28,8 +28,10 @@ from vicreg._adapters.torch.library import (
     no_autocast,
     recorded,
     replicated,
+    without_gradient,
 )
 from vicreg._core import engine, memory
+from vicreg._core import local as regions
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
 
@@ -95,6 +97,13 @@ def value_and_grad(
 
 
 _value_and_grad_uncompiled = torch._compile._disable_dynamo(value_and_grad)
+
+
+def apply(function: Any, arrays: regions.Views, weights: Weights, settings: Any) -> Any:
+    """Return `function` of `arrays`, which is made of several losses."""
+    run = regions.Run(recorded, evaluate, value_and_grad, without_gradient)
+    with no_autocast(arrays.maps[0]):
+        return function(run, arrays, weights, settings)
 
 
 def _in_one_pass(views: tuple[Tensor, ...], objective: Objective, weights: Weights) -> bool:

@@ -1,0 +1,213 @@
+"""VICRegL: the terms of whole embeddings, and those of matched places of maps.
+
+Matching is a selection in front of the terms, which are those of any views of shape
+``(n, M, c)``: each of the M matches is a position, with statistics over the n samples. An
+embedding is a map of a single place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from vicreg._core import matching, sums
+from vicreg._core.layout import as_computed
+from vicreg._core.library import Library
+from vicreg._core.matching import Matches, Selection
+from vicreg._core.objective import Objective
+
+Array = Any
+Arrays = tuple[Array, ...]
+Counts = tuple[int | None, int | None]  # of the matches one way and the other
+Side = list[tuple[int, Selection]]  # the places of views that make one view of the terms
+
+
+class Run(NamedTuple):
+    """How the arrays' library computes: what its adapter gives."""
+
+    xp: Library
+    evaluate: Callable[..., Any]
+    value_and_grad: Callable[..., Any]
+    constant: Callable[[Array], Array]  # without a gradient
+
+
+@dataclass(frozen=True)
+class Regional:
+    """What VICRegL computes: hashable, so that a compiler may hold it static.
+
+    Parameters
+    ----------
+    library : str
+        Of the arrays.
+    objective : Objective
+        The terms, with positions on the axes between the samples and the features.
+    num_global : int
+        How many of the views, the first ones, are paired with all others.
+    alpha : float
+        The share of the embeddings in the loss.
+    location_matches, feature_matches : tuple of int or None
+        How many matches are kept one way and the other; None is all.
+    """
+
+    library: str
+    objective: Objective
+    num_global: int
+    alpha: float
+    location_matches: Counts
+    feature_matches: Counts
+
+    def pairs(self, views: int) -> Iterator[tuple[int, int]]:
+        """Yield each global view with each other view."""
+        for view in range(self.num_global):
+            yield from ((view, other) for other in range(views) if other != view)
+
+
+class Views(NamedTuple):
+    """An array a view of each kind: ``(n, P, c)``, where an embedding has one place."""
+
+    embeddings: Arrays
+    maps: Arrays
+    locations: Arrays
+
+
+class Part(NamedTuple):
+    """A share of the loss: some terms of views that places of `arrays` make."""
+
+    share: float
+    is_global: bool
+    sides: tuple[Side, ...]
+    objective: Objective
+
+
+def value(run: Run, given: Views, weights: Sequence[Any], settings: Regional) -> Array:
+    """Return the loss, differentiable by embeddings and maps where the library differentiates."""
+    views = _as_places(run.xp, given)
+    return sums.total(
+        part.share * run.evaluate(_sides(run.xp, views, part), part.objective, weights)[0]
+        for part in _parts(run, views, settings)
+    )
+
+
+def value_and_grad(
+    run: Run, given: Views, weights: Sequence[Any], settings: Regional
+) -> tuple[Array, tuple[Arrays, Arrays]]:
+    """Return the loss, and its gradients by embeddings and by maps, in closed form."""
+    views = _as_places(run.xp, given)
+    losses: list[Array] = []
+    of_embeddings: list[Any] = [None] * len(views.embeddings)
+    of_maps: list[Any] = [None] * len(views.maps)
+    for part in _parts(run, views, settings):
+        sides = _sides(run.xp, views, part)
+        (loss,), changes = run.value_and_grad(sides, part.objective, weights)
+        losses.append(part.share * loss)
+        gradients = of_embeddings if part.is_global else of_maps
+        for side, change in zip(part.sides, changes, strict=True):
+            _put_back(run.xp, side, part.share * change, gradients)
+    return sums.total(losses), (
+        _like(run.xp, of_embeddings, given.embeddings),
+        _like(run.xp, of_maps, given.maps),
+    )
+
+
+def _as_places(xp: Library, given: Views) -> Views:
+    """Return the views as ``(n, P, c)`` in the dtypes of the computation."""
+    return Views(
+        tuple(as_computed(xp, array)[:, None, :] for array in given.embeddings),
+        *(tuple(_flat(xp, as_computed(xp, array)) for array in kind) for kind in given[1:]),
+    )
+
+
+def _flat(xp: Library, array: Array) -> Array:
+    n, *places, c = array.shape
+    if len(places) == 1:
+        return array
+    height, width = places
+    return xp.reshape(array, (n, height * width, c))
+
+
+def _like(xp: Library, gradients: Sequence[Any], given: Arrays) -> Arrays:
+    """Return the gradients in the shapes and dtypes of what they are of; None is 0."""
+    return tuple(
+        xp.zeros_like(array)
+        if gradient is None
+        else xp.astype(xp.reshape(gradient, tuple(array.shape)), array.dtype)
+        for gradient, array in zip(gradients, given, strict=True)
+    )
+
+
+def _parts(run: Run, views: Views, settings: Regional) -> Iterator[Part]:
+    if settings.alpha > 0:
+        yield from _global_parts(len(views.embeddings), settings)
+    if settings.alpha < 1:
+        yield from _local_parts(run, views, settings)
+
+
+def _global_parts(views: int, settings: Regional) -> Iterator[Part]:
+    """Yield the invariance of the pairs, and the other terms of each view."""
+    invariance, variance, covariance = settings.objective.in_loss
+    # A pair of global views counts once each way.
+    counts: dict[tuple[int, int], int] = {}
+    for view, other in settings.pairs(views):
+        pair = (min(view, other), max(view, other))
+        counts[pair] = counts.get(pair, 0) + 1
+    total = sum(counts.values())
+    if invariance:
+        objective = replace(settings.objective, in_loss=(True, False, False))
+        for times in sorted(set(counts.values())):
+            pairs = [pair for pair, count in counts.items() if count == times]
+            sides = tuple([(view, None) for view in side] for side in zip(*pairs, strict=True))
+            yield Part(settings.alpha * times * len(pairs) / total, True, sides, objective)
+    if variance or covariance:
+        objective = replace(settings.objective, in_loss=(False, variance, covariance))
+        yield Part(settings.alpha, True, tuple([(v, None)] for v in range(views)), objective)
+
+
+def _local_parts(run: Run, views: Views, settings: Regional) -> Iterator[Part]:
+    """Yield the terms of matched places, those of as many matches together."""
+    pairs = list(settings.pairs(len(views.maps)))
+    share = (1.0 - settings.alpha) / (2 * len(pairs))  # the mean of two directions of each pair
+    by_count: dict[int, list[tuple[int, int, Matches]]] = {}
+    for view, other in pairs:
+        for way, count, matches in _both_ways(run, views, settings, view, other):
+            by_count.setdefault(count, []).append((*way, matches))
+    for group in by_count.values():
+        own = [(view, matches.own) for view, _, matches in group]
+        others = [(other, matches.other) for _, other, matches in group]
+        yield Part(share * len(group), False, (own, others), settings.objective)
+
+
+def _both_ways(
+    run: Run, views: Views, settings: Regional, view: int, other: int
+) -> Iterator[tuple[tuple[int, int], int, Matches]]:
+    """Yield the matches of two views by features and by locations, each way, with their count."""
+    xp, dtype = run.xp, views.maps[0].dtype
+    for arrays, distances_between, counts in (
+        (views.maps, matching.between_features, settings.feature_matches),
+        (views.locations, matching.between_locations, settings.location_matches),
+    ):
+        distances = distances_between(xp, *(run.constant(arrays[v]) for v in (view, other)))
+        for way, count in zip(((view, other), (other, view)), counts, strict=True):
+            places = views.maps[way[0]].shape[1]
+            kept = places if count is None else min(count, places)
+            yield way, kept, matching.nearest(xp, distances, kept, dtype)
+            distances = xp.matrix_transpose(distances)
+
+
+def _sides(xp: Library, views: Views, part: Part) -> Arrays:
+    """Return the views ``(n, M, c)`` that the terms of a part are of."""
+    arrays = views.embeddings if part.is_global else views.maps
+    return tuple(_joined(xp, arrays, side) for side in part.sides)
+
+
+def _joined(xp: Library, arrays: Arrays, side: Side) -> Array:
+    selected = [matching.select(xp, selection, arrays[view]) for view, selection in side]
+    return selected[0] if len(selected) == 1 else xp.concat(selected, axis=1)
+
+
+def _put_back(xp: Library, side: Side, change: Array, gradients: list[Any]) -> None:
+    """Add the gradient by one side to those of the views that it is made of."""
+    count = change.shape[1] // len(side)
+    for place, (view, selection) in enumerate(side):
+        own = change[:, place * count : (place + 1) * count, :]
+        gradients[view] = sums.plus(gradients[view], matching.put_back(xp, selection, own))
