@@ -46,14 +46,14 @@ FAULTS = [
     Fault(
         "mean divided by n - 1",
         "_core/samples.py",
-        "total[..., None, :] / self.count",
-        "total[..., None, :] / (self.count - 1)",
+        "[..., None, :] / self.count",
+        "[..., None, :] / (self.count - 1)",
     ),
     Fault(
         "nothing centred",
         "_core/samples.py",
-        "return memory.subtract(self.xp, shifted, self._mean)",
-        "return shifted",
+        "memory.subtract(self.xp, shifted, self._mean)",
+        "shifted",
     ),
     Fault(
         "nothing centred again for the gradient",
@@ -114,14 +114,14 @@ FAULTS = [
     Fault(
         "the correction of the variance is 1 in every convention",
         "_core/objective.py",
-        "n - convention.variance_correction,",
-        "n - 1,",
+        " - convention.variance_correction,",
+        " - 1,",
     ),
     # The covariance term.
     Fault(
         "positions not averaged in the covariance",
         "_core/objective.py",
-        "self._covariance(covariance / count,",
+        "self._covariance(covariance / counts.positions,",
         "self._covariance(covariance,",
     ),
     Fault(
@@ -146,8 +146,8 @@ FAULTS = [
     Fault(
         "sign of the Gram route's diagonal in the gradient",
         "_core/terms/covariance/gram.py",
-        "row=-factor * diagonal",
-        "row=factor * diagonal",
+        "row=-of_features(factor)",
+        "row=of_features(factor)",
     ),
     Fault(
         "kept-apart features' squares subtracted too",
@@ -404,6 +404,62 @@ FAULTS = [
         ("diagnose",),
     ),
     Fault(
+        "what stands under a weight of 0 stays",
+        "_core/sample_weights.py",
+        "return self._xp.where(self.is_present, array, self._xp.zeros_like(array))",
+        "return array",
+        ("sample_weight",),
+    ),
+    Fault(
+        "weights count in the mean as one each",
+        "_core/sample_weights.py",
+        "return self._in_statistics(self._each / self._samples)",
+        "return self._in_statistics(self._xp.ones_like(self._each) / self._samples)",
+        ("sample_weight",),
+    ),
+    Fault(
+        "a position with one sample has statistics",
+        "_core/sample_weights.py",
+        "xp.logical_not(total <= correction)",
+        "xp.logical_not(total <= correction - 1)",
+        ("sample_weight",),
+    ),
+    Fault(
+        "averages over positions without statistics too",
+        "_core/sample_weights.py",
+        "positions = xp.maximum(sums.everything(xp, is_counted, run), one)",
+        "positions = one * is_counted.shape[-3] if is_counted.ndim > 2 else one",
+        ("sample_weight",),
+    ),
+    Fault(
+        "the first sample is counted from though it is absent",
+        "_core/sample_weights.py",
+        "places = xp.where(present, rows, xp.full_like(rows, n))",
+        "places = rows",
+        ("sample_weight",),
+    ),
+    Fault(
+        "a gradient without the roots of its samples' weights",
+        "_core/engine.py",
+        "return samples.in_statistics(total)",
+        "return total",
+        ("sample_weight",),
+    ),
+    Fault(
+        "the invariance's gradient without the roots of the weights",
+        "_core/terms/invariance.py",
+        "[views[0].weighted(memory.multiply(xp, array, factor)) for",
+        "[memory.multiply(xp, array, factor) for",
+        ("sample_weight",),
+    ),
+    Fault(
+        "the weights of the ranks' samples are those of this rank",
+        "_core/ranks.py",
+        "shares = [totals[rank] / safe for rank in range(comm.size)]",
+        "shares = [total / total / comm.size for rank in range(comm.size)]",
+        ("sample_weight",),
+    ),
+    Fault(
         "any number may be the weight of a sample",
         "_core/sample_weights.py",
         "right = weight >= 0",
@@ -449,8 +505,8 @@ FAULTS = [
     Fault(
         "the published scale of VCReg's gradient divides",
         "_core/objective.py",
-        "covariance * (n - self.convention.covariance_correction)",
-        "covariance / (n - self.convention.covariance_correction)",
+        "covariance * divisor",
+        "covariance / divisor",
         ("vcreg_layer", "vcreg_jax"),
     ),
     Fault(
@@ -463,8 +519,8 @@ FAULTS = [
     Fault(
         "JAX's layer without the incoming gradient",
         "_adapters/jax.py",
-        "return incoming + own, jax.tree",
-        "return own, jax.tree",
+        "(incoming + own, *no_gradient[0])",
+        "(own, *no_gradient[0])",
         ("vcreg_jax",),
     ),
     Fault(
@@ -498,8 +554,8 @@ FAULTS = [
     Fault(
         "a distributed tensor's parts taken for the whole",
         "_checks.py",
-        "if partition is not None:",
-        "if False:",
+        "if partition is not None:\n        raise ValueError(\n",
+        "if False:\n        raise ValueError(\n",
         ("torch_modes",),
     ),
     Fault(
@@ -626,8 +682,8 @@ FAULTS = [
     Fault(
         "the mean of the ranks' means, whatever their rows",
         "_core/ranks.py",
-        "(count / n) * ((of_rank",
-        "(1 / len(counts)) * ((of_rank",
+        "[count / sum(counts) for count in counts]",
+        "[1 / len(counts) for count in counts]",
         ("ranks",),
     ),
     Fault(
@@ -668,8 +724,8 @@ FAULTS = [
     Fault(
         "own rows from their own first one, the mean from the first of all",
         "_core/ranks.py",
-        "self.z - self._everyone.first, self.mean",
-        "self.z - self.first, self.mean",
+        "self.z - self._everyone.first",
+        "self.z - self.first",
         ("ranks",),
     ),
     Fault(
