@@ -95,6 +95,7 @@ _NEEDED = {
     [
         "_losses.vicreg",
         "_losses.vcreg",
+        "_losses.vicregl",
         "_diagnostics",
         "_monitor",
         "_conventions",
