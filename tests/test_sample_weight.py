@@ -187,6 +187,20 @@ def test_positions_without_statistics_are_left_out(xp: Backend, weight: Any, d: 
         assert largest_error(xp.numpy(gradient), np.where(weight[..., None], wanted, 0)) <= bound
 
 
+def test_a_position_without_statistics_may_hold_nan() -> None:
+    (z,) = drawn((5, 2, 3), 1)
+    weight = np.ones((5, 2))
+    weight[1:, 1] = 0
+    z[:, 1] = np.nan
+    for method in ("gram", "covariance"):
+        settings = OF_VCREG | {"method": method}
+        got, gradient = vcreg_value_and_grad(z, sample_axis=0, sample_weight=weight, **settings)
+        wanted, right = vcreg_value_and_grad(z[:, 0], **settings)
+        assert largest_error(got, wanted) <= rounding("float64", 5, 3)
+        assert largest_error(gradient[:, 0], right) <= rounding("float64", 5, 3)
+        np.testing.assert_array_equal(gradient[:, 1], 0)
+
+
 def of_positions_complex(views: Sequence[np.ndarray], weight: np.ndarray) -> complex:
     """Return `of_positions`, by which a complex step differentiates."""
     total, d = weight.sum(), views[0].shape[-1]
@@ -341,6 +355,27 @@ class TestPyTorch:
         got = torch.func.vmap(torch.func.grad(mapped))(*batches)
         _, right = vicreg_of(drawn((7, 9)))
         assert largest_error(got[1], right[0]) <= rounding("float64", 8, 9)
+
+    @pytest.mark.parametrize("method", ["gram", "covariance"])
+    def test_a_penalty_of_a_masked_gradient(self, torch: Any, method: str) -> None:
+        """Its cotangent is 0 times NaN where a sample is absent."""
+        weight = torch.tensor(TIMES)
+
+        def penalty(*views: Any, sample_weight: Any = None, times: Any = 1) -> Any:
+            views = [view.detach().requires_grad_() for view in views]
+            loss = vicreg_loss(*views, sample_weight=sample_weight, method=method, **NAMED)
+            (gradient,) = torch.autograd.grad(loss, views[0], create_graph=True)
+            product = gradient * views[0]
+            present = ~views[0].isnan()
+            (torch.where(present, product, 0.0) * times).sum().backward()
+            return views[0].grad
+
+        views = [torch.tensor(view) for view in drawn((7, 9))]
+        masked = [torch.tensor(hidden(view.numpy(), TIMES)) for view in views]
+        got = penalty(*masked, sample_weight=weight)
+        right = penalty(*(view.repeat_interleave(weight, dim=0) for view in views))
+        wanted = gathered(right.numpy())[TIMES == 1]
+        assert largest_error(got[TIMES == 1], wanted) <= 10 * rounding("float64", 8, 9)
 
     @pytest.mark.parametrize("scale", ["exact", "published"])
     def test_the_layer(self, torch: Any, scale: str) -> None:

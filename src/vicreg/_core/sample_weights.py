@@ -70,6 +70,11 @@ class SampleWeights:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
         return self._xp.where(self.is_present, array, self._xp.zeros_like(array))
 
+    def clean_in_statistics(self, array: Array) -> Array:
+        """Return what `clean` does, with 0 for the samples of positions without statistics too."""
+        counts = self._xp.logical_and(self.is_present, self._has_statistics)
+        return self._xp.where(counts, array, self._xp.zeros_like(array))
+
     def first_of(self, array: Array) -> Array:
         """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
         xp = self._xp

@@ -100,7 +100,12 @@ class Samples:
         """
         if self.weights is None:
             return array
-        return memory.multiply(self.xp, array, self.weights.roots_in_statistics)
+        scaled = memory.multiply(self.xp, array, self.weights.roots_in_statistics)
+        if self.xp.updates_in_place and self.z.ndim == 2:
+            return scaled
+        # A sample that counts may be NaN in a position without statistics, and so may be what is
+        # differentiated once more of a sample that does not: times 0 it would stay so.
+        return self.weights.clean_in_statistics(scaled)
 
     def weighted(self, array: Array) -> Array:
         """Return what `in_statistics` does, the same in every position."""
