@@ -200,7 +200,7 @@ def _in_one_pass(samples: Samples, products: chunks.Products, size: int) -> Arra
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses."""
-    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    run = local.Run(xp, evaluate, value_and_grad)
     return function(run, arrays, weights, settings)
 
 

@@ -251,7 +251,7 @@ _terms.defjvp(_jvp, symbolic_zeros=True)
 
 
 @jax.custom_jvp
-def constant_weights(weights: Array) -> Array:
+def _constant_weights(weights: Array) -> Array:
     """Return the weights of samples, which nothing may be differentiated by."""
     return weights
 
@@ -265,7 +265,7 @@ def _refused(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return weights, jnp.zeros_like(weights)
 
 
-constant_weights.defjvp(_refused, symbolic_zeros=True)
+_constant_weights.defjvp(_refused, symbolic_zeros=True)
 
 
 def _refusing(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
@@ -273,7 +273,7 @@ def _refusing(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, .
     views, weight = objective.split(arrays)
     if weight is None or not jnp.issubdtype(weight.dtype, jnp.inexact):
         return arrays
-    return (*views, constant_weights(weight))
+    return (*views, _constant_weights(weight))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -316,7 +316,7 @@ def value_and_grad(
 @_as_written
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses, as one program."""
-    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    run = local.Run(xp, evaluate, value_and_grad)
     return function(run, arrays, weights, settings)
 
 
@@ -327,7 +327,8 @@ def floats(arrays: Sequence[Array]) -> list[float]:
 
 def without_gradient(array: Array) -> Array:
     """Return `array` as a constant of differentiation."""
-    return jax.lax.stop_gradient(array)
+    constant: Array = xp.without_gradient(array)
+    return constant
 
 
 def rows(array: Array, axes: Axes) -> Array:

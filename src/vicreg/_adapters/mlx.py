@@ -77,7 +77,7 @@ def value_and_grad(
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses."""
-    run = local.Run(xp, evaluate, value_and_grad, without_gradient)
+    run = local.Run(xp, evaluate, value_and_grad)
     return function(run, arrays, weights, settings)
 
 
@@ -89,7 +89,7 @@ def floats(arrays: Sequence[Array]) -> list[float]:
 
 def without_gradient(array: Array) -> Array:
     """Return `array` as a constant of differentiation."""
-    return mx.stop_gradient(array)
+    return xp.without_gradient(array)
 
 
 def rows(array: Array, axes: Axes) -> Array:

@@ -72,7 +72,7 @@ def _numpy() -> Library:
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses."""
-    run = local.Run(library(arrays.maps[0]), evaluate, value_and_grad, without_gradient)
+    run = local.Run(library(arrays.maps[0]), evaluate, value_and_grad)
     return function(run, arrays, weights, settings)
 
 

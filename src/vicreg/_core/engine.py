@@ -44,9 +44,8 @@ def forward(
 ) -> tuple[Values, tuple[Saved, ...]]:
     """Return the value of each term, and what is kept of each group of views for the gradient.
 
-    Here and below, the weights of samples come after the `views` where the objective has them.
-
-    Where nothing is `differentiated`, what only gradients need may be missing.
+    Where nothing is `differentiated`, what only gradients need may be missing. Here and below,
+    the last of the `views` is the weights of their samples, if the objective has weights.
     """
     per_view = _samples_per_view(xp, views, objective)
     terms = _terms(per_view, objective)
@@ -190,7 +189,7 @@ def value_and_grad(
     own, _ = objective.split(views)
     return outputs(xp, weights, values, objective), tuple(
         like_its_view(xp, gradient, view, objective)
-        for gradient, view in zip(gradients, own, strict=False)
+        for gradient, view in zip(gradients[: len(own)], own, strict=True)
     )
 
 

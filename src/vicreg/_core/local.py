@@ -19,7 +19,7 @@ from vicreg._core.objective import Objective
 
 Array = Any
 Arrays = tuple[Array, ...]
-Counts = tuple[int | None, int | None]  # of the matches one way and the other
+Kept = tuple[int | None, int | None]  # how many matches one way and the other
 Side = list[tuple[int, Selection]]  # the places of views that make one view of the terms
 
 
@@ -29,7 +29,6 @@ class Run(NamedTuple):
     xp: Library
     evaluate: Callable[..., Any]
     value_and_grad: Callable[..., Any]
-    constant: Callable[[Array], Array]  # without a gradient
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Regional:
     objective: Objective
     num_global: int
     alpha: float
-    location_matches: Counts
-    feature_matches: Counts
+    location_matches: Kept
+    feature_matches: Kept
 
     def pairs(self, views: int) -> Iterator[tuple[int, int]]:
         """Yield each global view with each other view."""
@@ -186,7 +185,7 @@ def _both_ways(
         (views.maps, matching.between_features, settings.feature_matches),
         (views.locations, matching.between_locations, settings.location_matches),
     ):
-        distances = distances_between(xp, *(run.constant(arrays[v]) for v in (view, other)))
+        distances = distances_between(xp, *(xp.without_gradient(arrays[v]) for v in (view, other)))
         for way, count in zip(((view, other), (other, view)), counts, strict=True):
             places = views.maps[way[0]].shape[1]
             kept = places if count is None else min(count, places)

@@ -285,9 +285,8 @@ def _empty(xp: Library, like: Array, rows: int) -> Array:
 def _mean(received: Array, shares: Sequence[Any], counts: tuple[int, ...], rank: Any) -> Array:
     """Return the mean of all rows less the first of this rank, ``(k, ..., 1, d)``.
 
-    `shares` are those of the ranks in it.
-
-    From differences of rows, so that it is rounded on the scale of the spread.
+    From differences of rows, so that it is rounded on the scale of the spread. `shares` says how
+    much each rank's mean counts.
     """
     own_first = received[rank][..., :1, :]
     return sums.total(

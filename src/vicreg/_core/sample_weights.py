@@ -54,7 +54,9 @@ class SampleWeights:
     Attributes
     ----------
     is_present : boolean array, shape (..., n, 1)
-        Whether a sample has a weight.
+        Whether a sample has a weight other than 0.
+    roots : array, shape (..., n, 1)
+        The root of each weight.
     """
 
     def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
@@ -64,7 +66,7 @@ class SampleWeights:
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
-        self._roots = xp.sqrt(each)
+        self.roots = xp.sqrt(each)
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
@@ -98,14 +100,9 @@ class SampleWeights:
         return self._in_statistics(self._each / self._samples)
 
     @property
-    def roots(self) -> Array:
-        """The root of each weight, ``(..., n, 1)``."""
-        return self._roots
-
-    @property
     def roots_in_statistics(self) -> Array:
         """The root of each weight, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self._roots)
+        return self._in_statistics(self.roots)
 
     def counts(self, run: int) -> Counts:
         """Return what the terms are averages over; 1 where they are over nothing."""

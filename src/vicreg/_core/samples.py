@@ -34,7 +34,7 @@ class Samples:
     mean : array, shape (..., 1, d), optional
         What ``mean`` was of the same view, so that it is not computed again.
     weights : SampleWeights, optional
-        Of the samples; `z` is 0 where they are.
+        Of the samples. Where a weight is 0, so is that sample in `z`.
 
     Attributes
     ----------

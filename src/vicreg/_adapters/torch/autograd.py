@@ -28,7 +28,6 @@ from vicreg._adapters.torch.library import (
     no_autocast,
     recorded,
     replicated,
-    without_gradient,
 )
 from vicreg._core import engine, memory
 from vicreg._core import local as regions
@@ -101,7 +100,7 @@ _value_and_grad_uncompiled = torch._compile._disable_dynamo(value_and_grad)
 
 def apply(function: Any, arrays: regions.Views, weights: Weights, settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses."""
-    run = regions.Run(recorded, evaluate, value_and_grad, without_gradient)
+    run = regions.Run(recorded, evaluate, value_and_grad)
     with no_autocast(arrays.maps[0]):
         return function(run, arrays, weights, settings)
 
