@@ -79,9 +79,8 @@ def vicreg_of(views: Sequence[np.ndarray], name: str = "official") -> tuple[floa
 
 
 @pytest.mark.representative
-@pytest.mark.parametrize(
-    "d", [pytest.param(3, marks=pytest.mark.long_on("jax", "ndonnx", "mlx")), 12]
-)
+@pytest.mark.long_on("ndonnx")
+@pytest.mark.parametrize("d", [pytest.param(3, marks=pytest.mark.long_on("jax", "mlx")), 12])
 def test_a_mask_and_repeated_samples(xp: Backend, d: int) -> None:
     views = drawn((7, d))
     wanted, right = vicreg_of(views)
@@ -342,7 +341,7 @@ class TestPyTorch:
         def loss(*views: Any) -> Any:
             return vicreg_loss(*views, sample_weight=weight, **NAMED)
 
-        assert torch.autograd.gradgradcheck(loss, clean)
+        assert torch.autograd.gradgradcheck(loss, clean, fast_mode=True)
         detached = [z.detach() for z in arrays]
         hessian = torch.func.hessian(loss)(*detached)
         assert torch.isfinite(hessian).all()
