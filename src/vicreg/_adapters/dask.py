@@ -64,14 +64,15 @@ def _rechunked(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, 
     shape, axes = views[0].shape, objective.axes
     n, d = axes.core_shape(shape)[-2:]
     *others, features = axes.split(len(shape))
-    if uses_gram(objective.method, n, d):
+    by_gram = uses_gram(objective.method, n, d, objective.sizes)
+    if by_gram:
         wanted = dict.fromkeys(itertools.chain(*others), -1) | dict.fromkeys(features, "auto")
     else:
         wanted = dict.fromkeys(features, -1) if n > d else {}
     rechunked = tuple(view.rechunk(wanted) for view in views)
     if weight is None:
         return rechunked
-    return (*rechunked, weight.rechunk(-1) if uses_gram(objective.method, n, d) else weight)
+    return (*rechunked, weight.rechunk(-1) if by_gram else weight)
 
 
 class _Dask(Library):
@@ -123,12 +124,13 @@ class _Dask(Library):
             return super().centred_energies(samples)
         return _in_one_pass(samples, _energies, 1)[..., 0, :]
 
-    def centred_products(self, samples: Samples) -> Array:
+    def centred_products(self, samples: Samples, scale: Any) -> Array:
         chunks_of_samples, chunks_of_features = samples.z.numblocks[-2:]
         in_one_pass = chunks_of_samples > 1 and chunks_of_features == 1
         if samples.weights is not None or not in_one_pass:
-            return super().centred_products(samples)
-        return _in_one_pass(samples, Samples.feature_products, samples.features)
+            return super().centred_products(samples, scale)
+        products = functools.partial(Samples.feature_products, scale=scale)
+        return _in_one_pass(samples, products, samples.features)
 
 
 xp = _Dask(standard)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from array_api_compat import array_namespace, is_numpy_array
+from array_api_compat import array_namespace, is_cupy_array, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
 from vicreg._core import collapse, engine, local, ranks, sample_weights
@@ -21,7 +21,7 @@ def evaluate(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, ...]:
     """Return the loss, and after it each term where it is wanted."""
-    xp = library(views[0])
+    xp = library(views[0], objective.sizes.on_device)
     objective = ranks.joined(xp, views, objective, weights)
     values, _ = engine.forward(xp, views, objective, differentiated=False)
     outputs = engine.outputs(xp, weights, values, objective)
@@ -33,7 +33,7 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return what `evaluate` does, and the gradient of the loss by each view."""
-    xp = library(views[0])
+    xp = library(views[0], objective.sizes.on_device)
     objective = ranks.joined(xp, views, objective, weights)
     outputs, gradients = engine.value_and_grad(xp, views, weights, objective)
     return tuple(xp.asarray(output) for output in outputs), gradients
@@ -46,28 +46,68 @@ class _Eager(Library):
         return True
 
 
-def library(array: Array) -> Library:
-    """Return the library of `array`."""
+class _Indexed(Library):
+    """NumPy, and what has its functions: arrays are updated in place, at indices too."""
+
+    def __init__(self, standard: Any, own: Any) -> None:
+        super().__init__(standard)
+        self._own = own
+
+    def top_k_indices(self, values: Array, k: int) -> Array:
+        return self._own.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
+
+    def put_along_axis(self, array: Array, indices: Array, values: Any) -> None:
+        self._own.put_along_axis(array, indices, values, axis=-1)
+
+    def stack_of_differences(self, arrays: Sequence[Array], rows: Sequence[Array]) -> Array:
+        out = self.empty((len(arrays), *arrays[0].shape), dtype=arrays[0].dtype)
+        for place, (array, row) in enumerate(zip(arrays, rows, strict=True)):
+            self._own.subtract(array, row, out=out[place])
+        return out
+
+    def with_zero_diagonal(self, array: Array, start: int = 0) -> Array:
+        columns = self._own.arange(array.shape[-1])
+        array[..., start + columns, columns] = 0.0
+        return array
+
+
+class _NumPy(_Indexed):
+    squares_in_blocks = True
+
+    def can_ask(self, array: Array) -> bool:
+        return True
+
+
+class _OnDevice(_Indexed):
+    """CuPy: each call takes longer to begin than small arrays take to be worked on."""
+
+    stacks = True
+
+
+def library(array: Array, on_device: bool = False) -> Library:
+    """Return the library of `array`; of a NumPy array that of a device's, if so wished."""
     if is_numpy_array(array):
-        return _numpy()
+        return _numpy(on_device)
+    if is_cupy_array(array):
+        return _cupy()
     is_eager = library_of(array) in ("array_api_strict", "mparray")
     return (_Eager if is_eager else Library)(array_namespace(array))
 
 
 @functools.cache
-def _numpy() -> Library:
-    """Return NumPy with what it has beyond the standard that the core asks for."""
+def _numpy(on_device: bool = False) -> Library:
     import array_api_compat.numpy as standard
     import numpy as np
 
-    class NumPy(_Eager):
-        squares_in_blocks = True
+    return (_OnDevice if on_device else _NumPy)(standard, np)
 
-        @staticmethod
-        def top_k_indices(values: Array, k: int) -> Array:
-            return np.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 
-    return NumPy(standard)
+@functools.cache
+def _cupy() -> Library:
+    import array_api_compat.cupy as standard
+    import cupy
+
+    return _OnDevice(standard, cupy)
 
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from vicreg._core import memory, sums
 from vicreg._core.layout import computing_dtype
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Product
 from vicreg._core.objective import Objective
 from vicreg._core.sample_weights import SampleWeights, as_constant, of_each, total_of
-from vicreg._core.samples import Samples
+from vicreg._core.samples import Samples, ShiftedSamples
 from vicreg._core.terms import Term
 from vicreg._core.terms.base import Factors
 
@@ -151,10 +151,15 @@ def weighted_sum(
     A term of weight 0 has no part in it, be it infinite.
     """
     return sums.total(
-        in_dtype(xp, weight, value.dtype) * value
+        _weighted(xp, weight, value)
         for weight, value, counts in zip(weights, values, objective.in_loss, strict=True)
         if value is not None and counts
     )
+
+
+def _weighted(xp: Library, weight: Any, value: Array) -> Array:
+    is_one = isinstance(weight, (int, float)) and weight == 1
+    return value if is_one else in_dtype(xp, weight, value.dtype) * value
 
 
 def in_dtype(xp: Library, weight: Any, dtype: Any) -> Any:
@@ -212,9 +217,8 @@ def like_its_view(xp: Library, gradient: Array | None, view: Array, objective: O
 
 
 def first_samples(xp: Library, views: Sequence[Array], objective: Objective) -> tuple[Array, ...]:
-    """Return the first sample of each group of views, which `Saved.mean` is counted from."""
-    groups = _groups(_samples_per_view(xp, views, objective), objective)
-    return tuple(samples.first for _, samples in groups)
+    """Return the first sample of each view, which `Saved.mean` is counted from."""
+    return tuple(samples.first for samples in _samples_per_view(xp, views, objective))
 
 
 def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
@@ -342,6 +346,21 @@ def _is_stacked(per_view: Sequence[Samples], objective: Objective) -> bool:
     return _stacks(shape, objective) or (per_view[0].xp.stacks and len(per_view) > 1)
 
 
+def _stacked(
+    xp: Library,
+    per_view: Sequence[Samples],
+    objective: Objective,
+    mean: Array | None,
+    weights: SampleWeights | None,
+) -> Samples:
+    """Return the samples of all views as one array."""
+    arrays = [samples.z for samples in per_view]
+    if objective.batch is not None:
+        return _samples(xp, xp.stack(arrays), objective, mean=mean, weights=weights)
+    stack = xp.stack_of_differences(arrays, [samples.first for samples in per_view])
+    return ShiftedSamples(xp, stack, objective.sizes, mean, weights)
+
+
 def _groups(
     per_view: Sequence[Samples], objective: Objective, saved: Sequence[Saved] | None = None
 ) -> Iterator[tuple[range, Samples]]:
@@ -349,8 +368,7 @@ def _groups(
     means = [None] * len(per_view) if saved is None else [group.mean for group in saved]
     xp, weights = per_view[0].xp, per_view[0].weights
     if _is_stacked(per_view, objective):
-        stack = xp.stack([samples.z for samples in per_view])
-        yield range(len(per_view)), _samples(xp, stack, objective, mean=means[0], weights=weights)
+        yield range(len(per_view)), _stacked(xp, per_view, objective, means[0], weights)
         return
     for place, (samples, mean) in enumerate(zip(per_view, means, strict=True)):
         yield range(place, place + 1), _samples(xp, samples.z, objective, place, mean, weights)
@@ -430,12 +448,14 @@ def _gradient(
 ) -> Array | None:
     """Return the gradient by one group of the terms' parts in it; its centred array is used."""
     row = added = None
+    products: list[Product] = []
     for place, term in _present(terms):
         if cotangents[place] is not None and term.factors:
             part = term.gradient_of_view(samples, saved.factors[place], cotangents[place])
             row, added = sums.plus(row, part.row), sums.plus(added, part.added)
-    if row is None:
-        return None if added is None else samples.in_statistics(added)
-    scaled = memory.multiply(samples.xp, samples.give_centred(), row[..., None, :])
-    total = scaled if added is None else memory.add(samples.xp, scaled, added)
-    return samples.in_statistics(total)
+            products.extend(part.products)
+    xp, gradient = samples.xp, added
+    if row is not None or products:
+        own = xp.scaled_rows_and_products(samples.give_centred(), row, products)
+        gradient = own if added is None else memory.add(xp, own, added)
+    return None if gradient is None else samples.in_statistics(gradient)

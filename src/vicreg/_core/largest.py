@@ -1,11 +1,121 @@
-"""The largest values of an array by the standard's functions alone, which have no top-k."""
+"""The largest features: which they are, and what is done with some of many columns.
+
+`Marked` does it by the standard's functions alone, which have no top-k and update nothing by
+indices. `Placed` is for libraries that do.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 Array = Any
 Namespace = Any
+
+
+class Features(Protocol):
+    """Some of the features of an array: r of d."""
+
+    def columns(self, array: Array) -> Array:
+        """Return these columns of `array`, ``(..., n, d)`` to ``(..., n, r)``."""
+
+    def with_value(self, row: Array, value: float) -> Array:
+        """Return `row`, ``(..., d)``, a new array, with `value` for these features."""
+
+    def with_own_cleared(self, array: Array) -> Array:
+        """Return `array`, ``(..., r, d)``, with 0 where a row is that of the column's feature.
+
+        `array` must not be used again.
+        """
+
+    def product_of_rest(
+        self, array: Array, columns: Array, product: Callable[[Array], Array]
+    ) -> Array:
+        """Return `product` of `array`, ``(..., n, d)``, with 0 in these columns of it.
+
+        `array` is left as it was.
+        """
+
+
+class Marked:
+    """Some of the features, each marked in a row of its own.
+
+    Parameters
+    ----------
+    xp : Namespace
+        Of the arrays.
+    marks : boolean array, shape (..., r, d)
+        True where a row's feature is.
+    places : integer array, shape (..., r), optional
+        Where it is, if the library takes what is at such places.
+    """
+
+    def __init__(self, xp: Namespace, marks: Array, places: Array | None = None) -> None:
+        self._xp, self._marks, self._places = xp, marks, places
+        self._any = xp.any(marks, axis=-2)
+
+    def columns(self, array: Array) -> Array:
+        """As in `Features`."""
+        xp = self._xp
+        if self._places is not None:
+            return xp.take_along_axis(array, self._places[..., None, :], axis=-1)
+        return xp.matmul(array, xp.matrix_transpose(xp.astype(self._marks, array.dtype)))
+
+    def with_value(self, row: Array, value: float) -> Array:
+        """As in `Features`."""
+        # Chosen, not multiplied by 0: what is there may be infinite.
+        return self._xp.where(self._any, self._xp.full_like(row, value), row)
+
+    def with_own_cleared(self, array: Array) -> Array:
+        """As in `Features`."""
+        return self._xp.where(self._marks, self._xp.zeros_like(array), array)
+
+    def product_of_rest(
+        self, array: Array, columns: Array, product: Callable[[Array], Array]
+    ) -> Array:
+        """As in `Features`."""
+        rest = self._xp.astype(self._xp.logical_not(self._any), array.dtype)
+        return product(array * rest[..., None, :])
+
+
+class Placed:
+    """Some of the features, by their places, for libraries that update arrays at such places.
+
+    Parameters
+    ----------
+    xp : Library
+        Of the arrays.
+    places : integer array, shape (..., r)
+        Where the features are.
+    """
+
+    def __init__(self, xp: Any, places: Array) -> None:
+        self._xp, self._places = xp, places
+
+    def columns(self, array: Array) -> Array:
+        """As in `Features`."""
+        return self._xp.take_along_axis(array, self._places[..., None, :], axis=-1)
+
+    def with_value(self, row: Array, value: float) -> Array:
+        """As in `Features`."""
+        self._xp.put_along_axis(row, self._places, value)
+        return row
+
+    def with_own_cleared(self, array: Array) -> Array:
+        """As in `Features`."""
+        self._xp.put_along_axis(array, self._places[..., None], 0.0)
+        return array
+
+    def product_of_rest(
+        self, array: Array, columns: Array, product: Callable[[Array], Array]
+    ) -> Array:
+        """As in `Features`."""
+        # In place, and back after it: a copy would be as large as the view.
+        places = self._places[..., None, :]
+        self._xp.put_along_axis(array, places, 0.0)
+        result = product(array)
+        self._xp.put_along_axis(array, places, columns)
+        return result
 
 
 def indices(xp: Namespace, count: int, like: Array) -> Array:

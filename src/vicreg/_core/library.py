@@ -7,12 +7,14 @@ better; the core asks nothing else about where its arrays come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from vicreg._core import largest, sums
+from vicreg._core import largest, memory, sums
 
 Array = Any
+Product = tuple[Array, Array, Any]  # (left, right, factor): factor * left @ right
 Part = Callable[[Any, Array, Array, Any], Array]
 
 
@@ -45,6 +47,9 @@ class Library:
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.
+    put_along_axis : callable or None
+        ``put_along_axis(array, indices, values)``: set the values of `array`, in place, at these
+        indices along its last axis. The other axes are broadcast.
     """
 
     updates_in_place: bool = True
@@ -53,6 +58,7 @@ class Library:
     squares_in_blocks: bool = False
     stacks: bool = False
     top_k_indices: Callable[[Array, int], Array] | None = None
+    put_along_axis: Callable[[Array, Array, Any], None] | None = None
 
     def __init__(self, standard: Any, functions: dict[str, Any] | None = None) -> None:
         self._standard = standard
@@ -115,9 +121,17 @@ class Library:
             for start in range(0, d, length)
         )
 
+    def stack_of_differences(self, arrays: Sequence[Array], rows: Sequence[Array]) -> Array:
+        """Return each array less its row, as one array: ``(..., n, d)`` to ``(k, ..., n, d)``."""
+        return self.stack([array - row for array, row in zip(arrays, rows, strict=True)])
+
     def sum_over_samples(self, array: Array, run: int) -> Array:
         """Return the sum over the axis before the last, ``(..., n, d)`` to ``(..., d)``."""
         return sums.over_samples(self, array, run)
+
+    def mean_over_samples(self, array: Array, run: int) -> Array:
+        """Return the mean over the axis before the last, ``(..., n, d)`` to ``(..., 1, d)``."""
+        return self.sum_over_samples(array, run)[..., None, :] / array.shape[-2]
 
     def sum_squares_over_samples(self, array: Array, run: int) -> Array:
         """Return the sum of the squares over the axis before the last."""
@@ -127,25 +141,70 @@ class Library:
         """Return the sum of the squares of each centred feature of `Samples`, ``(..., d)``."""
         return samples.sums_of_squares(samples.centred)
 
-    def centred_products(self, samples: Any) -> Array:
-        """Return the products of the centred features of `Samples`, ``(..., d, d)``."""
-        return samples.feature_products(samples.centred)
+    def centred_products(self, samples: Any, scale: Any) -> Array:
+        """Return the products of the centred features of `Samples` times `scale`."""
+        return samples.feature_products(samples.centred, scale)
 
-    def largest_features(
-        self, array: Array, sizes: Array, count: int, run: int
-    ) -> tuple[Array, Array]:
-        """Return the `count` columns of `array`, ``(..., n, d)``, whose `sizes` are the largest.
+    def nonnegative(self, array: Array) -> Array:
+        """Return `array` with 0 for what is less; what is NaN stays so."""
+        return self.maximum(array, self.zeros_like(array))
 
-        Returns
-        -------
-        columns : array, shape (..., n, count)
-        one_hot : boolean array, shape (..., count, d)
-            True where a row's column stands in `array`.
+    def total_of_squares(self, array: Array, run: int) -> Array:
+        """Return the sum of the squares of every element, 0-d."""
+        return sums.everything(self, array * array, run)
+
+    def squares_of_each_set(self, array: Array, run: int) -> Array:
+        """Return the sum of the squares over the last two axes, ``(..., a, b)`` to ``(...)``."""
+        return sums.of_each_set(self, array * array, run)
+
+    def scaled_product(self, left: Array, right: Array, scale: Any) -> Array:
+        """Return ``scale * (left @ right)``, a new array."""
+        return memory.multiply(self, self.matmul(left, right), scale)
+
+    def scaled_rows_and_products(
+        self, array: Array, row: Array | None, products: Sequence[Product]
+    ) -> Array | None:
+        """Return ``array * row + Σ factor * (left @ right)``; None where there is nothing.
+
+        Parameters
+        ----------
+        array : array, shape (..., n, d)
+            It must not be used again.
+        row : array, shape (..., d), or None
+            None is 0.
+        products : sequence of (left, right, factor)
+            Each may be `array` itself.
         """
+        total = None
+        for left, right, factor in products:
+            product = self.matmul(*_scaled(left, right, factor))
+            total = product if total is None else memory.add(self, total, product)
+        if row is None:
+            return total
+        scaled = memory.multiply(self, array, row[..., None, :])
+        return scaled if total is None else memory.add(self, scaled, total)
+
+    def with_zero_diagonal(self, array: Array, start: Any = 0) -> Array:
+        """Return the columns of a square matrix from `start` on with 0 on its diagonal.
+
+        Set, not subtracted: nothing is lost of a matrix that is almost diagonal. `array`, of shape
+        ``(..., d, columns)``, must not be used again.
+        """
+        rows, columns = (largest.indices(self, length, like=array) for length in array.shape[-2:])
+        return self.where(rows[:, None] == start + columns, self.zeros_like(array), array)
+
+    def largest_features(self, sizes: Array, count: int, run: int) -> largest.Features:
+        """Return the `count` features whose `sizes`, ``(..., d)``, are the largest."""
         if self.top_k_indices is None:
-            one_hot = largest.one_hot(self, sizes, count, run)
-            numbers = self.astype(one_hot, array.dtype)
-            return self.matmul(array, self.matrix_transpose(numbers)), one_hot
+            return largest.Marked(self, largest.one_hot(self, sizes, count, run))
         places = self.top_k_indices(sizes, count)
-        columns = self.take_along_axis(array, places[..., None, :], axis=-1)
-        return columns, places[..., None] == largest.indices(self, array.shape[-1], like=sizes)
+        if self.put_along_axis is not None and self.updates_in_place:
+            return largest.Placed(self, places)
+        marks = places[..., None] == largest.indices(self, sizes.shape[-1], like=sizes)
+        return largest.Marked(self, marks, places)
+
+
+def _scaled(left: Array, right: Array, factor: Any) -> tuple[Array, Array]:
+    """Return the two factors of a product, the smaller of them times `factor`."""
+    is_left = math.prod(left.shape) <= math.prod(right.shape)
+    return (factor * left, right) if is_left else (left, factor * right)

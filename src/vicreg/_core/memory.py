@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vicreg._core.library import Library
-
 Array = Any
+Library = Any  # vicreg._core.library.Library, which uses these functions
 
 
 def add(xp: Library, own: Array, other: Any) -> Array:

@@ -24,6 +24,7 @@ from vicreg._conventions import conventions, samples_needed
 from vicreg._core import memory, plan, sums
 from vicreg._core.agreement import Own, checksum
 from vicreg._core.communicator import Communicator
+from vicreg._core.largest import Features
 from vicreg._core.layout import as_computed
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -90,13 +91,13 @@ class SummedSamples(Samples):
         """As in `Samples`."""
         return self._comm.all_reduce(super().total_of_squares(arrays))
 
-    def total_of_each_set(self, array: Array) -> Array:
+    def squares_of_each_set(self, array: Array) -> Array:
         """As in `Samples`."""
-        return self._comm.all_reduce(super().total_of_each_set(array))
+        return self._comm.all_reduce(super().squares_of_each_set(array))
 
-    def centred_products(self) -> Array:
+    def centred_products(self, scale: Any) -> Array:
         """As in `Samples`."""
-        return self._comm.all_reduce(super().centred_products())
+        return self._comm.all_reduce(super().centred_products(scale))
 
     def products_with(self, array: Array) -> Array:
         """As in `Samples`."""
@@ -137,15 +138,15 @@ class GatheredSamples(SummedSamples):
         shifted = self.z - self._everyone.first
         return self.in_statistics(memory.subtract(self.xp, shifted, self.mean))
 
-    def own_columns(self, columns: Array, one_hot: Array) -> Array:
+    def own_columns(self, columns: Array, features: Features) -> Array:
         """As in `Samples`."""
-        numbers = self.xp.astype(one_hot, self.z.dtype)
-        return self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))
+        return features.columns(self.centred)
 
-    def sample_products(self, kept: Array | None = None) -> Array:
+    def sample_products(self, array: Array, scale: Any) -> Array:
         """As in `Samples`."""
-        own = self.centred if kept is None else self.centred * kept[..., None, :]
-        return self.xp.matmul(own, self.xp.matrix_transpose(self._everyone.centred))
+        # What is 0 in these samples need not be so in the others.
+        everyone = self.xp.matrix_transpose(self._everyone.centred)
+        return self.xp.scaled_product(array, everyone, scale)
 
     def forget_centred(self) -> None:
         """As in `Samples`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vicreg._core import memory, sums
+from vicreg._core.largest import Features
 from vicreg._core.library import Library
 from vicreg._core.sample_weights import SampleWeights
 from vicreg._core.sizes import Sizes
@@ -90,7 +91,7 @@ class Samples:
     def _mean_of(self, array: Array) -> Array:
         run = self.sizes.summed
         if self.weights is None:
-            return self.xp.sum_over_samples(array, run)[..., None, :] / self.count
+            return self.xp.mean_over_samples(array, run)
         return self.xp.sum_over_samples(array * self.weights.shares, run)[..., None, :]
 
     def in_statistics(self, array: Array) -> Array:
@@ -101,7 +102,7 @@ class Samples:
         if self.weights is None:
             return array
         scaled = memory.multiply(self.xp, array, self.weights.roots_in_statistics)
-        if self.xp.updates_in_place and self.z.ndim == 2:
+        if self.xp.updates_in_place and array.ndim == 2:
             return scaled
         # A sample that counts may be NaN in a position without statistics, and so may be what is
         # differentiated once more of a sample that does not: times 0 it would stay so.
@@ -148,7 +149,7 @@ class Samples:
     def total_of_squares(self, arrays: Sequence[Array]) -> Array:
         """Return `total` of the squares of `arrays`."""
         blocks = itertools.chain.from_iterable(map(self.blocks, arrays))
-        return sums.total(self.total(rows * rows) for rows in blocks)
+        return sums.total(self.xp.total_of_squares(rows, self.sizes.summed) for rows in blocks)
 
     def blocks(self, array: Array) -> Iterator[Array]:
         """Yield `array` in blocks of samples, of which the squares stay in a processor's cache."""
@@ -160,37 +161,56 @@ class Samples:
         for start in range(0, rows, size):
             yield array[..., start : min(start + size, rows), :]
 
-    def total_of_each_set(self, array: Array) -> Array:
-        """Return the sum over the samples and the last axis, ``(..., n, a)`` to ``(...)``."""
-        return sums.of_each_set(self.xp, array, self.sizes.summed)
+    def squares_of_each_set(self, array: Array) -> Array:
+        """Return the sum of the squares over the samples and the last axis, ``(...)``."""
+        return self.xp.squares_of_each_set(array, self.sizes.summed)
 
-    def centred_products(self) -> Array:
-        """Return the products of the centred features, ``(..., d, d)``, a new array."""
-        return self.xp.centred_products(self)
+    def centred_products(self, scale: Any) -> Array:
+        """Return the products of the centred features times `scale`, ``(..., d, d)``, new."""
+        return self.xp.centred_products(self, scale)
 
-    def feature_products(self, array: Array) -> Array:
-        """Return ``arrayᵀ array``, ``(..., d, d)``: a sum over the samples, a new array."""
-        return _times_own_transpose(self.xp, array, self.sizes, features=True)
+    def feature_products(self, array: Array, scale: Any) -> Array:
+        """Return ``arrayᵀ array`` times `scale`, ``(..., d, d)``, new: a sum over the samples."""
+        return _times_own_transpose(self.xp, array, self.sizes, scale, features=True)
 
     def products_with(self, array: Array) -> Array:
         """Return ``centredᵀ array``, ``(..., d, a)``: a sum over the samples."""
         return self.xp.matmul(self.xp.matrix_transpose(self.centred), array)
 
-    def sample_products(self, kept: Array | None = None) -> Array:
-        """Return the products of these samples with all samples, ``(..., n, n)``, a new array.
+    def sample_products(self, array: Array, scale: Any) -> Array:
+        """Return the products of these samples with all times `scale`, ``(..., n, n)``, new.
 
-        They are of the features with a 1 in `kept`, ``(..., d)``, or of all of them.
+        `array` is ``centred``, or that with 0 in some of its columns.
         """
-        array = self.centred if kept is None else self.centred * kept[..., None, :]
-        return _times_own_transpose(self.xp, array, self.sizes, features=False)
+        return _times_own_transpose(self.xp, array, self.sizes, scale, features=False)
 
-    def own_columns(self, columns: Array, one_hot: Array) -> Array:
-        """Return what is of these samples in `columns`, as `Library.largest_features` has them."""
+    def own_columns(self, columns: Array, features: Features) -> Array:
+        """Return what is of these samples in the `columns` of some `features` of all samples."""
         return columns
 
 
-def _times_own_transpose(xp: Library, array: Array, sizes: Sizes, features: bool) -> Array:
-    """Return ``arrayᵀ array`` if `features`, else ``array arrayᵀ``.
+class ShiftedSamples(Samples):
+    """Samples less the first of them, which `z` are: their memory becomes that of ``centred``."""
+
+    def _centre(self) -> Array:
+        if self._mean is None:
+            self._mean = self._mean_of(self.z)
+        return self.in_statistics(memory.subtract(self.xp, self.z, self._mean))
+
+    def give_centred(self) -> Array:
+        """As in `Samples`; there is nothing left then."""
+        centred = self.centred
+        self.z = self._centred = None
+        return centred
+
+    def forget_centred(self) -> None:
+        """Do nothing: it could not be computed anew."""
+
+
+def _times_own_transpose(
+    xp: Library, array: Array, sizes: Sizes, scale: Any, features: bool
+) -> Array:
+    """Return ``arrayᵀ array`` if `features`, else ``array arrayᵀ``, times `scale`.
 
     Where the library is said to gain by it, a large one is formed in strips of rows, each from
     the diagonal on: what is left of them is a mirror image.
@@ -201,10 +221,10 @@ def _times_own_transpose(xp: Library, array: Array, sizes: Sizes, features: bool
         if features:
             rows = array if end - start == size else array[..., start:end]
             columns = array if start == 0 else array[..., start:]
-            return xp.matmul(xp.matrix_transpose(rows), columns)
+            return xp.scaled_product(xp.matrix_transpose(rows), columns, scale)
         rows = array if end - start == size else array[..., start:end, :]
         columns = array if start == 0 else array[..., start:, :]
-        return xp.matmul(rows, xp.matrix_transpose(columns))
+        return xp.scaled_product(rows, xp.matrix_transpose(columns), scale)
 
     length = xp.strip_length and (sizes.strip_length or xp.strip_length)
     if not length or size < 2 * length:

@@ -25,6 +25,9 @@ class Sizes:
     kept_apart, kept_apart_unseen : int
         How many of the largest features the Gram route keeps apart: if the library can choose by
         values what it computes, and if it cannot.
+    on_device : bool
+        Whether arrays on a CPU are worked on as on another device, where each call takes longer
+        to begin than small arrays take to be worked on, and no value is waited for.
     sees_values : bool
         Whether the library chooses by values if it can.
     cancels : float
@@ -34,8 +37,8 @@ class Sizes:
         Whether fewer are kept apart where there are few samples. False is for a number of samples
         that stands for any.
     defined : int
-        Where n d² is at most this, the Gram route sums its value by the definition, unless the
-        plain difference is known to be right: a choice would cost more.
+        Where n d² is at most this, the covariance is formed by the definition if the method is
+        "auto": it takes fewer calls.
     sorted : int
         The largest features are looked for in runs of so many; not fewer than are kept apart.
     summed : int
@@ -52,6 +55,7 @@ class Sizes:
     strip_length: int = 0
     kept_apart: int = 8
     kept_apart_unseen: int = 32
+    on_device: bool = False
     sees_values: bool = True
     cancels: float = 0.25
     asks_samples: bool = True

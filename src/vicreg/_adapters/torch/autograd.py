@@ -92,7 +92,7 @@ def value_and_grad(
     if is_exporting():
         objective = _exportable(views, objective)
     with torch.no_grad(), no_autocast(views[0]):
-        return engine.value_and_grad(library(), views, weights, objective)
+        return engine.value_and_grad(library(objective), views, weights, objective)
 
 
 _value_and_grad_uncompiled = torch._compile._disable_dynamo(value_and_grad)
@@ -167,13 +167,13 @@ def _exportable(views: tuple[Tensor, ...], objective: Objective) -> Objective:
 
 def _values(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the terms that are computed."""
-    values, _ = engine.forward(library(), views, objective, differentiated=False)
+    values, _ = engine.forward(library(objective), views, objective, differentiated=False)
     return tuple(value for value in values if value is not None)
 
 
 def _terms_and_saved(objective: Objective, *views: Tensor) -> tuple[Tensor, ...]:
     """Return the terms that are computed, then what is kept for the gradient."""
-    values, saved = engine.forward(library(), views, objective)
+    values, saved = engine.forward(library(objective), views, objective)
     return (*(value for value in values if value is not None), *engine.flatten(saved))
 
 
@@ -261,7 +261,9 @@ class _Loss(_Differentiable):
             of_terms = _only_computed(ctx, scaled)
             return (None, None, *_Differentiable.gradients(ctx, of_terms))
         is_alone = ctx.objective.batch is None
-        xp = library((cotangent,)) if is_alone else recorded  # which updates nothing in place
+        xp = (
+            library(ctx.objective, (cotangent,)) if is_alone else recorded
+        )  # which updates nothing in place
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[2:]
         views, formed = saved[: ctx.views], saved[ctx.views :]
         with no_autocast(views[0]):
@@ -291,7 +293,7 @@ class _Loss(_Differentiable):
 def _loss_and_gradients(
     objective: Objective, weights: Weights, views: Sequence[Tensor], wanted: Sequence[bool]
 ) -> tuple[Tensor, engine.Gradients]:
-    xp = library()
+    xp = library(objective)
     cotangents = engine.as_cotangents(xp, weights, views, objective)
     values, gradients = engine.value_and_gradients(xp, views, cotangents, objective, wanted)
     loss: Tensor = engine.weighted_sum(xp, weights, values, objective)
@@ -371,7 +373,9 @@ def _pullback(
     given = iter(cotangents)
     of_terms = [None if term is None else next(given) for term in objective.terms_of(views)]
     of_views = engine.unflatten(saved, views, objective)
-    return engine.pullback(library(cotangents), views, of_views, of_terms, objective, wanted)
+    return engine.pullback(
+        library(objective, cotangents), views, of_views, of_terms, objective, wanted
+    )
 
 
 def _only_computed(ctx: Any, of_terms: Tensors) -> Tensors:
@@ -399,7 +403,9 @@ class _Request:
         views = tuple(next(left) for _ in self.wanted)
         saved = tuple(left)
         if not saved:
-            saved = engine.flatten(engine.forward(library(cotangents), views, self.objective)[1])
+            saved = engine.flatten(
+                engine.forward(library(self.objective, cotangents), views, self.objective)[1]
+            )
         gradients = _pullback(saved, views, cotangents, self.objective, self.wanted)
         return tuple(gradient for gradient in gradients if gradient is not None)
 

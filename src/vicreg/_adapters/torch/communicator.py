@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vicreg._adapters.torch.library import is_forward, library
+from vicreg._adapters.torch.library import for_device, is_forward, library
 from vicreg._core import ranks
 from vicreg._core.agreement import Agreement
 from vicreg._core.objective import Objective
@@ -73,7 +73,8 @@ def agreement(group: Any) -> Agreement:
 
 
 def joined(views: Sequence[Tensor], objective: Objective, weights: Sequence[Any]) -> Objective:
-    """Return `objective` for the batch of all ranks, or of this process if there is no `comm`."""
+    """Return `objective` for the device, and the batch of all ranks or of this process alone."""
+    objective = for_device(views[0], objective)
     if objective.comm is None:
         _warn_once()
         return objective
@@ -83,7 +84,7 @@ def joined(views: Sequence[Tensor], objective: Objective, weights: Sequence[Any]
             "what the ranks send to each other"
         )
     with torch.no_grad():
-        return ranks.joined(library(), views, objective, weights)
+        return ranks.joined(library(objective), views, objective, weights)
 
 
 def over_ranks(cotangent: Any, objective: Objective) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from vicreg._adapters.torch.communicator import joined, over_ranks
-from vicreg._adapters.torch.library import library, no_autocast
+from vicreg._adapters.torch.library import for_device, library, no_autocast
 from vicreg._core import engine, memory
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -56,7 +56,7 @@ class Pass:
     ) -> None:
         self.number = next(self._numbers)
         self._z, self._of_samples = weakref.ref(z), of_samples
-        self._objective, self._weights = objective, weights
+        self._objective, self._weights = for_device(z, objective), weights
         self._log = log
         self._values: engine.Values | None = None
         self._saved: tuple[engine.Saved, ...] | None = None
@@ -76,13 +76,13 @@ class Pass:
             # With `comm` every rank would have to ask.
             if self._values is None and z is not None and self._objective.comm is None:
                 with no_autocast(z):
-                    xp = library()
+                    xp = library(self._objective)
                     arrays = (z, *self._of_samples)
                     self._values, self._saved = engine.forward(xp, arrays, self._objective)
             if self._values is None:
                 return None
             objective = replace(self._objective, each_term=True)
-            return engine.outputs(library(), self._weights, self._values, objective)
+            return engine.outputs(library(objective), self._weights, self._values, objective)
 
     def gradient(
         self, xp: Library, arrays: Arrays, objective: Objective, cotangents: engine.Cotangents
@@ -153,9 +153,9 @@ class _Regularized(torch.autograd.Function):
         arrays = ctx.saved_tensors
         z = arrays[0]
         with torch.no_grad(), no_autocast(z):
-            xp = library((incoming,))
             scale = ctx.scale() if callable(ctx.scale) else ctx.scale
             objective = joined(arrays, ctx.objective, ctx.weights)
+            xp = library(objective, (incoming,))
             samples = functools.partial(engine.number_of_samples, xp, arrays, objective)
             cotangents = engine.as_cotangents(xp, ctx.weights, (z,), objective)
             cotangents = [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import array_api_compat.torch
@@ -13,7 +15,9 @@ from torch.autograd import forward_ad
 
 from vicreg._core import collapse, sample_weights
 from vicreg._core.layout import Axes
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Product
+from vicreg._core.objective import Objective
+from vicreg._core.sizes import Sizes
 
 Tensor = torch.Tensor
 
@@ -52,12 +56,82 @@ class _Torch(Library):
     def top_k_indices(values: Tensor, k: int) -> Tensor:
         return torch.topk(values, k, dim=-1, sorted=False)[1]
 
+    def mean_over_samples(self, array: Tensor, run: int) -> Tensor:
+        return torch.mean(array, dim=-2, keepdim=True)
+
 
 class _Eager(_Torch):
+    """PyTorch where nothing is recorded: calls that do several things at once, in place."""
+
     squares_in_blocks = True
 
     def can_ask(self, array: Tensor) -> bool:
         return array.device.type == "cpu" and _has_values(array)
+
+    def nonnegative(self, array: Tensor) -> Tensor:
+        return torch.clamp_min(array, 0.0)
+
+    @staticmethod
+    def put_along_axis(array: Tensor, indices: Tensor, values: Tensor | float) -> None:
+        array.scatter_(-1, indices.expand(*array.shape[:-1], indices.shape[-1]), values)
+
+    def stack_of_differences(self, arrays: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+        out = arrays[0].new_empty((len(arrays), *arrays[0].shape))
+        for place, (array, row) in enumerate(zip(arrays, rows, strict=True)):
+            torch.sub(array, row, out=out[place])
+        return out
+
+    def with_zero_diagonal(self, array: Tensor, start: int = 0) -> Tensor:
+        array.diagonal(-start, -2, -1).zero_()
+        return array
+
+    def scaled_product(self, left: Tensor, right: Tensor, scale: Any) -> Tensor:
+        if not isinstance(scale, float) or left.ndim not in _PRODUCTS:
+            return cast(Tensor, super().scaled_product(left, right, scale))
+        nothing = left.new_empty(())  # not read
+        product: Tensor = _PRODUCTS[left.ndim](nothing, left, right, beta=0, alpha=scale)
+        return product
+
+    def scaled_rows_and_products(
+        self, array: Tensor, row: Tensor | None, products: Sequence[Product]
+    ) -> Tensor | None:
+        are_fused = array.ndim in _PRODUCTS and all(
+            isinstance(factor, float) for _, _, factor in products
+        )
+        if not products or not are_fused:
+            return super().scaled_rows_and_products(array, row, products)
+        total = None if row is None else array * row[..., None, :]
+        for left, right, factor in products:
+            if total is None:
+                total = self.scaled_product(left, right, factor)
+            else:
+                _ADD_PRODUCT[array.ndim](total, left, right, alpha=factor)
+        return total
+
+
+#: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``, and in place.
+_PRODUCTS: dict[int, Any] = {2: torch.addmm, 3: torch.baddbmm}
+_ADD_PRODUCT: dict[int, Any] = {2: Tensor.addmm_, 3: Tensor.baddbmm_}
+
+
+class _OnDevice(_Eager):
+    """PyTorch where each call takes longer to begin than small arrays to be worked on."""
+
+    strip_length = 0
+    squares_in_blocks = False
+
+    def can_ask(self, array: Tensor) -> bool:
+        return False
+
+    # One call, which reads once and writes almost nothing; on CPUs it takes ten times as long.
+    def sum_squares_over_samples(self, array: Tensor, run: int) -> Tensor:
+        return _squared(torch.linalg.vector_norm(array, dim=-2))
+
+    def total_of_squares(self, array: Tensor, run: int) -> Tensor:
+        return _squared(torch.linalg.vector_norm(array))
+
+    def squares_of_each_set(self, array: Tensor, run: int) -> Tensor:
+        return _squared(torch.linalg.vector_norm(array, dim=(-2, -1)))
 
 
 def _has_values(array: Tensor) -> bool:
@@ -71,6 +145,10 @@ def _has_values(array: Tensor) -> bool:
     )
 
 
+def _squared(norm: Tensor) -> Tensor:
+    return norm.square_()
+
+
 class _Recorded(_Torch):
     """For what PyTorch itself differentiates or batches."""
 
@@ -78,14 +156,29 @@ class _Recorded(_Torch):
 
 
 _eager = _Eager(array_api_compat.torch, _FUNCTIONS)
+_on_device = _OnDevice(array_api_compat.torch, _FUNCTIONS)
 recorded = _Recorded(array_api_compat.torch, _FUNCTIONS)
 
 
-def library(cotangents: Sequence[Tensor | None] = ()) -> Library:
+def library(objective: Objective, cotangents: Sequence[Tensor | None] = ()) -> Library:
     """Return PyTorch for what runs now, where no derivative of it is recorded."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return recorded
-    return recorded if are_batched(cotangents) else _eager
+    if are_batched(cotangents):
+        return recorded
+    return _on_device if objective.sizes.on_device else _eager
+
+
+def for_device(tensor: Tensor, objective: Objective) -> Objective:
+    """Return `objective` as it is worked on where `tensor` is."""
+    if tensor.device.type == "cpu":
+        return objective
+    return replace(objective, sizes=_for_device(objective.sizes))
+
+
+@functools.cache
+def _for_device(sizes: Sizes) -> Sizes:
+    return replace(sizes, on_device=True, stacked=sys.maxsize)
 
 
 def are_batched(cotangents: Sequence[Tensor | None]) -> bool:
@@ -164,7 +257,7 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
 
 def wrong_count(array: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return sample_weights.first_wrong(library((array,)), array)
+    return sample_weights.first_wrong(recorded if are_batched((array,)) else _eager, array)
 
 
 def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:

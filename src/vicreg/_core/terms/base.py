@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from vicreg._core.library import Product
 from vicreg._core.samples import Samples
 
 Array = Any
@@ -12,10 +13,11 @@ Factors = tuple[Array, ...]
 
 
 class Linear(NamedTuple):
-    """A gradient by one view as ``centred * row + added``; None where a part is zero."""
+    """A gradient by one view as ``centred * row + Σ factor * (left @ right) + added``."""
 
-    row: Array | None = None  # (..., d)
-    added: Array | None = None  # (..., n, d), a new array
+    row: Array | None = None  # (..., d); None is 0
+    products: tuple[Product, ...] = ()  # (left, right, factor) each
+    added: Array | None = None  # (..., n, d), a new array; None is 0
 
 
 def of_features(number: Any) -> Any:

@@ -37,13 +37,12 @@ class Variance(Term):
         """Return the part of one view, and the spread of each feature."""
         xp = samples.xp
         spread = self._spread(xp, samples.energies)
-        short = self.gamma - spread
-        hinge = xp.maximum(short, xp.zeros_like(short))
+        hinge = xp.nonnegative(self.gamma - spread)
         return self.coefficient * sums.everything(xp, hinge, samples.sizes.summed), (spread,)
 
     def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
         """Return the gradient, which is a multiple of each centred feature."""
-        return Linear(row=(cotangent * self.coefficient) * self._slope(samples.xp, *factors))
+        return Linear(row=self._slopes(samples.xp, factors[0], cotangent * self.coefficient))
 
     def _spread(self, xp: Library, energies: Array) -> Array:
         variance = energies / self.divisor
@@ -57,20 +56,21 @@ class Variance(Term):
         root = xp.sqrt(xp.where(alive, shifted, xp.ones_like(shifted)))
         return xp.where(alive, root, xp.zeros_like(root))
 
-    def _slope(self, xp: Library, spread: Array) -> Array:
-        """Return the row that takes the centred view to the gradient.
+    def _slopes(self, xp: Library, spread: Array, coefficient: Any) -> Array:
+        """Return the row that takes the centred view to the gradient of `coefficient` times E.
 
         Where the std is 0 (a dead feature, and no ε) the centred values are 0 too, and the row is
         0 rather than the limit of their quotient, which has none.
         """
         active = spread < self.gamma
+        slope = -coefficient / self.divisor
         if self.hinge_on == "variance":
-            return (-2.0 / self.divisor) * xp.astype(active, spread.dtype)
+            return 2.0 * slope * xp.astype(active, spread.dtype)
         if self._may_be_zero:
             alive = spread > 0
             active = xp.logical_and(active, alive)
             spread = xp.where(alive, spread, xp.ones_like(spread))
-        return xp.where(active, (-1.0 / self.divisor) / spread, xp.zeros_like(spread))
+        return xp.where(active, slope / spread, xp.zeros_like(spread))
 
     @property
     def _may_be_zero(self) -> bool:

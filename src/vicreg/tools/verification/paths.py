@@ -101,8 +101,8 @@ def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[An
     return result
 
 
-_UNSEEN = Sizes(
-    strip_length=3, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
+_ON_DEVICE = Sizes(
+    on_device=True, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
 )
 _IN_PARTS = Sizes(
     stacked=0,
@@ -117,11 +117,11 @@ _IN_PARTS = Sizes(
     columns=4,
 )
 
-#: Small views by default; stacked views with products in strips; views one by one, as for large
-#: ones; and everything in parts, as for even larger ones.
+#: Small views by default; views as on a device, where no value is seen; views one by one, as for
+#: large ones; and everything in parts, as for even larger ones.
 PATHS = (
     Path("stacked", DEFAULT_SIZES),
-    Path("stacked, in strips", _UNSEEN),
+    Path("as on a device", _ON_DEVICE),
     Path("one by one", Sizes(stacked=0)),
     Path("one by one, in parts", _IN_PARTS),
 )

@@ -189,7 +189,7 @@ def paths_table(results: Results) -> Table | None:
 
 #: With a line break where the terminal would otherwise choose one.
 _HEADINGS = {
-    "stacked, in strips": "stacked,\nin strips",
+    "as on a device": "as on\na device",
     "one by one, in parts": "one by one,\nin parts",
     "as called": "large,\nas called",
 }

@@ -22,9 +22,13 @@ from vicreg._core.terms.covariance.smooth_l1 import SmoothL1
 __all__ = ["Definition", "Gram", "SmoothL1", "covariance_term", "uses_gram"]
 
 
-def uses_gram(method: str, n: int, d: int) -> bool:
-    """Whether the covariance term goes by the Gram route: a choice of shape alone."""
-    return method == "gram" or (method == "auto" and n <= d)
+def uses_gram(method: str, n: int, d: int, sizes: Sizes) -> bool:
+    """Whether the covariance term goes by the Gram route: a choice of shape alone.
+
+    It takes more calls of the library, which cost more than its fewer multiply-adds save where
+    both are few.
+    """
+    return method == "gram" or (method == "auto" and n <= d and n * d * d > sizes.defined)
 
 
 def covariance_term(
@@ -39,11 +43,12 @@ def covariance_term(
     divisor : number, or array of shape (..., 1, 1)
         Of the covariance.
     method : {"auto", "gram", "covariance"}
-        The route; "auto" is the Gram route where there are no more samples than features.
+        The route; "auto" is the Gram route where there are no more samples than features, and
+        not few of either.
     n, d : int
         The number of samples and of features.
     sizes : Sizes
         From which size on it works in parts.
     """
     scale = coefficient**0.5 / divisor
-    return Gram(scale, sizes) if uses_gram(method, n, d) else Definition(scale)
+    return Gram(scale, sizes) if uses_gram(method, n, d, sizes) else Definition(scale)

@@ -54,9 +54,6 @@ class Gram(Term):
             parts = self._keeping_nothing_apart(samples)
             if not parts.cancel(xp, sizes):
                 return parts.value(xp), parts.factors
-        if samples.count * samples.features**2 <= sizes.defined:
-            parts = self._keeping_apart(samples, sizes.kept_apart)
-            return part(xp, zc, zc, 0), parts.factors
         if not chooses:
             parts = self._keeping_apart(samples, sizes.kept_apart_unseen)
             return parts.value(xp), parts.factors
@@ -66,13 +63,13 @@ class Gram(Term):
 
     def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
         xp, zc = samples.xp, samples.centred
-        k = memory.multiply(xp, samples.sample_products(), self.scale)
+        k = samples.sample_products(zc, self.scale)
         diagonal = of_features(self.scale) * samples.energies
         return _Parts(
-            samples.total_of_each_set(k * k),
-            sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], self.sizes.summed),
+            samples.squares_of_each_set(k),
+            xp.squares_of_each_set(diagonal[..., None, :], self.sizes.summed),
             # Arrays of their own: a slice would keep the whole alive.
-            (k, diagonal, xp.zeros_like(zc[..., :0]), xp.zeros_like(zc[..., :0, :])),
+            (k, diagonal, xp.empty_like(zc[..., :0]), xp.empty_like(zc[..., :0, :])),
         )
 
     def _keeping_apart(self, samples: Samples, count: int) -> _Parts:
@@ -82,30 +79,30 @@ class Gram(Term):
             # are correlated, and E is as large as what the difference is of.
             count = min(count, samples.count - 1)
         xp, zc, scale, run = samples.xp, samples.everyone.centred, self.scale, self.sizes.summed
-        a, is_apart = xp.largest_features(zc, samples.energies, count, self.sizes.sorted)
-        apart = xp.any(is_apart, axis=-2)
-        rest = xp.astype(xp.logical_not(apart), zc.dtype)
-        m = memory.multiply(xp, xp.matmul(xp.matrix_transpose(a), zc), scale)
-        m = xp.where(is_apart, xp.zeros_like(m), m)
-        k = memory.multiply(xp, samples.sample_products(rest), scale)
-        # Set to zero, not multiplied by it: the energy of such a feature may be infinite.
-        diagonal = xp.where(apart, xp.zeros_like(rest), of_features(scale) * samples.energies)
+        apart = xp.largest_features(samples.energies, count, self.sizes.sorted)
+        a = apart.columns(zc)
+        m = apart.with_own_cleared(xp.scaled_product(xp.matrix_transpose(a), zc, scale))
+        products = functools.partial(samples.sample_products, scale=scale)
+        own = samples.own_columns(a, apart)
+        k = apart.product_of_rest(samples.centred, own, products)
+        diagonal = apart.with_value(of_features(scale) * samples.energies, 0.0)
         # A pair stands in M once for each of its features in A, and counts twice.
-        pairs = sums.of_each_set(xp, m * m * (1.0 + rest)[..., None, :], run)
+        twice = apart.with_value(xp.full_like(diagonal, 2.0), 1.0)
+        pairs = sums.of_each_set(xp, memory.multiply(xp, m * m, twice[..., None, :]), run)
         return _Parts(
-            samples.total_of_each_set(k * k) + pairs,
-            sums.of_each_set(xp, (diagonal * diagonal)[..., None, :], run),
-            (k, diagonal, samples.own_columns(a, is_apart), m),
+            samples.squares_of_each_set(k) + pairs,
+            xp.squares_of_each_set(diagonal[..., None, :], run),
+            (k, diagonal, own, m),
         )
 
     def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
         """Return the gradient: one product as large as the value's own, and a thin one."""
-        xp, (k, diagonal, a, m) = samples.xp, factors
+        k, diagonal, a, m = factors
         factor = 4.0 * self.scale * cotangent
-        product = xp.matmul(factor * k, samples.everyone.centred)
+        products = [(k, samples.everyone.centred, factor)]
         if a.shape[-1]:
-            product = memory.add(xp, product, xp.matmul(a, factor * m))
-        return Linear(row=-of_features(factor) * diagonal, added=product)
+            products.append((a, m, factor))
+        return Linear(row=-of_features(factor) * diagonal, products=tuple(products))
 
 
 class _Parts(NamedTuple):
@@ -121,7 +118,7 @@ class _Parts(NamedTuple):
         It is a sum of squares: overflow may not make it inf - inf, nor rounding take it below 0.
         """
         value = self.whole - xp.where(xp.isinf(self.whole), xp.zeros_like(self.own), self.own)
-        return xp.sum(xp.maximum(value, xp.zeros_like(value)))
+        return xp.sum(xp.nonnegative(value))
 
     def cancel(self, xp: Library, sizes: Sizes) -> Array:
         """Return whether the difference is wrong by more than a few roundings, or overflows."""

@@ -25,7 +25,6 @@ from vicreg._core.library import Library
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term
-from vicreg._core.terms.covariance.definition import offdiagonal
 
 Array = Any
 
@@ -49,8 +48,7 @@ class SmoothL1(Term):
         if self.in_blocks(samples.count, samples.features):
             return self._in_blocks(samples, differentiated)
         xp = samples.xp
-        c = memory.multiply(xp, samples.centred_products(), self.scale)
-        o = offdiagonal(xp, c)
+        o = xp.with_zero_diagonal(samples.centred_products(self.scale))
         t = self._clipped(xp, o)
         return self._value(xp, o, t), (t,)
 
@@ -61,7 +59,7 @@ class SmoothL1(Term):
         for start in range(0, samples.features, self.sizes.columns):
             columns = slice(start, min(start + self.sizes.columns, samples.features))
             scaled = _after(xp, zc[..., columns] * self.scale, before)
-            o = offdiagonal(xp, samples.products_with(scaled), start)
+            o = xp.with_zero_diagonal(samples.products_with(scaled), start)
             t = self._clipped(xp, o)
             before = total = total + self._value(xp, o, t)
             if differentiated:
@@ -74,7 +72,7 @@ class SmoothL1(Term):
         factor = 4.0 * self.scale * cotangent
         if self.in_blocks(samples.count, samples.features):
             return Linear(added=factor * factors[0])
-        return Linear(added=samples.xp.matmul(samples.centred, factor * factors[0]))
+        return Linear(products=((samples.centred, factors[0], factor),))
 
     def _clipped(self, xp: Library, o: Array) -> Array:
         """Return `o` within ± the limit; what is NaN stays so."""
