@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from array_api_compat import array_namespace, is_cupy_array, is_numpy_array
+from array_api_compat import array_namespace, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
 from vicreg._core import collapse, engine, local, ranks, sample_weights
@@ -88,8 +88,8 @@ def library(array: Array, on_device: bool = False) -> Library:
     """Return the library of `array`; of a NumPy array that of a device's, if so wished."""
     if is_numpy_array(array):
         return _numpy(on_device)
-    if is_cupy_array(array):
-        return _cupy()
+    if library_of(array) == "cupy":
+        return _cupy(array_namespace(array))
     is_eager = library_of(array) in ("array_api_strict", "mparray")
     return (_Eager if is_eager else Library)(array_namespace(array))
 
@@ -103,11 +103,8 @@ def _numpy(on_device: bool = False) -> Library:
 
 
 @functools.cache
-def _cupy() -> Library:
-    import array_api_compat.cupy as standard
-    import cupy
-
-    return _OnDevice(standard, cupy)
+def _cupy(namespace: Any) -> Library:
+    return _OnDevice(namespace, namespace)  # which has CuPy's own functions too
 
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:

@@ -7,15 +7,29 @@ better; the core asks nothing else about where its arrays come from.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from vicreg._core import largest, memory, sums
 
 Array = Any
-Product = tuple[Array, Array, Any]  # (left, right, factor): factor * left @ right
 Part = Callable[[Any, Array, Array, Any], Array]
+
+
+class Product(NamedTuple):
+    """``factor * (left @ right)``, of which one is multiplied by the factor: the smaller one."""
+
+    left: Array
+    right: Array
+    factor: Any
+    smaller: Literal["left", "right"] = "left"
+
+    @property
+    def operands(self) -> tuple[Array, Array]:
+        """What is multiplied where the factor is not part of the product's call."""
+        if self.smaller == "left":
+            return self.factor * self.left, self.right
+        return self.left, self.factor * self.right
 
 
 class Library:
@@ -172,12 +186,12 @@ class Library:
             It must not be used again.
         row : array, shape (..., d), or None
             None is 0.
-        products : sequence of (left, right, factor)
-            Each may be `array` itself.
+        products : sequence of Product
+            Of `array` itself, or of others.
         """
         total = None
-        for left, right, factor in products:
-            product = self.matmul(*_scaled(left, right, factor))
+        for product_of in products:
+            product = self.matmul(*product_of.operands)
             total = product if total is None else memory.add(self, total, product)
         if row is None:
             return total
@@ -202,9 +216,3 @@ class Library:
             return largest.Placed(self, places)
         marks = places[..., None] == largest.indices(self, sizes.shape[-1], like=sizes)
         return largest.Marked(self, marks, places)
-
-
-def _scaled(left: Array, right: Array, factor: Any) -> tuple[Array, Array]:
-    """Return the two factors of a product, the smaller of them times `factor`."""
-    is_left = math.prod(left.shape) <= math.prod(right.shape)
-    return (factor * left, right) if is_left else (left, factor * right)

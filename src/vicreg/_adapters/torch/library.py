@@ -96,22 +96,21 @@ class _Eager(_Torch):
         self, array: Tensor, row: Tensor | None, products: Sequence[Product]
     ) -> Tensor | None:
         are_fused = array.ndim in _PRODUCTS and all(
-            isinstance(factor, float) for _, _, factor in products
+            isinstance(product.factor, float) for product in products
         )
         if not products or not are_fused:
             return super().scaled_rows_and_products(array, row, products)
         total = None if row is None else array * row[..., None, :]
-        for left, right, factor in products:
+        for left, right, factor, _ in products:
             if total is None:
                 total = self.scaled_product(left, right, factor)
             else:
-                _ADD_PRODUCT[array.ndim](total, left, right, alpha=factor)
+                _PRODUCTS[array.ndim](total, left, right, alpha=factor, out=total)
         return total
 
 
-#: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``, and in place.
+#: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``.
 _PRODUCTS: dict[int, Any] = {2: torch.addmm, 3: torch.baddbmm}
-_ADD_PRODUCT: dict[int, Any] = {2: Tensor.addmm_, 3: Tensor.baddbmm_}
 
 
 class _OnDevice(_Eager):
@@ -162,11 +161,16 @@ recorded = _Recorded(array_api_compat.torch, _FUNCTIONS)
 
 def library(objective: Objective, cotangents: Sequence[Tensor | None] = ()) -> Library:
     """Return PyTorch for what runs now, where no derivative of it is recorded."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return recorded
-    if are_batched(cotangents):
+    if _is_recorded(cotangents):
         return recorded
     return _on_device if objective.sizes.on_device else _eager
+
+
+def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether PyTorch compiles or transforms what is done with `tensors`."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return True
+    return are_batched(tensors)
 
 
 def for_device(tensor: Tensor, objective: Objective) -> Objective:
@@ -257,7 +261,7 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
 
 def wrong_count(array: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return sample_weights.first_wrong(recorded if are_batched((array,)) else _eager, array)
+    return sample_weights.first_wrong(recorded if _is_recorded((array,)) else _eager, array)
 
 
 def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:

@@ -13,10 +13,10 @@ Factors = tuple[Array, ...]
 
 
 class Linear(NamedTuple):
-    """A gradient by one view as ``centred * row + Σ factor * (left @ right) + added``."""
+    """A gradient by one view as ``centred * row + Σ products + added``."""
 
     row: Array | None = None  # (..., d); None is 0
-    products: tuple[Product, ...] = ()  # (left, right, factor) each
+    products: tuple[Product, ...] = ()
     added: Array | None = None  # (..., n, d), a new array; None is 0
 
 

@@ -28,7 +28,11 @@ def uses_gram(method: str, n: int, d: int, sizes: Sizes) -> bool:
     It takes more calls of the library, which cost more than its fewer multiply-adds save where
     both are few.
     """
-    return method == "gram" or (method == "auto" and n <= d and n * d * d > sizes.defined)
+    if method != "auto":
+        return method == "gram"
+    # Of a size that stands for any, as an exporter has, less is asked: its limit is 0.
+    is_small = sizes.defined > 0 and n * d * d <= sizes.defined
+    return n <= d and not is_small
 
 
 def covariance_term(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Product
 from vicreg._core.samples import Samples
 from vicreg._core.terms.base import Factors, Linear, Term
 
@@ -32,7 +32,8 @@ class Definition(Term):
     def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
         """Return the gradient, one product."""
         (o,) = factors
-        return Linear(products=((samples.centred, o, 4.0 * self.scale * cotangent),))
+        factor = 4.0 * self.scale * cotangent
+        return Linear(products=(Product(samples.centred, o, factor, smaller="right"),))
 
 
 def of_columns(

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vicreg._core import memory, sums
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Product
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term, of_features
@@ -99,9 +99,9 @@ class Gram(Term):
         """Return the gradient: one product as large as the value's own, and a thin one."""
         k, diagonal, a, m = factors
         factor = 4.0 * self.scale * cotangent
-        products = [(k, samples.everyone.centred, factor)]
+        products = [Product(k, samples.everyone.centred, factor)]
         if a.shape[-1]:
-            products.append((a, m, factor))
+            products.append(Product(a, m, factor))
         return Linear(row=-of_features(factor) * diagonal, products=tuple(products))
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicreg._core import memory, sums
-from vicreg._core.library import Library
+from vicreg._core.library import Library, Product
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term
@@ -72,7 +72,7 @@ class SmoothL1(Term):
         factor = 4.0 * self.scale * cotangent
         if self.in_blocks(samples.count, samples.features):
             return Linear(added=factor * factors[0])
-        return Linear(products=((samples.centred, factors[0], factor),))
+        return Linear(products=(Product(samples.centred, factors[0], factor, smaller="right"),))
 
     def _clipped(self, xp: Library, o: Array) -> Array:
         """Return `o` within ± the limit; what is NaN stays so."""
