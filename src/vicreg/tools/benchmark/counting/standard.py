@@ -1,0 +1,260 @@
+"""NumPy-like libraries: the operations that CuPy would be asked for, without CuPy or a GPU.
+
+The arrays here pass for CuPy's, so that the package takes the paths that it takes there. Their
+functions are NumPy's, of which those that would take long only find out the shape and the dtype of
+the result: nothing is chosen by the values of arrays on a GPU, so these have none that matter.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import array_api_compat.numpy as standard
+import numpy as np
+
+from vicreg.tools.benchmark.counting.counts import Counts, stored
+
+__all__ = ["CountedArray", "Namespace", "count"]
+
+
+def count(function: Callable[..., Any], views: Sequence[Any]) -> Counts:
+    """Return what one call of `function` asks of a library such as CuPy.
+
+    Parameters
+    ----------
+    function : callable
+        Of as many arrays as there are views.
+    views : sequence of numpy.ndarray
+        The shapes and dtypes of the views; their values are not used.
+
+    Returns
+    -------
+    Counts
+    """
+    namespace = Namespace()
+    with np.errstate(all="ignore"):
+        function(*map(namespace.array_of, views))
+    return namespace.counts
+
+
+class Namespace:
+    """NumPy's functions, each counted when it is called."""
+
+    __name__ = __name__
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+
+    def array_of(self, values: Any) -> CountedArray:
+        """Return an array of the shape, strides and dtype of `values`, counted here."""
+        return CountedArray(np.asarray(values), self)
+
+    def __getattr__(self, name: str) -> Any:
+        known = getattr(standard, name)
+        is_function = callable(known) and not isinstance(known, type)
+        return functools.partial(self.call, known) if is_function else known
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what `function` does, as arrays that are counted here, and count it."""
+        given = _arrays_in([args, *kwargs.values()])
+        named = {key: _plain(argument) for key, argument in kwargs.items()}
+        returned = _result(function, [_plain(argument) for argument in args], named)
+        results = returned if isinstance(returned, tuple | list) else [returned]
+        if not all(isinstance(result, np.ndarray | np.generic) for result in results):
+            return returned  # a dtype or the like
+        if not all(_is_view(function, result, given) for result in results):
+            name = function.__name__
+            self.counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
+        counted = [self.array_of(result) for result in results]
+        return counted if isinstance(returned, tuple | list) else counted[0]
+
+    def update(self, array: CountedArray, key: Any, *others: Any) -> None:
+        """Count that elements of `array`, which `key` selects, are written in place.
+
+        They, and the arrays among `others`, are read.
+        """
+        places = array.values[_plain(key)]
+        arrays = _arrays_in([key, others])
+        self.counts.add(sum(map(_stored, [places, *arrays])))
+
+
+class CountedArray:
+    """An array that stands for one of CuPy, whose values are without meaning.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        An array of its shape, strides and dtype.
+    namespace : Namespace
+        Where its operations are counted.
+    """
+
+    __module__ = "cupy"  # by which the package knows the library of an array
+
+    __hash__ = None
+    device = "cpu"  # the only one that NumPy's functions know
+
+    def __init__(self, values: Any, namespace: Namespace) -> None:
+        self.values, self._namespace = values, namespace
+        self.shape, self.ndim, self.dtype = values.shape, values.ndim, values.dtype
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Namespace:
+        return self._namespace
+
+    def __bool__(self) -> bool:
+        raise TypeError("an array that is counted has no values to choose by")
+
+    __float__ = __int__ = __index__ = __bool__
+
+    def __getitem__(self, key: Any) -> CountedArray:
+        return self._call(operator.getitem, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._namespace.update(self, key, value)
+
+    @property
+    def T(self) -> CountedArray:  # noqa: N802 - the standard's name
+        """The array with its axes reversed."""
+        return self._call(np.transpose)
+
+    @property
+    def mT(self) -> CountedArray:  # noqa: N802 - the standard's name
+        """The array with each matrix transposed."""
+        return self._call(standard.matrix_transpose)
+
+    def reshape(self, *shape: int) -> CountedArray:
+        """Return the array in another shape."""
+        return self._call(np.reshape, shape)
+
+    def mean(self, **settings: Any) -> CountedArray:
+        """Return the mean, as NumPy's method does."""
+        return self._call(np.mean, **settings)
+
+    def sum(self, **settings: Any) -> CountedArray:
+        """Return the sum, as NumPy's method does."""
+        return self._call(np.sum, **settings)
+
+    def var(self, **settings: Any) -> CountedArray:
+        """Return the variance, as NumPy's method does."""
+        return self._call(np.var, **settings)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+        return self._namespace.call(function, self, *args, **settings)
+
+
+_OPERATORS = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "truediv": np.divide,
+    "pow": np.power,
+    "matmul": np.matmul,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "neg": np.negative,
+    "invert": np.invert,
+    "abs": np.abs,
+}
+
+
+def _give_operators() -> None:
+    def operation(function: Any, is_reflected: bool) -> Any:
+        def apply(own: CountedArray, *other: Any) -> CountedArray:
+            arguments = (*other, own) if is_reflected else (own, *other)
+            returned: CountedArray = own._namespace.call(function, *arguments)
+            return returned
+
+        return apply
+
+    def update(own: CountedArray, other: Any) -> CountedArray:
+        own._namespace.update(own, ..., own, other)
+        return own
+
+    for name, function in _OPERATORS.items():
+        setattr(CountedArray, f"__{name}__", operation(function, is_reflected=False))
+        setattr(CountedArray, f"__r{name}__", operation(function, is_reflected=True))
+    for name in ("add", "sub", "mul", "truediv"):
+        setattr(CountedArray, f"__i{name}__", update)
+
+
+_give_operators()
+
+#: What reads some elements of its first argument: as many as it returns.
+_PICK = {"getitem", "take", "take_along_axis"}
+
+
+def _bytes_moved(name: str, given: Sequence[CountedArray], results: Sequence[Any]) -> int:
+    written = sum(map(_stored, results))
+    if name in _PICK:
+        return 2 * written + sum(map(_stored, given[1:]))
+    if name.endswith("_like"):  # reads no more than a shape
+        return written
+    return written + sum(map(_stored, given))
+
+
+def _multiply_adds(name: str, given: Sequence[CountedArray]) -> int:
+    if name != "matmul":
+        return 0
+    left, right = given
+    return math.prod(_matrix_product(left.shape, right.shape)) * left.shape[-1]
+
+
+def _result(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Return what `function` does; of what would take long, zeros of the shape and dtype."""
+    if function is np.matmul or function is standard.matmul:
+        shape = _matrix_product(*(argument.shape for argument in args))
+        return np.zeros(shape, np.result_type(*args))
+    if function is np.where or (isinstance(function, np.ufunc) and function.signature is None):
+        one_each = [
+            np.zeros((), arg.dtype) if isinstance(arg, np.ndarray) else arg for arg in args
+        ]
+        shape = np.broadcast_shapes(*map(np.shape, args))
+        return np.zeros(shape, function(*one_each, **kwargs).dtype)
+    return function(*args, **kwargs)
+
+
+def _matrix_product(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    if left[-1] != right[-2]:
+        raise ValueError(f"no product of matrices of the shapes {left} and {right}")
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
+
+
+def _is_view(function: Any, result: Any, given: Sequence[CountedArray]) -> bool:
+    """Whether `result` is what is given, read in another way."""
+    if function is operator.getitem and len(given) == 1:
+        return True
+    return any(np.may_share_memory(result, array.values) for array in given)
+
+
+def _plain(argument: Any) -> Any:
+    """Return `argument` with NumPy's arrays for those that are counted."""
+    if isinstance(argument, CountedArray):
+        return argument.values
+    if isinstance(argument, tuple | list):
+        return type(argument)(map(_plain, argument))
+    return argument
+
+
+def _arrays_in(arguments: Sequence[Any]) -> list[CountedArray]:
+    found: list[CountedArray] = []
+    for argument in arguments:
+        if isinstance(argument, CountedArray):
+            found.append(argument)
+        elif isinstance(argument, tuple | list):
+            found += _arrays_in(argument)
+    return found
+
+
+def _stored(array: Any) -> int:
+    values = array.values if isinstance(array, CountedArray) else np.asarray(array)
+    return stored(values.shape, values.strides, values.itemsize)
