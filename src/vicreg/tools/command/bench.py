@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vicreg.tools.command.bench_count import check_options, count
 from vicreg.tools.command.errors import UsageError, one_line_errors
 from vicreg.tools.command.shared import (
     Backends,
@@ -43,6 +44,12 @@ vicreg bench --backend torch --compile      eager and under torch.compile
 vicreg bench --size 512x4096 --dtype float64
 vicreg bench --html bench.html              a page with plots to hand on
 vicreg bench --json bench.json              every sample, as data
+vicreg bench --count                        what a call costs, without a clock
+vicreg bench --count --backend torch --size 256x8192
+
+--count prints the operations, the bytes and the multiply-adds of a call in PyTorch, CuPy and JAX,
+and the time that they stand for on a GPU. It takes seconds, needs no GPU, and gives the same on a
+busy machine.
 
 A ratio with a ~ is uncertain: the machine was busy, or the quartiles are on both sides of 1.
 """
@@ -80,6 +87,29 @@ def add_to(app: typer.Typer) -> None:
                 help="Few rounds; of two small sizes unless --size is given.",
             ),
         ] = False,
+        count_only: Annotated[
+            bool,
+            typer.Option("--count", help="Count operations, bytes and multiply-adds instead."),
+        ] = False,
+        launch_us: Annotated[
+            float | None,
+            typer.Option(
+                metavar="US",
+                help="With --count: a GPU's microseconds to launch a call; 4.",
+            ),
+        ] = None,
+        bandwidth_tbs: Annotated[
+            float | None,
+            typer.Option(
+                metavar="TBS", help="With --count: its memory's 10^12 bytes a second; 3."
+            ),
+        ] = None,
+        tflops: Annotated[
+            float | None,
+            typer.Option(
+                metavar="TFLOPS", help="With --count: its products' 10^12 operations a second; 50."
+            ),
+        ] = None,
         json_file: JsonFile = None,
         html_file: Annotated[
             Path | None,
@@ -92,8 +122,14 @@ def add_to(app: typer.Typer) -> None:
             if html_file:
                 require("matplotlib")
             files = {"--json": json_file, "--html": html_file, "--plot": plot}
+            gpu = {"--launch-us": launch_us, "--bandwidth-tbs": bandwidth_tbs, "--tflops": tflops}
+            measures = {"--compile": compile_too, "--quick": quick, "--device": device}
+            check_options(count_only, measures | {"--html": html_file, "--plot": plot}, gpu)
             check_files(files)
             sizes = _sizes(size, quick, bool(html_file or plot))
+            if count_only:
+                count(backend, sizes, dtype, mode, gpu, json_file)
+                return
             study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
             _show(study, report_console(json_file))
             _write(study, files, quick)

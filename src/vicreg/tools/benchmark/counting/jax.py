@@ -74,5 +74,7 @@ def _programs_in(parameters: Iterable[Any]) -> Iterator[Any]:
 
 def _multiply_adds(product: Any) -> int:
     (contracted, _), _ = product.params["dimension_numbers"]
-    left = product.invars[0].aval.shape
-    return math.prod(product.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    (left, _), (result,) = product.invars, product.outvars
+    lengths = (left.aval.shape[axis] for axis in contracted)
+    number: int = math.prod((*result.aval.shape, *lengths))
+    return number

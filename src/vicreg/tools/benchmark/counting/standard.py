@@ -13,12 +13,14 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import array_api_compat.numpy as standard
+import array_api_compat.numpy
 import numpy as np
 
 from vicreg.tools.benchmark.counting.counts import Counts, stored
 
 __all__ = ["CountedArray", "Namespace", "count"]
+
+_standard: Any = array_api_compat.numpy  # which has no types
 
 
 def count(function: Callable[..., Any], views: Sequence[Any]) -> Counts:
@@ -54,7 +56,7 @@ class Namespace:
         return CountedArray(np.asarray(values), self)
 
     def __getattr__(self, name: str) -> Any:
-        known = getattr(standard, name)
+        known = getattr(_standard, name)
         is_function = callable(known) and not isinstance(known, type)
         return functools.partial(self.call, known) if is_function else known
 
@@ -95,7 +97,6 @@ class CountedArray:
 
     __module__ = "cupy"  # by which the package knows the library of an array
 
-    __hash__ = None
     device = "cpu"  # the only one that NumPy's functions know
 
     def __init__(self, values: Any, namespace: Namespace) -> None:
@@ -124,7 +125,7 @@ class CountedArray:
     @property
     def mT(self) -> CountedArray:  # noqa: N802 - the standard's name
         """The array with each matrix transposed."""
-        return self._call(standard.matrix_transpose)
+        return self._call(_standard.matrix_transpose)
 
     def reshape(self, *shape: int) -> CountedArray:
         """Return the array in another shape."""
@@ -142,8 +143,9 @@ class CountedArray:
         """Return the variance, as NumPy's method does."""
         return self._call(np.var, **settings)
 
-    def _call(self, function: Callable[..., Any], *args: Any, **settings: Any) -> Any:
-        return self._namespace.call(function, self, *args, **settings)
+    def _call(self, function: Callable[..., Any], *args: Any, **settings: Any) -> CountedArray:
+        returned: CountedArray = self._namespace.call(function, self, *args, **settings)
+        return returned
 
 
 _OPERATORS = {
@@ -206,12 +208,13 @@ def _multiply_adds(name: str, given: Sequence[CountedArray]) -> int:
     if name != "matmul":
         return 0
     left, right = given
-    return math.prod(_matrix_product(left.shape, right.shape)) * left.shape[-1]
+    shape = _matrix_product(left.shape, right.shape)
+    return math.prod(shape) * int(left.shape[-1])
 
 
 def _result(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Return what `function` does; of what would take long, zeros of the shape and dtype."""
-    if function is np.matmul or function is standard.matmul:
+    if function is np.matmul or function is _standard.matmul:
         shape = _matrix_product(*(argument.shape for argument in args))
         return np.zeros(shape, np.result_type(*args))
     if function is np.where or (isinstance(function, np.ufunc) and function.signature is None):

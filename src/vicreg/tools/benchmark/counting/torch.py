@@ -29,17 +29,18 @@ def count(function: Callable[[], Any]) -> Counts:
     -------
     Counts
     """
-    with _Counting() as counting:
+    counts = Counts()
+    with _Counting(counts):
         function()
-    return counting.counts
+    return counts
 
 
-class _Counting(TorchDispatchMode):
-    """Counts each operation while it is on."""
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds each operation to `counts` while it is on."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts = Counts()
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._counts = counts
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -48,7 +49,7 @@ class _Counting(TorchDispatchMode):
         if not (name in _ALLOCATE or _is_view(func)):
             inputs = {key: value for key, value in kwargs.items() if key != "out"}
             given, results = _tensors((args, inputs)), _tensors(returned)
-            self.counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
+            self._counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
         return returned
 
 
