@@ -123,12 +123,12 @@ def add_to(app: typer.Typer) -> None:
                 require("matplotlib")
             files = {"--json": json_file, "--html": html_file, "--plot": plot}
             gpu = {"--launch-us": launch_us, "--bandwidth-tbs": bandwidth_tbs, "--tflops": tflops}
-            measures = {"--compile": compile_too, "--quick": quick, "--device": device}
+            measures = {"--compile": compile_too, "--quick": quick}
             check_options(count_only, measures | {"--html": html_file, "--plot": plot}, gpu)
             check_files(files)
             sizes = _sizes(size, quick, bool(html_file or plot))
             if count_only:
-                count(backend, sizes, dtype, mode, gpu, json_file)
+                count(backend, device, sizes, dtype, mode, gpu, json_file)
                 return
             study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
             _show(study, report_console(json_file))

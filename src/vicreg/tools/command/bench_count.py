@@ -47,6 +47,7 @@ def check_options(
 
 def count(
     names: Sequence[str] | None,
+    devices: Sequence[str] | None,
     sizes: Sequence[tuple[int, int]],
     dtypes: Sequence[str] | None,
     mode: str,
@@ -55,19 +56,20 @@ def count(
 ) -> None:
     """Count, print the tables and write the data."""
     from vicreg.tools.benchmark.computations import MODES
-    from vicreg.tools.benchmark.counting.estimate import Device
+    from vicreg.tools.benchmark.counting.estimate import Gpu
     from vicreg.tools.benchmark.counting.report import as_json
-    from vicreg.tools.benchmark.counting.study import COUNTED, count_study
+    from vicreg.tools.benchmark.counting.study import COUNTED, DEVICES, count_study
     from vicreg.tools.benchmark.study import problems
     from vicreg.tools.progress import late_progress
 
     names = chosen("--backend with --count", names or COUNTED, COUNTED)
+    devices = chosen("--device with --count", devices or DEVICES, DEVICES)
     dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
     chosen("--mode", [mode], MODES)
     given = {_field(option): number for option, number in gpu.items() if number is not None}
     wanted = problems(sizes, dtypes, mode, False)
     with late_progress(stderr_console(), len(names) * len(wanted)) as on_step:
-        study = count_study(names, wanted, Device(**given), on_step)
+        study = count_study(names, wanted, Gpu(**given), devices, on_step)
     if not study.rows:
         reasons = [": ".join(one) for one in study.not_counted]
         raise RequirementError(f"nothing could be counted: {'; '.join(reasons)}")
@@ -92,7 +94,7 @@ def _show(study: Any, console: Any) -> None:
     console.print(report.COUNTS, style="dim")
     if any(row.estimate for row in study.rows):
         console.print()
-        console.print(f"Estimated: {report.estimates(study.device)}", style="dim")
+        console.print(f"Estimated: {report.estimates(study.gpu)}", style="dim")
     if study.not_counted:
         console.print("\nNot counted:")
         for what, why in study.not_counted:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from vicreg.tools.benchmark.counting.counts import Counts
 
-__all__ = ["H100", "Device", "Estimate", "estimate"]
+__all__ = ["H100", "Estimate", "Gpu", "estimate"]
 
 
 @dataclass(frozen=True)
-class Device:
+class Gpu:
     """A GPU, as far as the model knows it.
 
     Parameters
@@ -30,7 +30,7 @@ class Device:
 
 #: The defaults are round figures below what the data sheet of an H100 (SXM) says: 3.35 TB/s, and
 #: 67 TFLOP/s in float32 outside its tensor cores.
-H100 = Device()
+H100 = Gpu()
 
 
 @dataclass(frozen=True)
@@ -42,31 +42,31 @@ class Estimate:
     products: float
 
     @property
-    def on_device(self) -> float:
-        """The seconds that the device works."""
+    def on_gpu(self) -> float:
+        """The seconds that the GPU works."""
         return self.bytes_moved + self.products
 
     @property
     def seconds(self) -> float:
-        """The seconds of the call: the program launches ahead of the device, or it waits."""
-        return max(self.launches, self.on_device)
+        """The seconds of the call: the program launches ahead of the GPU, or it waits."""
+        return max(self.launches, self.on_gpu)
 
     @property
     def bound_by(self) -> str:
         """What takes longest: "launches", "bytes" or "products"."""
-        if self.launches >= self.on_device:
+        if self.launches >= self.on_gpu:
             return "launches"
         return "bytes" if self.bytes_moved >= self.products else "products"
 
 
-def estimate(counts: Counts, device: Device) -> Estimate:
-    """Return the time that `counts` stand for on `device`.
+def estimate(counts: Counts, gpu: Gpu) -> Estimate:
+    """Return the time that `counts` stand for on `gpu`.
 
     Parameters
     ----------
     counts : Counts
         What a call asks of a library.
-    device : Device
+    gpu : Gpu
         The GPU.
 
     Returns
@@ -74,7 +74,7 @@ def estimate(counts: Counts, device: Device) -> Estimate:
     Estimate
     """
     return Estimate(
-        1e-6 * device.launch_us * counts.calls,
-        1e-12 * counts.bytes_moved / device.bandwidth_tbs,
-        1e-12 * 2 * counts.multiply_adds / device.tflops,
+        1e-6 * gpu.launch_us * counts.calls,
+        1e-12 * counts.bytes_moved / gpu.bandwidth_tbs,
+        1e-12 * 2 * counts.multiply_adds / gpu.tflops,
     )

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from vicreg.tools.benchmark.computations import PUBLISHED
-from vicreg.tools.benchmark.counting.estimate import Device
+from vicreg.tools.benchmark.counting.estimate import Gpu
 from vicreg.tools.benchmark.counting.study import Row, Study
 from vicreg.tools.benchmark.report import short
 
@@ -24,13 +24,13 @@ COUNTS = (
 )
 
 
-def estimates(device: Device) -> str:
+def estimates(gpu: Gpu) -> str:
     """Return what the estimated times are, in sentences."""
     return (
-        f"milliseconds, from {device.launch_us:g} us to launch a call, {device.bandwidth_tbs:g} "
-        f"TB/s and {device.tflops:g} TFLOP/s (--launch-us, --bandwidth-tbs, --tflops; by default "
+        f"milliseconds, from {gpu.launch_us:g} us to launch a call, {gpu.bandwidth_tbs:g} "
+        f"TB/s and {gpu.tflops:g} TFLOP/s (--launch-us, --bandwidth-tbs, --tflops; by default "
         "an H100's in float32). The program launches while the GPU moves the bytes and then forms "
-        "the products, so a call takes the longer of the two. faster: than the published formula. "
+        "the products: in all it takes the longer of the two. faster: than the published formula. "
         "Nothing was measured: see the documentation for what the model leaves out."
     )
 
@@ -74,7 +74,7 @@ def estimates_table(rows: list[Row], title: str) -> Table:
     -------
     rich.table.Table
     """
-    table = _table(title, "launch", "bytes", "products", "a call", "faster")
+    table = _table(title, "calls", "bytes", "products", "in all", "faster")
     rows = [row for row in rows if row.estimate is not None]
     published = {
         (row.library, row.problem): row.estimate.seconds
@@ -88,10 +88,14 @@ def estimates_table(rows: list[Row], title: str) -> Table:
         theirs = published.get((row.library, row.problem))
         table.add_row(
             *label,
-            *(f"{1e3 * seconds:.3f}" for seconds in (*parts, row.estimate.seconds)),
+            *map(_milliseconds, (*parts, row.estimate.seconds)),
             "-" if theirs is None else f"{short(theirs / row.estimate.seconds)}x",
         )
     return table
+
+
+def _milliseconds(seconds: float) -> str:
+    return short(1e3 * seconds) if seconds >= 1e-5 else "<0.01"
 
 
 def _table(title: str, *headings: str) -> Table:
@@ -135,12 +139,12 @@ def as_json(study: Study) -> dict[str, Any]:
         Bytes and multiply-adds as they are, and times in seconds.
     """
     return {
-        "method": f"{COUNTS} Times: {estimates(study.device)}",
+        "method": f"{COUNTS} Times: {estimates(study.gpu)}",
         "made_with": dict(study.made_with),
         "gpu": {
-            "launch_us": study.device.launch_us,
-            "bandwidth_tbs": study.device.bandwidth_tbs,
-            "tflops": study.device.tflops,
+            "launch_us": study.gpu.launch_us,
+            "bandwidth_tbs": study.gpu.bandwidth_tbs,
+            "tflops": study.gpu.tflops,
         },
         "results": [_row_as_json(row) for row in study.rows],
         "not_counted": [{"what": what, "why": why} for what, why in study.not_counted],

@@ -68,8 +68,9 @@ class Namespace:
         results = returned if isinstance(returned, tuple | list) else [returned]
         if not all(isinstance(result, np.ndarray | np.generic) for result in results):
             return returned  # a dtype or the like
-        if not all(_is_view(function, result, given) for result in results):
-            name = function.__name__
+        name = function.__name__
+        is_view = all(_is_view(function, result, given) for result in results)
+        if not (is_view or name in _ALLOCATE):
             self.counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
         counted = [self.array_of(result) for result in results]
         return counted if isinstance(returned, tuple | list) else counted[0]
@@ -105,6 +106,9 @@ class CountedArray:
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Namespace:
         return self._namespace
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
+        return self._namespace.call(ufunc, *inputs, **settings)
 
     def __bool__(self) -> bool:
         raise TypeError("an array that is counted has no values to choose by")
@@ -191,6 +195,8 @@ def _give_operators() -> None:
 
 _give_operators()
 
+#: Memory that nothing is written to.
+_ALLOCATE = {"empty", "empty_like"}
 #: What reads some elements of its first argument: as many as it returns.
 _PICK = {"getitem", "take", "take_along_axis"}
 
@@ -234,7 +240,7 @@ def _matrix_product(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int,
 
 def _is_view(function: Any, result: Any, given: Sequence[CountedArray]) -> bool:
     """Whether `result` is what is given, read in another way."""
-    if function is operator.getitem and len(given) == 1:
+    if function is operator.getitem and (isinstance(result, np.generic) or not result.size):
         return True
     return any(np.may_share_memory(result, array.values) for array in given)
 

@@ -13,19 +13,20 @@ from vicreg._losses.vicreg import vicreg_loss, vicreg_value_and_grad
 from vicreg.tools.backends import Backend, backend_named
 from vicreg.tools.benchmark.computations import MODES, PUBLISHED, Problem, UnavailableError
 from vicreg.tools.benchmark.counting.counts import Counts
-from vicreg.tools.benchmark.counting.estimate import H100, Device, Estimate, estimate
+from vicreg.tools.benchmark.counting.estimate import H100, Estimate, Gpu, estimate
 from vicreg.tools.benchmark.published import published_formula, published_formula_in
 from vicreg.tools.benchmark.study import reason_of, room_lacking
 from vicreg.tools.dtypes import BYTES
 from vicreg.tools.machine import description
 from vicreg.tools.requirements import RequirementError
 
-__all__ = ["BACKWARD", "CLOSED_FORM", "COUNTED", "VALUE", "Row", "Study", "count_study"]
+__all__ = ["BACKWARD", "CLOSED_FORM", "COUNTED", "DEVICES", "VALUE", "Row", "Study", "count_study"]
 
 CLOSED_FORM, BACKWARD, VALUE = "closed form", "backward", "value"
 
-#: The libraries that are counted.
+#: The libraries that are counted, and the devices.
 COUNTED = ("torch", "cupy", "jax")
+DEVICES = ("cpu", "gpu")
 
 Function = Callable[..., Any]
 #: The device that a computation is counted for, its name, and how to count it.
@@ -79,7 +80,7 @@ class Row:
 class Study:
     """What was counted, what could not be and why, the GPU of the estimates, and the versions."""
 
-    device: Device
+    gpu: Gpu
     rows: list[Row] = field(default_factory=list)
     not_counted: list[tuple[str, str]] = field(default_factory=list)
     made_with: dict[str, str] = field(default_factory=dict)
@@ -88,7 +89,8 @@ class Study:
 def count_study(
     names: Sequence[str],
     problems: Sequence[Problem],
-    device: Device = H100,
+    gpu: Gpu = H100,
+    devices: Sequence[str] = DEVICES,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Study:
     """Count each of `problems` on each library.
@@ -99,8 +101,10 @@ def count_study(
         Libraries of `COUNTED`.
     problems : sequence of Problem
         The problems. If one cannot be counted on a library, the reason is recorded.
-    device : Device
+    gpu : Gpu
         The GPU that the times are estimated for.
+    devices : sequence of str
+        The devices to count for, of `DEVICES`.
     on_step : callable
         Called with a line of text before each library and problem.
 
@@ -108,7 +112,7 @@ def count_study(
     -------
     Study
     """
-    study, used = Study(device), []
+    study, used = Study(gpu), []
     for name in names:
         try:
             backend = backend_named("numpy" if name == "cupy" else name)
@@ -118,29 +122,33 @@ def count_study(
         used.append(backend)
         for problem in problems:
             on_step(f"{name} {problem} {problem.dtype}")
-            _count(name, backend, problem, study)
+            if problem.dtype in backend.dtypes:
+                _count(name, backend, problem, devices, study)
+            else:
+                study.not_counted.append((f"{name} {problem.dtype}", "it has no such dtype"))
+    study.not_counted = list(dict.fromkeys(study.not_counted))
     study.made_with = description(used)
     return study
 
 
-def _count(name: str, backend: Backend, problem: Problem, study: Study) -> None:
-    where = f"{name} {problem} {problem.dtype}"
-    if problem.dtype not in backend.dtypes:
-        study.not_counted.append((where, "the library has no such dtype"))
-        return
+def _count(
+    name: str, backend: Backend, problem: Problem, devices: Sequence[str], study: Study
+) -> None:
     for device, computation, count in _COUNTINGS[name](backend, problem):
+        if device not in devices:
+            continue
         try:
+            if computation == PUBLISHED and problem.d < 2:
+                raise UnavailableError("the published formula takes two features or more")
             with backend.active(), backend.full_precision():
                 counts = count()
-        except UnavailableError as error:
-            study.not_counted.append((f"{where}, {computation}", str(error)))
-            continue
         except Exception as error:  # a library may raise anything
-            study.not_counted.append((f"{where}, {computation}", reason_of(error)))
+            why = str(error) if isinstance(error, UnavailableError) else reason_of(error)
+            study.not_counted.append((f"{name} {problem} {problem.dtype}, {computation}", why))
             continue
-        # JAX is counted as compiled here, which its compiler for GPUs does much alike.
-        is_estimated = device != "cpu" or name == "jax"
-        time = estimate(counts, study.device) if is_estimated else None
+        # What JAX compiles for a CPU has an estimate too: its compiler fuses alike for a GPU.
+        is_estimated = device == "gpu" or name == "jax"
+        time = estimate(counts, study.gpu) if is_estimated else None
         study.rows.append(Row(name, device, problem, computation, counts, time))
 
 
@@ -193,7 +201,8 @@ def _of_jax(backend: Backend, problem: Problem) -> Iterator[Counting]:
         return count(function, [view, view])
 
     for name, function in _functions(problem, published_formula("jax"), backend).items():
-        yield backend.device, name, functools.partial(compiled, function)
+        device = "cpu" if backend.device == "cpu" else "gpu"
+        yield device, name, functools.partial(compiled, function)
 
 
 _COUNTINGS = {"torch": _of_torch, "cupy": _of_cupy, "jax": _of_jax}
