@@ -126,6 +126,10 @@ def count_study(
                 _count(name, backend, problem, devices, study)
             else:
                 study.not_counted.append((f"{name} {problem.dtype}", "it has no such dtype"))
+        found = [*(row.library for row in study.rows), *(what for what, _ in study.not_counted)]
+        if not any(one.startswith(name) for one in found):
+            why = f"it is not counted for a {' or '.join(devices)} here"
+            study.not_counted.append((name, why))
     study.not_counted = list(dict.fromkeys(study.not_counted))
     study.made_with = description(used)
     return study
