@@ -19,6 +19,7 @@ from rich.console import Console
 from test_command import refused, run
 
 from vicreg import vicreg_value_and_grad
+from vicreg._adapters.dispatch import library_of
 from vicreg.tools.benchmark.computations import MODES, PUBLISHED, Problem
 from vicreg.tools.benchmark.counting import standard
 from vicreg.tools.benchmark.counting.counts import Counts
@@ -147,7 +148,7 @@ def test_an_operation_of_pytorch_counts_for() -> None:
     torch = pytest.importorskip("torch")
     a, b, row = (torch.ones(shape) for shape in ((4, 6), (6, 5), (6,)))
     places = torch.zeros((4, 2), dtype=torch.int64)
-    stack, out = torch.ones(2, 4, 6), torch.empty(4, 6)
+    stack, out, square = torch.ones(2, 4, 6), torch.empty(4, 6), torch.ones(4, 4)
     expected: dict[str, tuple[Callable[[], Any], tuple[int, int, int]]] = {
         "memory alone": (lambda: torch.empty_like(a), (0, 0, 0)),
         "zeros of a shape": (lambda: torch.zeros_like(a), (1, A, 0)),
@@ -155,6 +156,8 @@ def test_an_operation_of_pytorch_counts_for() -> None:
         "over what is there": (lambda: a.fill_(1.0), (1, A, 0)),
         "into what is given": (lambda: torch.add(a, a, out=out), (1, 3 * A, 0)),
         "chosen elements": (lambda: a.gather(1, places), (1, 2 * 32 + 64, 0)),
+        "written at indices": (lambda: a.scatter_(1, places, 0.0), (1, 32 + 64, 0)),
+        "a product onto another": (lambda: square.addmm_(a, a.T), (1, 2 * 64 + 2 * A, 96)),
         "a sum": (lambda: a.sum(0), (1, A + ROW, 0)),
         "a batch of products": (lambda: stack @ b, (1, 2 * A + B + 2 * OUT, 240)),
         "a product added": (
@@ -188,6 +191,13 @@ def test_an_operation_of_numpys_namespace_counts_for() -> None:
     def replaced(a: Any) -> None:
         a[:, 1:3] = 0.0
 
+    def at_indices(a: Any) -> None:
+        xp = a.__array_namespace__()
+        xp.put_along_axis(a, xp.asarray(np.zeros((1, 2), np.int64)), 0.0, axis=-1)
+
+    def into(a: Any) -> Any:
+        return a.__array_namespace__().subtract(a, 1.0, out=a)
+
     for function, wanted in (
         (of("zeros_like"), (1, A)),
         (of("empty_like"), (0, 0)),
@@ -201,6 +211,8 @@ def test_an_operation_of_numpys_namespace_counts_for() -> None:
         (lambda a: a[:, [0, 2]], (1, 2 * 32)),
         (lambda a: a[1, 2], (0, 0)),
         (replaced, (1, 32)),
+        (at_indices, (2, 16 + 16 + 32)),  # the indices are made, and read
+        (into, (1, 2 * A)),
     ):
         counts = standard.count(function, [filled(4, 6)])
         assert (counts.calls, counts.bytes_moved) == wanted
@@ -217,6 +229,7 @@ def test_arrays_that_are_counted_have_the_shapes_that_numpy_has() -> None:
     assert [(one.shape, one.dtype) for one in shapes] == [((), np.float32)] + 2 * [
         ((5, 7), np.float32)
     ]
+    assert library_of(shapes[0]) == "cupy"
     with pytest.raises(TypeError, match="no values"):
         bool(shapes[0])
     with pytest.raises(ValueError, match="no product"):

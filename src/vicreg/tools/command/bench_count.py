@@ -20,6 +20,9 @@ from vicreg.tools.requirements import RequirementError
 
 __all__ = ["check_options", "count"]
 
+#: What `machine.description` says of the machine.
+_MACHINE = ("platform", "processor")
+
 
 def check_options(
     count_only: bool, measured: Mapping[str, Any], gpu: Mapping[str, float | None]
@@ -100,5 +103,7 @@ def _show(study: Any, console: Any) -> None:
         for what, why in study.not_counted:
             console.print(f"  {what}: {why}", markup=False)
     console.print("\nCounted with:")
-    versions = ", ".join(f"{name} {which}" for name, which in study.made_with.items())
+    # Nothing depends on the machine.
+    made_with = {name: study.made_with[name] for name in study.made_with if name not in _MACHINE}
+    versions = ", ".join(f"{name} {which}" for name, which in made_with.items())
     console.print(f"  {versions}", markup=False)

@@ -60,29 +60,47 @@ class Namespace:
         is_function = callable(known) and not isinstance(known, type)
         return functools.partial(self.call, known) if is_function else known
 
-    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        out: CountedArray | None = None,
+        **named: Any,
+    ) -> Any:
         """Return what `function` does, as arrays that are counted here, and count it."""
-        given = _arrays_in([args, *kwargs.values()])
-        named = {key: _plain(argument) for key, argument in kwargs.items()}
-        returned = _result(function, [_plain(argument) for argument in args], named)
+        name, given = function.__name__, _arrays_in([args, *named.values()])
+        if out is not None:
+            self._add(name, given, [out])
+            return out
+        plain = {key: _plain(argument) for key, argument in named.items()}
+        returned = _result(function, [_plain(argument) for argument in args], plain)
         results = returned if isinstance(returned, tuple | list) else [returned]
         if not all(isinstance(result, np.ndarray | np.generic) for result in results):
             return returned  # a dtype or the like
-        name = function.__name__
         is_view = all(_is_view(function, result, given) for result in results)
         if not (is_view or name in _ALLOCATE):
-            self.counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
+            self._add(name, given, results)
         counted = [self.array_of(result) for result in results]
         return counted if isinstance(returned, tuple | list) else counted[0]
+
+    def _add(self, name: str, given: Sequence[CountedArray], results: Sequence[Any]) -> None:
+        self.counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
 
     def update(self, array: CountedArray, key: Any, *others: Any) -> None:
         """Count that elements of `array`, which `key` selects, are written in place.
 
-        They, and the arrays among `others`, are read.
+        The arrays in `key` and among `others` are read.
         """
-        places = array.values[_plain(key)]
-        arrays = _arrays_in([key, others])
-        self.counts.add(sum(map(_stored, [places, *arrays])))
+        read = _arrays_in([key, others])
+        self.counts.add(sum(map(_stored, [array.values[_plain(key)], *read])))
+
+    def put_along_axis(self, array: CountedArray, indices: Any, values: Any, axis: int) -> None:
+        """Count that elements of `array` are written at `indices` along `axis`, in place."""
+        others = list(array.shape)
+        others[axis] = 1
+        places = np.broadcast_shapes(tuple(others), indices.shape)
+        read = _arrays_in([indices, values])
+        self.counts.add(array.dtype.itemsize * math.prod(places) + sum(map(_stored, read)))
 
 
 class CountedArray:

@@ -74,6 +74,9 @@ def _bytes_moved(name: str, given: Sequence[Tensor], results: Sequence[Tensor]) 
     written = sum(map(_stored, results))
     if name in _PICK:
         return 2 * written + sum(map(_stored, given[1:]))
+    if name == "scatter_":  # which writes an element for each index, and leaves the others
+        own, index, *_ = given
+        return own.element_size() * index.numel() + sum(map(_stored, given[1:]))
     is_read = not name.endswith("_like") and not name.startswith("new_")
     if name in _OVERWRITE:
         given = given[1:]
