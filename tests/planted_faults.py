@@ -865,8 +865,8 @@ FAULTS = [
     Fault(
         "an array that is updated in place counted as written alone",
         "tools/benchmark/counting/standard.py",
-        "update(own, ..., own, other)",
-        "update(own, ..., other)",
+        "self._add(name, given, [out])",
+        "self._add(name, [], [out])",
         ("bench_count",),
     ),
     Fault(

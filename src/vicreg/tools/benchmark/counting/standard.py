@@ -15,6 +15,7 @@ from typing import Any
 
 import array_api_compat.numpy
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from vicreg.tools.benchmark.counting.counts import Counts, stored
 
@@ -103,7 +104,7 @@ class Namespace:
         self.counts.add(array.dtype.itemsize * math.prod(places) + sum(map(_stored, read)))
 
 
-class CountedArray:
+class CountedArray(NDArrayOperatorsMixin):
     """An array that stands for one of CuPy, whose values are without meaning.
 
     Parameters
@@ -126,7 +127,9 @@ class CountedArray:
         return self._namespace
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
-        return self._namespace.call(ufunc, *inputs, **settings)
+        # Of an operator in place, `out` is a tuple of the array itself.
+        (out,) = settings.pop("out", (None,))
+        return self._namespace.call(ufunc, *inputs, out=out, **settings)
 
     def __bool__(self) -> bool:
         raise TypeError("an array that is counted has no values to choose by")
@@ -169,49 +172,6 @@ class CountedArray:
         returned: CountedArray = self._namespace.call(function, self, *args, **settings)
         return returned
 
-
-_OPERATORS = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "truediv": np.divide,
-    "pow": np.power,
-    "matmul": np.matmul,
-    "and": np.bitwise_and,
-    "or": np.bitwise_or,
-    "lt": np.less,
-    "le": np.less_equal,
-    "gt": np.greater,
-    "ge": np.greater_equal,
-    "eq": np.equal,
-    "ne": np.not_equal,
-    "neg": np.negative,
-    "invert": np.invert,
-    "abs": np.abs,
-}
-
-
-def _give_operators() -> None:
-    def operation(function: Any, is_reflected: bool) -> Any:
-        def apply(own: CountedArray, *other: Any) -> CountedArray:
-            arguments = (*other, own) if is_reflected else (own, *other)
-            returned: CountedArray = own._namespace.call(function, *arguments)
-            return returned
-
-        return apply
-
-    def update(own: CountedArray, other: Any) -> CountedArray:
-        own._namespace.update(own, ..., own, other)
-        return own
-
-    for name, function in _OPERATORS.items():
-        setattr(CountedArray, f"__{name}__", operation(function, is_reflected=False))
-        setattr(CountedArray, f"__r{name}__", operation(function, is_reflected=True))
-    for name in ("add", "sub", "mul", "truediv"):
-        setattr(CountedArray, f"__i{name}__", update)
-
-
-_give_operators()
 
 #: Memory that nothing is written to.
 _ALLOCATE = {"empty", "empty_like"}

@@ -120,16 +120,15 @@ def count_study(
             study.not_counted.append((name, str(error)))
             continue
         used.append(backend)
+        before = len(study.rows) + len(study.not_counted)
         for problem in problems:
             on_step(f"{name} {problem} {problem.dtype}")
             if problem.dtype in backend.dtypes:
                 _count(name, backend, problem, devices, study)
             else:
                 study.not_counted.append((f"{name} {problem.dtype}", "it has no such dtype"))
-        found = [*(row.library for row in study.rows), *(what for what, _ in study.not_counted)]
-        if not any(one.startswith(name) for one in found):
-            why = f"it is not counted for a {' or '.join(devices)} here"
-            study.not_counted.append((name, why))
+        if len(study.rows) + len(study.not_counted) == before:
+            study.not_counted.append((name, f"it is not counted for a {devices[0]} here"))
     study.not_counted = list(dict.fromkeys(study.not_counted))
     study.made_with = description(used)
     return study
@@ -172,7 +171,8 @@ def _of_torch(backend: Backend, problem: Problem) -> Iterator[Counting]:
     def on_gpu(function: Function) -> Counts:
         # Tensors on "meta" have no values, so the package does with them what it does on a GPU.
         dtype = getattr(torch, problem.dtype)
-        views = [torch.empty(problem.n, problem.d, dtype=dtype, device="meta") for _ in range(2)]
+        shape = (problem.n, problem.d)
+        views = [torch.empty(shape, dtype=dtype, device="meta") for _ in range(problem.views)]
         return count(lambda: function(*views))
 
     functions = _functions(problem, published_formula("torch"), backend)
@@ -187,7 +187,7 @@ def _of_cupy(backend: Backend, problem: Problem) -> Iterator[Counting]:
     """Yield what to count with arrays that pass for CuPy's; `backend` is NumPy."""
     from vicreg.tools.benchmark.counting.standard import count
 
-    views = [np.zeros((problem.n, problem.d), problem.dtype) for _ in range(2)]
+    views = [np.zeros((problem.n, problem.d), problem.dtype)] * problem.views
     for name, function in _functions(problem, published_formula_in(np), backend).items():
         yield "gpu", name, functools.partial(count, function, views)
 
@@ -202,7 +202,7 @@ def _of_jax(backend: Backend, problem: Problem) -> Iterator[Counting]:
     def compiled(function: Function) -> Counts:
         structure: Any = jax.ShapeDtypeStruct
         view = structure((problem.n, problem.d), jnp.dtype(problem.dtype))
-        return count(function, [view, view])
+        return count(function, [view] * problem.views)
 
     for name, function in _functions(problem, published_formula("jax"), backend).items():
         device = "cpu" if backend.device == "cpu" else "gpu"
