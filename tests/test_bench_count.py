@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from vicreg.tools.benchmark.computations import MODES, PUBLISHED, Problem
 from vicreg.tools.benchmark.counting import standard
 from vicreg.tools.benchmark.counting.counts import Counts
 from vicreg.tools.benchmark.counting.estimate import Gpu, estimate
-from vicreg.tools.benchmark.counting.report import counts_table, estimates_table
+from vicreg.tools.benchmark.counting.report import as_table, counts_cells, estimates_cells
 from vicreg.tools.benchmark.counting.study import (
     BACKWARD,
     CLOSED_FORM,
@@ -321,6 +322,24 @@ def test_the_report_and_the_data_agree() -> None:
             assert re.search(rf"{row['computation']} +{launches} ", shown.stdout)
 
 
+def test_the_page_has_all_and_its_command_repeats_it(tmp_path: Path) -> None:
+    needs("torch")
+    file = tmp_path / "count.html"
+    arguments = ("--backend=torch", "--backend=cupy", "--size=6x9", "--tflops=30")
+    assert run("bench", "--count", *arguments, f"--html={file}").exit_code == 0
+    page = file.read_text()
+    assert not re.search(r"https?:|<script|<link|<img|src=|@import|url\(", page)
+    command = re.search(r"<code>vicreg (.*?)</code>", page)
+    assert command is not None
+    first, again = (
+        json.loads(run(*words, "--json").stdout)
+        for words in (("bench", "--count", *arguments), command[1].split())
+    )
+    assert first == again
+    for row in first["results"]:
+        assert f"<td>{row['computation']}</td><td>{row['calls']}</td>" in page
+
+
 def test_the_tables_fit_into_80_columns() -> None:
     counts = Counts(12345, 10**12, 10**15)
     problem = Problem(16384, 16384)
@@ -328,7 +347,8 @@ def test_the_tables_fit_into_80_columns() -> None:
     rows = [Row("torch", "gpu", problem, name, counts, time) for name in (CLOSED_FORM, PUBLISHED)]
     printed = io.StringIO()
     console = Console(file=printed, width=80)
-    console.print(counts_table(rows, ""), estimates_table(rows, ""))
+    for cells in (counts_cells(rows), estimates_cells(rows)):
+        console.print(as_table(*cells, ""))
     assert "…" not in printed.getvalue()
     assert "16384 x 16384" in printed.getvalue()
 
@@ -347,7 +367,7 @@ def test_what_could_not_be_counted_is_listed() -> None:
 def test_bad_usage_is_one_line() -> None:
     refused(run("bench", "--count", "--backend=numpy"), "--backend with --count", *COUNTED)
     refused(run("bench", "--count", "--device=cuda:7"), "--device with --count", "cpu, gpu")
-    for option in ("--quick", "--compile", "--html=a.html", "--plot=a.png"):
+    for option in ("--quick", "--compile", "--plot=a.png"):
         name = option.partition("=")[0]
         refused(run("bench", "--count", option), f"{name} does not go with --count")
     for option in ("--launch-us", "--bandwidth-tbs", "--tflops"):

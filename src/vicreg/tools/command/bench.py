@@ -1,5 +1,6 @@
 """``vicreg bench``: the speed and the memory of the loss on this machine."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -113,24 +114,29 @@ def add_to(app: typer.Typer) -> None:
         json_file: JsonFile = None,
         html_file: Annotated[
             Path | None,
-            typer.Option("--html", metavar="FILE", help="Write a page with plots."),
+            typer.Option(
+                "--html",
+                metavar="FILE",
+                help="Write a page with plots, or with --count of tables.",
+            ),
         ] = None,
         plot: PlotFile = None,
     ) -> None:
         with one_line_errors("bench"):
             require("numpy")
-            if html_file:
+            if html_file and not count_only:
                 require("matplotlib")
             files = {"--json": json_file, "--html": html_file, "--plot": plot}
             gpu = {"--launch-us": launch_us, "--bandwidth-tbs": bandwidth_tbs, "--tflops": tflops}
-            measures = {"--compile": compile_too, "--quick": quick}
-            check_options(count_only, measures | {"--html": html_file, "--plot": plot}, gpu)
+            measures = {"--compile": compile_too, "--quick": quick, "--plot": plot}
+            check_options(count_only, measures, gpu)
             check_files(files)
-            sizes = _sizes(size, quick, bool(html_file or plot))
+            sizes = _sizes(size, quick, bool(html_file or plot) and not count_only)
+            wanted = _problems(sizes, dtype, mode, compile_too)
             if count_only:
-                count(backend, device, sizes, dtype, mode, gpu, json_file)
+                count(backend, device, wanted, gpu, files)
                 return
-            study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
+            study = _measure(backend, device, wanted, quick)
             _show(study, report_console(json_file))
             _write(study, files, quick)
 
@@ -159,29 +165,36 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _problems(
+    sizes: Sequence[tuple[int, int]], dtypes: Sequence[str] | None, mode: str, compile_too: bool
+) -> Sequence[Any]:
+    from vicreg.tools.benchmark.computations import MODES
+    from vicreg.tools.benchmark.study import problems
+
+    dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
+    chosen("--mode", [mode], MODES)
+    return problems(sizes, dtypes, mode, compile_too)
+
+
 def _measure(
     names: Sequence[str] | None,
     devices: Sequence[str] | None,
-    sizes: Sequence[tuple[int, int]],
-    dtypes: Sequence[str] | None,
-    mode: str,
-    compile_too: bool,
+    wanted: Sequence[Any],
     quick: bool,
 ) -> Any:
     from vicreg.tools.backends import find_backends
-    from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
-    from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
+    from vicreg.tools.benchmark.computations import PUBLISHED, VICREG
+    from vicreg.tools.benchmark.study import LIBRARIES, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
 
-    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
-    chosen("--mode", [mode], MODES)
     names = chosen("--backend", names or LIBRARIES, NAMES)
     backends, left_out = find_backends(names, devices or ())
-    if not any(set(one.dtypes) & set(chosen_dtypes) for one in backends):
-        reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
+    dtypes = dict.fromkeys(problem.dtype for problem in wanted)
+    if not any(dtypes.keys() & set(one.dtypes) for one in backends):
+        reasons = left_out.values() or [f"no {' or '.join(dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
-    largest = max(sizes, key=lambda size: size[0] * size[1])
+    largest = max(((problem.n, problem.d) for problem in wanted), key=math.prod)
     _warn_if_busy()
 
     def memory(problem: Any) -> Sequence[str]:
@@ -193,7 +206,7 @@ def _measure(
         steps: list[Any] = []
         study = run_study(
             backends,
-            problems(sizes, chosen_dtypes, mode, compile_too),
+            wanted,
             QUICK if quick else FULL,
             memory,
             lambda total: steps.append(

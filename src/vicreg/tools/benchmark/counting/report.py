@@ -12,7 +12,7 @@ from vicreg.tools.benchmark.counting.estimate import Gpu
 from vicreg.tools.benchmark.counting.study import Row, Study
 from vicreg.tools.benchmark.report import short
 
-__all__ = ["COUNTS", "as_json", "counts_table", "estimates", "estimates_table"]
+__all__ = ["COUNTS", "as_json", "as_table", "counts_cells", "estimates", "estimates_cells"]
 
 COUNTS = (
     "calls: operations that compute or copy; for jax, the instructions of the compiled program. "
@@ -35,94 +35,76 @@ def estimates(gpu: Gpu) -> str:
     )
 
 
-def counts_table(rows: list[Row], title: str) -> Table:
-    """Return the table of what was counted, 80 columns wide at most.
-
-    Parameters
-    ----------
-    rows : list of Row
-        What was counted.
-    title : str
-        The title of the table.
-
-    Returns
-    -------
-    rich.table.Table
-    """
-    table = _table(title, "calls", "bytes,\nviews", "over\nproducts")
-    for row, label in zip(rows, _labels(rows), strict=True):
-        table.add_row(
-            *label,
-            str(row.counts.calls),
-            short(row.views_moved),
-            short(row.over_products),
-        )
-    return table
+def counts_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the cells of the table of what was counted."""
+    headings = [*_LABELS, "calls", "bytes,\nviews", "over\nproducts"]
+    cells = [
+        [*_label(row), str(row.counts.calls), short(row.views_moved), short(row.over_products)]
+        for row in rows
+    ]
+    return headings, cells
 
 
-def estimates_table(rows: list[Row], title: str) -> Table:
-    """Return the table of the estimated times of those of `rows` that have one.
-
-    Parameters
-    ----------
-    rows : list of Row
-        What was counted.
-    title : str
-        The title of the table.
-
-    Returns
-    -------
-    rich.table.Table
-    """
-    table = _table(title, "calls", "bytes", "products", "in all", "faster")
-    rows = [row for row in rows if row.estimate is not None]
+def estimates_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return those of the table of the estimated times, of the rows that have one."""
+    headings = [*_LABELS, "calls", "bytes", "products", "in all", "faster"]
     published = {
         (row.library, row.problem): row.estimate.seconds
         for row in rows
         if row.estimate is not None and row.computation == PUBLISHED
     }
-    for row, label in zip(rows, _labels(rows), strict=True):
-        if row.estimate is None:
+    cells = []
+    for row in rows:
+        if (time := row.estimate) is None:
             continue
-        parts = row.estimate.launches, row.estimate.bytes_moved, row.estimate.products
+        parts = time.launches, time.bytes_moved, time.products, time.seconds
         theirs = published.get((row.library, row.problem))
+        faster = "-" if theirs is None else f"{short(theirs / time.seconds)}x"
+        cells.append([*_label(row), *map(_milliseconds, parts), faster])
+    return headings, cells
+
+
+def as_table(headings: list[str], cells: list[list[str]], title: str) -> Table:
+    """Return a table for the terminal, 80 columns wide at most.
+
+    A label that is that of the row above is left out.
+
+    Parameters
+    ----------
+    headings : list of str
+        One a column.
+    cells : list of lists of str
+        One list a row.
+    title : str
+        The title of the table.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        is_text = heading in ("library", "computation")
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    before = ["", ""]
+    for library, size, *others in cells:
+        is_same = library == before[0]
         table.add_row(
-            *label,
-            *map(_milliseconds, (*parts, row.estimate.seconds)),
-            "-" if theirs is None else f"{short(theirs / row.estimate.seconds)}x",
+            "" if is_same else library, "" if [library, size] == before else size, *others
         )
+        before = [library, size]
     return table
+
+
+_LABELS = ("library", "n x d", "computation")
+
+
+def _label(row: Row) -> tuple[str, str, str]:
+    return row.label, str(row.problem), row.computation
 
 
 def _milliseconds(seconds: float) -> str:
     return short(1e3 * seconds) if seconds >= 1e-5 else "<0.01"
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Library", no_wrap=True)
-    table.add_column("n x d", justify="right", no_wrap=True)
-    table.add_column("computation", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _labels(rows: list[Row]) -> list[tuple[str, str, str]]:
-    """Return the first cells of each row, empty where they are those of the row above."""
-    labels, before = [], ("", "")
-    for row in rows:
-        library, size = row.label, str(row.problem)
-        is_same = library == before[0]
-        labels.append(
-            (
-                "" if is_same else library,
-                "" if is_same and size == before[1] else size,
-                row.computation,
-            )
-        )
-        before = (library, size)
-    return labels
 
 
 def as_json(study: Study) -> dict[str, Any]:
