@@ -248,7 +248,7 @@ def test_jax_is_counted_as_it_is_compiled() -> None:
     views = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((40, 60), (60, 50))]
     counts = count(function, views)
     assert counts.multiply_adds == 40 * 60 * 50  # those of the loop may never be done
-    assert 3 <= counts.calls <= 6
+    assert 3 <= counts.calls <= 9
     assert counts.bytes_moved >= 4 * (40 * 60 + 3 * 60 * 50 + 40 * 50)
 
 
