@@ -65,6 +65,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_long(session: nox.Session) -> None:
+    """The tests that `tests` leaves out; `-- --part 1/12` for a twelfth of them."""
+    install_every_library(session)
+    session.run("pytest", *IN_PARALLEL, "-m", "long", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
 def tests_all(session: nox.Session) -> None:
     """Every test, with branch coverage."""
     install_every_library(session)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -37,6 +39,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=sorted({backend.name for backend in BACKENDS}),
         help="the libraries that the shared tests run on (may be given more than once)",
     )
+    parser.addoption(
+        "--part",
+        type=_part,
+        metavar="K/N",
+        help="run part K of N, which hold the same number of tests or so, of every kind",
+    )
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"must be K/N with K from 1 to N, as 1/12; got {text!r}")
+    return int(number), int(count)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,8 +70,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as long that are long on their library only."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests as long that are long on their library only, and keep those of a part."""
     for item in items:
         backend = item.callspec.params.get("xp") if hasattr(item, "callspec") else None
         if not isinstance(backend, Backend):
@@ -65,6 +80,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_sampled = backend.sampled and not item.get_closest_marker("representative")
         if is_sampled or backend.name in named:
             item.add_marker("long")
+    if config.getoption("--part") is not None:
+        number, count = config.getoption("--part")
+        # By name, so that a part has tests of every library, and the same ones each time.
+        others = [item for item in items if _hash(item) % count != number - 1]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _hash(item) % count == number - 1]
+
+
+def _hash(item: pytest.Item) -> int:
+    return zlib.crc32(item.nodeid.encode())
 
 
 _left_out = pytest.StashKey[int]()
@@ -101,10 +126,11 @@ def pytest_terminal_summary(
         terminalreporter.section("not run")
     for reason, count in reasons.most_common():
         terminalreporter.line(f"{count:6} skipped: {reason}")
-    if left_out and config.option.markexpr == "not long" and not config.option.keyword:
+    is_default = config.option.markexpr == "not long" and config.getoption("--part") is None
+    if left_out and is_default and not config.option.keyword:
         terminalreporter.line(f"{left_out:6} left out as long: nox -s tests_all runs them too")
     elif left_out:
-        terminalreporter.line(f"{left_out:6} left out by -m or -k")
+        terminalreporter.line(f"{left_out:6} left out by -m, -k or --part")
 
 
 def _reason(text: str) -> str:
