@@ -38,8 +38,8 @@ class Library:
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
     squares_in_blocks : bool
-        Whether squares that are summed are formed a block of samples at a time. It pays where each
-        product is an array in memory.
+        Whether squares that are summed, or samples times their weights, are formed a block of
+        samples at a time. It pays where each product is an array in memory.
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     top_k_indices : callable or None
@@ -130,6 +130,17 @@ class Library:
     def centred_products(self, samples: Any) -> Array:
         """Return the products of the centred features of `Samples`, ``(..., d, d)``."""
         return samples.feature_products(samples.centred)
+
+    def sample_at(self, array: Array, places: Array) -> Array:
+        """Return the sample of each set of `array`, ``(..., n, d)``, at `places`, ``(..., 1, 1)``.
+
+        They may have fewer axes than `array`.
+        """
+        *sets, n, d = array.shape
+        index = self.reshape(self.broadcast_to(places, (*sets, 1, 1)), (-1,))
+        before = n * largest.indices(self, index.shape[0], like=index)
+        rows = self.take(self.reshape(array, (-1, d)), before + index, axis=0)
+        return self.reshape(rows, (*sets, 1, d))
 
     def largest_features(
         self, array: Array, sizes: Array, count: int, run: int

@@ -9,6 +9,9 @@ With weights w ≥ 0 and N = Σ w, of each position by itself,
 so that an integer weight is a repeated sample, and a weight of 0 an absent one. If each row of zc
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
+That is three passes over a view that there are not without weights, two of them for a value alone.
+The invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor: nothing
+more is written.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -33,7 +36,7 @@ class Counts:
 
     samples: Any  # of each position: (..., 1, 1) if an array
     positions: Any  # how many of them have statistics
-    total: Any  # samples of all positions
+    total: Any  # samples of all positions; 1 where each counts as its part in all weights
     is_counted: Any = 1  # 0 for a position without statistics: (..., 1, 1) if an array
 
 
@@ -53,68 +56,88 @@ class SampleWeights:
 
     Attributes
     ----------
+    each : array, shape (..., n, 1)
+        The weights.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
-    roots : array, shape (..., n, 1)
-        The root of each weight.
     """
 
     def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
-        self._xp, self._each, self._total = xp, each, total
+        self._xp, self.each, self._total = xp, each, total
         # Not `total > correction`: what is NaN shall stay so.
         self._has_statistics = xp.logical_not(total <= correction)
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
-        self.roots = xp.sqrt(each)
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
-        return self._xp.where(self.is_present, array, self._xp.zeros_like(array))
+        return self._xp.where(self.is_present, array, _zero(self._xp, array))
 
     def clean_in_statistics(self, array: Array) -> Array:
         """Return what `clean` does, with 0 for the samples of positions without statistics too."""
         counts = self._xp.logical_and(self.is_present, self._has_statistics)
-        return self._xp.where(counts, array, self._xp.zeros_like(array))
+        return self._xp.where(counts, array, _zero(self._xp, array))
 
     def first_of(self, array: Array) -> Array:
         """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
-        xp = self._xp
         if array.shape[-2] == 0:  # a rank without rows
             return array
-        return xp.matmul(xp.matrix_transpose(xp.astype(self.is_first, array.dtype)), array)
+        return self._xp.sample_at(array, self._place_of_first)
 
     @property
     def is_first(self) -> Array:
         """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
-        xp, present = self._xp, self.is_present
-        n = present.shape[-2]
-        rows = indices(xp, n, like=present)[:, None]
+        return self._xp.logical_and(self._rows == self._place_of_first, self.is_present)
+
+    @property
+    def _place_of_first(self) -> Array:
+        """The place of the first sample with a weight, ``(..., 1, 1)``; the last if none has."""
         # Not `argmax`, whose places are integers of 64 bits, which not every device has.
-        places = xp.where(present, rows, xp.full_like(rows, n))
-        return rows == xp.min(places, axis=-2, keepdims=True)
+        xp, rows = self._xp, self._rows
+        places = xp.where(self.is_present, rows, xp.full_like(rows, rows.shape[0] - 1))
+        return xp.min(places, axis=-2, keepdims=True)
+
+    @property
+    def _rows(self) -> Array:
+        return indices(self._xp, self.is_present.shape[-2], like=self.is_present)[:, None]
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there are sets of samples with weights of their own."""
+        return bool(self.each.ndim > 2)
 
     @property
     def shares(self) -> Array:
         """Each weight over the sum of its position, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self._each / self._samples)
+        return self._in_statistics(self.each / self._samples)
+
+    def parts(self, run: int) -> Array:
+        """Return each weight over the sum of all, ``(..., n, 1)``; 0 where that is 0."""
+        xp = self._xp
+        total = sums.everything(xp, self._total, run)
+        return self.each / xp.where(total == 0, xp.ones_like(total), total)
 
     @property
     def roots_in_statistics(self) -> Array:
         """The root of each weight, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self.roots)
+        return self._in_statistics(self._xp.sqrt(self.each))
 
     def counts(self, run: int) -> Counts:
-        """Return what the terms are averages over; 1 where they are over nothing."""
+        """Return what the terms are averages over; 1 position where none has statistics."""
         xp = self._xp
         is_counted = xp.astype(self._has_statistics, self._total.dtype)
-        total = sums.everything(xp, self._total, run)
-        one = xp.ones_like(total)
-        positions = xp.maximum(sums.everything(xp, is_counted, run), one)
-        return Counts(self._samples, positions, xp.where(total == 0, one, total), is_counted)
+        positions = sums.everything(xp, is_counted, run)
+        positions = xp.maximum(positions, xp.ones_like(positions))
+        return Counts(self._samples, positions, 1, is_counted)
 
     def _in_statistics(self, array: Array) -> Array:
-        return self._xp.where(self._has_statistics, array, self._xp.zeros_like(array))
+        return self._xp.where(self._has_statistics, array, _zero(self._xp, array))
+
+
+def _zero(xp: Library, like: Array) -> Array:
+    """Return one 0 that broadcasts to `like`: an array as large would be one more to write."""
+    return xp.zeros_like(like[..., :1, :1])
 
 
 def as_constant(xp: Library, weight: Array, view: Array) -> Array:
