@@ -406,7 +406,7 @@ FAULTS = [
     Fault(
         "what stands under a weight of 0 stays",
         "_core/sample_weights.py",
-        "return self._xp.where(self.is_present, array, _zero(self._xp, array))",
+        "return self._xp.kept(array, self.is_present)",
         "return array",
         ("sample_weight",),
     ),
@@ -420,8 +420,8 @@ FAULTS = [
     Fault(
         "a position with one sample has statistics",
         "_core/sample_weights.py",
-        "xp.logical_not(total <= correction)",
-        "xp.logical_not(total <= correction - 1)",
+        "self._has_statistics = xp.logical_not(total <= least)",
+        "self._has_statistics = xp.logical_not(total <= 0 * least)",
         ("sample_weight",),
     ),
     Fault(
@@ -461,10 +461,38 @@ FAULTS = [
     ),
     Fault(
         "samples of weight 0 are one more array of zeros",
-        "_core/sample_weights.py",
-        "return xp.zeros_like(like[..., :1, :1])",
-        "return xp.zeros_like(like)",
+        "_core/library.py",
+        "return self.where(where, array, self.zeros_like(array[..., :1, :1]))",
+        "return self.where(where, array, self.zeros_like(array))",
         ("torch_modes",),
+    ),
+    Fault(
+        "what a gradient of weighted samples is differentiated with may be NaN",
+        "_core/engine.py",
+        "if samples.weights is None or samples.xp.updates_in_place:",
+        "if samples.weights is not None or samples.xp.updates_in_place:",
+        ("sample_weight",),
+    ),
+    Fault(
+        "a derivative by the weights of samples is 0 in MLX",
+        "_adapters/mlx.py",
+        "return (*views, constant(weight))",
+        "return (*views, mx.stop_gradient(weight))",
+        ("sample_weight",),
+    ),
+    Fault(
+        "weights below 0 and NaN give numbers",
+        "_core/sample_weights.py",
+        "each = xp.where(each >= 0, each, xp.full_like(each, math.nan))",
+        "each = xp.where(each >= 0, each, xp.zeros_like(each))",
+        ("sample_weight",),
+    ),
+    Fault(
+        "a sum of weights that is 1 but for rounding has statistics",
+        "_core/sample_weights.py",
+        "least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))",
+        "least = correction",
+        ("sample_weight",),
     ),
     Fault(
         "samples times their weights are formed whole",

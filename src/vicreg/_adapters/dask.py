@@ -224,7 +224,7 @@ def rows(array: Array, axes: Axes) -> Array:
     return axes.in_order(xp, array)
 
 
-def wrong_count(array: Array) -> None:
+def wrong_count(weight: Array, like: Array) -> None:
     """Return None, whatever the values: they are computed when asked for."""
 
 

@@ -105,7 +105,7 @@ def value_and_gradients(
             term.add_gradients(
                 per_view, differences, cotangents[place], gradients, wanted, in_place
             )
-    return values.of_terms, gradients
+    return values.of_terms, _without_absent(per_view, gradients)
 
 
 def pushforward(

@@ -29,8 +29,9 @@ class Library:
     Attributes
     ----------
     updates_in_place : bool
-        Whether the core may update arrays that it has made. False where an update would be
-        recorded or batched. Immutable libraries, where ``a += b`` is a new array, have True.
+        Whether the core may update arrays that it has made. False where the library records what
+        the core does, to differentiate it, or batches it. Where ``a += b`` is a new array and
+        nothing is recorded it is True.
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
@@ -76,6 +77,14 @@ class Library:
     def without_gradient(self, array: Array) -> Array:
         """Return `array` as a constant of differentiation."""
         return array
+
+    def kept(self, array: Array, where: Array) -> Array:
+        """Return `array`, ``(..., n, a)``, where `where` is true, and 0 elsewhere.
+
+        Nor does anything get through elsewhere that it is differentiated with, be it NaN.
+        """
+        # One 0 that broadcasts: an array as large would be one more to write.
+        return self.where(where, array, self.zeros_like(array[..., :1, :1]))
 
     def can_ask(self, array: Array) -> bool:
         """Whether a truth value of `array` is had at once, without waiting for a device."""

@@ -19,6 +19,7 @@ weigh 0 there, and the terms leave it out of their averages. The weights are not
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ from vicreg._core.layout import Axes, computing_dtype, dtype_name
 from vicreg._core.library import Library
 
 Array = Any
+
+
+#: By how many of its dtype's roundings a sum of weights may differ from what it stands for.
+_ROUNDINGS = 64
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,26 @@ class SampleWeights:
     """
 
     def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
+        # What is no weight, where nobody could see it before, may not give a number.
+        each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
+        total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
         self._xp, self.each, self._total = xp, each, total
-        # Not `total > correction`: what is NaN shall stay so.
-        self._has_statistics = xp.logical_not(total <= correction)
+        # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
+        # Not `total > least`: what is NaN shall stay so.
+        least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
+        self._has_statistics = xp.logical_not(total <= least)
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
-        return self._xp.where(self.is_present, array, _zero(self._xp, array))
+        return self._xp.kept(array, self.is_present)
 
     def clean_in_statistics(self, array: Array) -> Array:
         """Return what `clean` does, with 0 for the samples of positions without statistics too."""
         counts = self._xp.logical_and(self.is_present, self._has_statistics)
-        return self._xp.where(counts, array, _zero(self._xp, array))
+        return self._xp.kept(array, counts)
 
     def first_of(self, array: Array) -> Array:
         """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
@@ -132,12 +142,7 @@ class SampleWeights:
         return Counts(self._samples, positions, 1, is_counted)
 
     def _in_statistics(self, array: Array) -> Array:
-        return self._xp.where(self._has_statistics, array, _zero(self._xp, array))
-
-
-def _zero(xp: Library, like: Array) -> Array:
-    """Return one 0 that broadcasts to `like`: an array as large would be one more to write."""
-    return xp.zeros_like(like[..., :1, :1])
+        return self._xp.kept(array, self._has_statistics)
 
 
 def as_constant(xp: Library, weight: Array, view: Array) -> Array:
@@ -158,8 +163,8 @@ def total_of(xp: Library, each: Array, run: int) -> Array:
     return xp.sum_over_samples(each, run)[..., None, :]
 
 
-def first_wrong(xp: Library, weight: Array) -> float | None:
-    """Return the first value of `weight` that is negative or not finite.
+def first_wrong(xp: Library, weight: Array, like: Array) -> float | None:
+    """Return the first value of `weight` that is negative, or not finite where `like` is computed.
 
     None where there is none, and where values are not there yet: nothing is waited for.
     """
@@ -168,7 +173,10 @@ def first_wrong(xp: Library, weight: Array) -> float | None:
         return None
     right = weight >= 0  # not so of NaN
     if not kind.startswith("int"):
+        kinds = (weight.dtype, computing_dtype(xp, like))
+        largest = min(float(xp.finfo(dtype).max) for dtype in kinds)
         right = xp.logical_and(right, xp.isfinite(weight))
+        right = xp.logical_and(right, weight <= largest)
     if xp.all(right):
         return None
     place = xp.argmin(xp.reshape(xp.astype(right, xp.int32), (-1,)))

@@ -131,7 +131,8 @@ def vicreg_loss(
         two; one of weight 0 is left out, even if it is NaN, and its gradient is 0. A position
         whose weights sum to no more than what the convention subtracts from n, 1 in most, is left
         out of the averages of the variance and the covariance; if all are, these terms are 0. The
-        loss cannot be differentiated with respect to the weights of samples.
+        loss cannot be differentiated with respect to the weights of samples: in PyTorch, JAX and
+        MLX that is an error. They are used in the dtype of the computation.
     comm : Communicator, optional
         The processes or devices that the batch is spread over: a communicator of
         `vicreg.distributed`. Each passes its own rows, and each gets the loss of the whole batch.
