@@ -87,6 +87,10 @@ class _Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+#: One takes a row, and the other is a slice that does not say so.
+_MOVE_LITTLE = (torch.ops.aten.index_select.default, torch.ops.aten._unsafe_view.default)
+
+
 class _Moved(TorchDispatchMode):
     """Counts the elements read and written of arrays as large as a view, or of blocks of them."""
 
@@ -100,7 +104,7 @@ class _Moved(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         aliases = [returned.alias_info for returned in function._schema.returns]
         is_slice = any(alias is not None and not alias.is_write for alias in aliases)
-        if not is_slice and function is not torch.ops.aten.index_select.default:  # of one row
+        if not is_slice and function not in _MOVE_LITTLE:
             self.count += sum(map(self._elements, tree_leaves((args, kwargs, result))))
         return result
 
@@ -122,10 +126,9 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
     """Two passes over each view for a value, and one more for its gradient.
 
     What stands under a weight of 0 is set to 0; the centred samples, and the gradient, are
-    multiplied by the roots of the weights.
+    multiplied by the roots of the weights. With positions what has no statistics is set to 0 too.
     """
     views = draw(shape, dtype=torch.float32)
-    weight = torch.arange(shape[0]) % 3
 
     def backward(*views: torch.Tensor, **weights: Any) -> None:
         torch.autograd.grad(vicreg_loss(*views, **weights), views)
@@ -134,6 +137,7 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
         vcreg_value_and_grad(z, penalty="smooth_l1", **WEIGHTS, **weights)
 
     def more(function: Callable[..., Any], *views: torch.Tensor) -> float:
+        weight = (torch.arange(shape[0]) % 3).reshape(-1, *(1,) * (views[0].ndim - 2))
         weighted = functools.partial(function, sample_weight=weight)
         return passes(weighted, *views) - passes(function, *views)
 
@@ -142,6 +146,9 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
     assert more(backward, *views) == 3
     # Of one view alone, so that half of what is counted is.
     assert more(smooth_l1, *views) == 3 / 2
+    of_positions = [view.detach().reshape(shape[0], 2, -1) for view in views]
+    assert more(vicreg_loss, *of_positions) == 3
+    assert more(vicreg_value_and_grad, *of_positions) == 4
 
 
 def products(function: Callable[..., Any], *views: torch.Tensor) -> int:

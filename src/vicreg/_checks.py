@@ -328,8 +328,8 @@ def checked_sample_weight(
     wrong = adapter_for(library).wrong_count(weight, like)
     if wrong is not None:
         raise ValueError(
-            f"{argument} must be 0 or more everywhere, and finite in the dtype of the computation; "
-            f"got {wrong}"
+            f"{argument} must be 0 or more everywhere, and finite in the dtype of the computation;"
+            f" got {wrong}"
         )
 
 
