@@ -43,9 +43,16 @@ def at_once(x: jax.Array, y: jax.Array) -> tuple[object, ...]:
     )
 
 
-def everything(x: jax.Array, y: jax.Array) -> tuple[object, ...]:
+def everything(x: jax.Array, y: jax.Array, weight: jax.Array) -> tuple[object, ...]:
     """Return all values and gradients, to be compiled as one."""
+
+    def weighted(x: jax.Array, y: jax.Array) -> jax.Array:
+        absent = weight.reshape(-1, *(1,) * (x.ndim - 1)) == 0
+        x, y = (jnp.where(absent, jnp.nan, view) for view in (x, y))
+        return vicreg_loss(x, y, sample_weight=weight)
+
     return (
+        jax.value_and_grad(weighted, argnums=(0, 1))(x, y),
         *at_once(x, y),
         jax.value_and_grad(vicreg_loss, argnums=(0, 1))(x, y),
         vicreg_terms(x, y),
@@ -54,12 +61,13 @@ def everything(x: jax.Array, y: jax.Array) -> tuple[object, ...]:
     )
 
 
-def truth(x: np.ndarray, y: np.ndarray) -> tuple[object, ...]:
+def truth(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[object, ...]:
     """Return the same as `everything`, by NumPy."""
     loss, gradients = vicreg_value_and_grad(x, y)
     value, own = vcreg_value_and_grad(x, **WEIGHTS)
     terms = vicreg_terms(x, y)
     return (
+        vicreg_value_and_grad(x, y, sample_weight=weight),
         (terms, gradients),
         1 + own,
         (loss, gradients),
@@ -84,7 +92,9 @@ def check_numbers(
     shift = np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)) / 4
     views = np.random.default_rng(0).standard_normal((2, *shape)) + shift
     sharding = NamedSharding(mesh, spec)
-    x, y = (place(view, sharding) for view in views)
+    weight = np.resize([0.0, 1.5, 1.0, 0.0, 0.3], (shape[0], *(1,) * (len(shape) - 2)))
+    given = [place(view, sharding) for view in views]
+    given.append(place(weight, NamedSharding(mesh, Spec(spec[0]))))
     bound = 4 * rounding("float64", shape[0], math.prod(shape[1:]))
 
     def check(got: tuple, wanted: tuple) -> None:
@@ -100,11 +110,11 @@ def check_numbers(
     with jax.set_mesh(mesh) if is_explicit else contextlib.nullcontext():
         # Without LLVM's optimisations, which take longer than all else.
         quickly = {"xla_backend_optimization_level": "0"}
-        check(jax.jit(everything, compiler_options=quickly)(x, y), truth(*views))
+        check(jax.jit(everything, compiler_options=quickly)(*given), truth(*views, weight))
         if uncompiled:
-            check(at_once(x, y), truth(*views)[:2])
+            check(at_once(*given[:2]), truth(*views, weight)[1:3])
     if uncompiled:
-        got, right = diagnose(x), diagnose(views[0])
+        got, right = diagnose(given[0]), diagnose(views[0])
         for name in ("std", "mean_abs_correlation", "effective_rank"):
             assert largest_error(getattr(got, name), getattr(right, name)) <= bound
 

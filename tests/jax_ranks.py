@@ -84,6 +84,32 @@ def of_one_view(z: Any, checked: bool, penalty: str) -> dict[str, Any]:
     }
 
 
+def of_weighted(views: tuple[Any, ...], weights: Any, checked: bool) -> dict[str, Any]:
+    """Losses of weighted samples: through shard_map, in closed form, and the layer's gradient."""
+
+    def loss(weight: Any, *views: Any) -> Any:
+        return vicreg_loss(*views, sample_weight=weight, comm=COMM)
+
+    def closed(weight: Any, *views: Any) -> Any:
+        return vicreg_value_and_grad(*views, sample_weight=weight, comm=COMM)
+
+    def smooth_l1(weight: Any, z: Any) -> Any:
+        settings = VCREG | {"penalty": "smooth_l1", "comm": COMM}
+        return vcreg_value_and_grad(z, sample_weight=weight, **settings)
+
+    def of_layer(weight: Any, z: Any) -> Any:
+        layer = functools.partial(vcreg, sample_weight=weight, comm=COMM, **VCREG)
+        return jax.vjp(layer, z)[1](jnp.zeros_like(z))[0]
+
+    through, both = mapped(loss, checked, WHOLE), (WHOLE, SHARDED)
+    return {
+        "through": jax.value_and_grad(through, (1, 2))(weights, *views),
+        "closed form": mapped(closed, checked, both)(weights, *views),
+        "smooth_l1": mapped(smooth_l1, checked, both)(weights, views[0]),
+        "layer": mapped(of_layer, checked, SHARDED)(weights, views[0]) / 8,
+    }
+
+
 def on_two_axes(views: tuple[Any, ...], axes: Any) -> Any:
     mesh = jax.make_mesh((4, 2), ("i", "j"), axis_types=(AxisType.Auto,) * 2)
     loss = functools.partial(vicreg_loss, comm=JaxCommunicator(axes))
@@ -135,20 +161,26 @@ def on_some_explicit_axes(views: tuple[Any, ...]) -> Any:
         return jax.jit(jax.value_and_grad(mapped, (0, 1)))(*on_mesh)
 
 
-def together(views: tuple[Any, ...], checked: bool) -> dict[str, Any]:
+def together(
+    views: tuple[Any, ...], hidden: tuple[Any, ...], weights: Any, checked: bool
+) -> dict[str, Any]:
     """What is found for one shape: one program, which compiles sooner than many."""
     of_penalties = {p: of_one_view(views[0], checked, p) for p in ("square", "smooth_l1")}
-    return of_views(views, checked) | of_penalties
+    weighted = {"weighted": of_weighted(hidden, weights, checked)}
+    return of_views(views, checked) | of_penalties | weighted
 
 
 def main(folder: Path, what: str) -> None:
     jax.config.update("jax_enable_x64", True)
     results: dict[Any, Any] = {}
     for shape in SHAPES:
-        views = tuple(map(jnp.asarray, ranks.whole(ROWS, SHAPES[shape])))
+        whole, weights = ranks.whole(ROWS, SHAPES[shape]), ranks.weights(ROWS, *SHAPES[shape][:-1])
+        views, hidden = (
+            tuple(map(jnp.asarray, each)) for each in (whole, ranks.hidden(whole, weights))
+        )
         for checked in (True, False):
             if what == ("short" if (shape, checked) in SHORT else "long"):
-                found = jax.jit(together, static_argnums=1)(views, checked)
+                found = jax.jit(together, static_argnums=3)(views, hidden, weights, checked)
                 results[shape, checked] = numpy(found)
     if what == "short":
         others_too(results)

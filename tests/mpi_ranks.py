@@ -29,6 +29,18 @@ def refused(comm: MPICommunicator) -> str:
     return "no error"
 
 
+def weighted(comm: MPICommunicator, rows: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """The losses of weighted samples and their gradients, NaN in the views where these are 0."""
+    weights = ranks.weights(rows, *shape[:-1])
+    whole = ranks.hidden(ranks.whole(rows, shape), weights)
+    *views, weight = ranks.own([*whole, weights], rows, comm.rank)
+    given = {"sample_weight": weight, "comm": comm}
+    return (
+        vicreg_value_and_grad(*views, **given),
+        vcreg_value_and_grad(views[0], **VCREG, **given),
+    )
+
+
 def main(folder: Path) -> None:
     results: dict[Any, Any] = {}
     world = MPI.COMM_WORLD
@@ -43,6 +55,7 @@ def main(folder: Path) -> None:
                 comm = MPICommunicator()
                 results[shape, dtype] = vicreg_value_and_grad(*mine, comm=comm)
             results["vcreg", shape, dtype] = vcreg_value_and_grad(mine[0], comm=comm, **VCREG)
+        results["weighted", shape] = weighted(comm, rows, SHAPES[shape])
     results["refused"] = refused(MPICommunicator(world))
     of_half = ranks.whole((2,) * half.size, (5,))
     mine = ranks.own(of_half, (2,) * half.size, half.rank)

@@ -31,6 +31,25 @@ def whole(
     return [common + 0.3 * rng.standard_normal(full) for _ in range(views)]
 
 
+def weights(rows: Sequence[int], *positions: int) -> np.ndarray:
+    """Return weights of all samples, ``(sum(rows), *positions)``: 0 for the whole first rank.
+
+    Of the others some are 0, in each position others, and the last two are not.
+    """
+    rng = np.random.default_rng(sum(rows))
+    shape = (sum(rows), *positions)
+    drawn = rng.uniform(0.2, 2.0, shape) * (rng.uniform(size=shape) < 0.7)
+    drawn[: rows[0]] = 0
+    drawn[-2:] += 0.5
+    return drawn
+
+
+def hidden(views: Sequence[np.ndarray], weights: np.ndarray) -> list[np.ndarray]:
+    """Return `views` with NaN for each sample of weight 0."""
+    each = weights.reshape(*weights.shape, *(1,) * (views[0].ndim - weights.ndim))
+    return [np.where(each > 0, view, np.nan) for view in views]
+
+
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
     """Return a folder that `make` has filled, once for all processes of pytest-xdist."""
     base = factory.getbasetemp()

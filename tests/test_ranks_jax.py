@@ -116,6 +116,24 @@ def test_vcreg(shape: str, penalty: str, checked: bool, results: dict[Any, Any])
     assert np.abs(found["layer"] - gradient).max() <= 1e-12
 
 
+@EACH
+def test_weighted_samples(shape: str, checked: bool, results: dict[Any, Any]) -> None:
+    """Of the first device all weigh 0, and of the others some."""
+    found = results[shape, checked]["weighted"]
+    weights = ranks.weights(ROWS, *SHAPES[shape][:-1])
+    views = ranks.hidden(ranks.whole(ROWS, SHAPES[shape]), weights)
+    wanted, gradients = vicreg_value_and_grad(*views, sample_weight=weights)
+    for way in ("through", "closed form"):
+        close(found[way][0], wanted, shape)
+        for got, gradient in zip(found[way][1], gradients, strict=True):
+            close(got, gradient, shape)
+    given = VCREG | {"sample_weight": weights}
+    value, gradient = vcreg_value_and_grad(views[0], penalty="smooth_l1", **given)
+    close(found["smooth_l1"][0], value, shape)
+    close(found["smooth_l1"][1], gradient, shape)
+    close(found["layer"], vcreg_value_and_grad(views[0], **given)[1], shape)
+
+
 def test_axes_meshes_weights_and_precisions(results: dict[Any, Any]) -> None:
     found = results["others"]
     whole = ranks.whole(ROWS, SHAPES["wide"])

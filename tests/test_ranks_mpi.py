@@ -84,6 +84,26 @@ def test_loss_and_gradient(shape: str, dtype: str, results: list[dict[Any, Any]]
     assert largest_error(got, wanted_gradient) <= rounding(dtype, n, d)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weighted_samples(shape: str, results: list[dict[Any, Any]]) -> None:
+    """Of the first rank all weigh 0, and the second may have no rows."""
+    rows = ROWS[len(results)]
+    weights = ranks.weights(rows, *SHAPES[shape][:-1])
+    views = ranks.hidden(ranks.whole(rows, SHAPES[shape]), weights)
+    wanted, right = vicreg_value_and_grad(*views, sample_weight=weights)
+    of_one, its_own = vcreg_value_and_grad(views[0], sample_weight=weights, **VCREG)
+    bound = rounding("float64", weights.size, SHAPES[shape][-1])
+    found = [result["weighted", shape] for result in results]
+    for (value, _), (own, _) in found:
+        assert largest_error(value, wanted) <= bound
+        assert largest_error(own, of_one) <= bound
+    for place, gradient in enumerate(right):
+        got = np.concatenate([gradients[place] for (_, gradients), _ in found])
+        assert largest_error(got, gradient) <= bound
+    got = np.concatenate([gradient for _, (_, gradient) in found])
+    assert largest_error(got, its_own) <= bound
+
+
 def test_ranks_that_differ_are_told_who_does(results: list[dict[Any, Any]]) -> None:
     for result in results:
         assert "the number of features must be the same on every rank" in result["refused"]

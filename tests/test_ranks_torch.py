@@ -93,6 +93,36 @@ def test_vcreg(size: int, shape: str, penalty: str, results: list[dict[Any, Any]
         assert np.abs(got - wanted_gradient).max() <= tolerance * scale
 
 
+@pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", ROWS)
+def test_weighted_samples(
+    size: int, shape: str, penalty: str, results: list[dict[Any, Any]]
+) -> None:
+    """Of the first rank all weigh 0, and the second may have no rows."""
+    found = of_ranks(results, size, "weighted", size, shape, penalty)
+    weights = ranks.weights(ROWS[size], *SHAPES[shape][:-1])
+    views = ranks.hidden(ranks.whole(ROWS[size], SHAPES[shape]), weights)
+    wanted, gradients = vicreg_value_and_grad(*views, sample_weight=weights)
+    of_one, gradient = vcreg_value_and_grad(
+        views[0], sample_weight=weights, penalty=penalty, **VCREG
+    )
+    bound = rounding("float64", weights.size, SHAPES[shape][-1])
+    for each in found:
+        for loss in each["losses"]:
+            assert largest_error(loss, wanted) <= bound
+        for loss in each["vcreg"]:
+            assert largest_error(loss, of_one) <= bound
+    for place, right in enumerate(gradients):
+        for way in ("backward", "gradients"):
+            got = np.concatenate([each[way][place] for each in found])
+            assert largest_error(got, right) <= bound
+            assert not got[weights == 0].any()
+    for way in ("of vcreg", "of the layer"):
+        got = np.concatenate([each[way] for each in found])
+        assert largest_error(got, gradient) <= bound
+
+
 def in_one_process(size: int, way: str) -> list[np.ndarray]:
     """Return the gradients of the model of `torch_ranks.train` for the whole batch."""
     encoder, criterion = torch_ranks.model(), VICRegLoss()

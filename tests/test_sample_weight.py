@@ -270,6 +270,86 @@ def test_a_constant_feature_has_a_gradient_of_exactly_zero() -> None:
         assert gradient[:, 1].any()
 
 
+@pytest.mark.long_on("jax", "ndonnx")
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_any_dtype_and_shape_of_weights(xp: Backend, method: str) -> None:
+    dtype = xp.dtypes[0]
+    views = [xp.asarray(view) for view in drawn((5, 3, 4))]
+    settings = {"method": method, "sample_axis": 0, "terms": True} | NAMED
+
+    def both(weight: Any) -> list[np.ndarray]:
+        terms, gradients = vicreg_value_and_grad(*views, sample_weight=weight, **settings)
+        return [xp.numpy(array) for array in (*terms, *gradients)]
+
+    mask = np.asarray([1, 0, 1, 1, 1])[:, None]
+    weight = xp.asarray(np.broadcast_to(mask, (5, 3)))
+    wanted = both(weight)
+    kinds = [weight > 0, xp.asarray(mask), xp.asarray(mask) > 0]
+    kinds += [xp.asarray(mask, narrow) for narrow in xp.dtypes if narrow != dtype]
+    bound = rounding(dtype, 5, 4)  # PyTorch sums in the order of memory, which broadcasting sets
+    for kind in kinds:
+        for got, right in zip(both(kind), wanted, strict=True):
+            assert largest_error(got, right) <= bound
+    for one in (xp.asarray(2.0), xp.asarray([2.0])):
+        for got, right in zip(both(one), both(xp.asarray(np.full((5, 3), 2.0))), strict=True):
+            assert largest_error(got, right) <= bound
+
+
+@pytest.mark.parametrize("d", [3, 12])
+@pytest.mark.parametrize(
+    "library", ["numpy", "torch", "mlx", pytest.param("jax", marks=pytest.mark.long)]
+)
+def test_weights_of_any_scale(library: str, d: int) -> None:
+    """Nothing overflows: of a large N nothing is subtracted, and a small one has no statistics."""
+    pytest.importorskip(library)
+    xp, views = Backend(library), drawn((7, d))
+    of_ones = invariance_loss(*views, sample_weight=TIMES)
+
+    def found(factor: float, dtype: str) -> Any:
+        arrays = [xp.asarray(hidden(view, TIMES), dtype) for view in views]
+        return vicreg_value_and_grad(
+            *arrays, sample_weight=xp.asarray(factor * TIMES, dtype), terms=True
+        )
+
+    rounded = [hidden(view, TIMES).astype(np.float32).astype(float) for view in views]
+    wanted, right = vicreg_value_and_grad(*rounded, sample_weight=2.0**60 * TIMES, terms=True)
+    bound = rounding("float32", 7, d)
+    terms, gradients = found(2.0**100, "float32")
+    for term, its_own in zip(terms, wanted, strict=True):
+        assert largest_error(xp.numpy(term), its_own) <= bound
+    for gradient, its_own in zip(gradients, right, strict=True):
+        assert largest_error(xp.numpy(gradient), its_own) <= bound
+    terms, _ = found(2.0**-120, "float32")
+    assert largest_error(xp.numpy(terms.invariance), of_ones) <= bound
+    assert float(terms.variance) == float(terms.covariance) == 0
+
+
+def test_weights_that_are_parts_of_one_have_no_statistics() -> None:
+    """Nor where rounding makes their sum a little more."""
+    weight = np.asarray([0.1, 0.2, 0.7], np.float32)
+    weight[2] += np.float32(2.0**-22)
+    assert weight.sum() > 1
+    views = [view.astype(np.float32) for view in drawn((3, 4))]
+    terms = vicreg_terms(*views, sample_weight=weight)
+    assert terms.variance == terms.covariance == 0
+    assert terms.invariance > 0
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("library", ["mlx", pytest.param("jax", marks=pytest.mark.long)])
+def test_what_is_no_weight_gives_no_number(library: str, bad: float) -> None:
+    """Where no value is waited for, there is no error."""
+    pytest.importorskip(library)
+    xp = Backend(library)
+    weight = np.ones(7)
+    weight[3] = bad
+    for d in (3, 12):
+        terms, gradients = vicreg_value_and_grad(
+            *map(xp.asarray, drawn((7, d))), sample_weight=xp.asarray(weight), terms=True
+        )
+        assert all(np.isnan(xp.numpy(array)).all() for array in (*terms, *gradients))
+
+
 @pytest.mark.parametrize("d", [40, 5], ids=["wide", "narrow"])
 @pytest.mark.parametrize("rows", [UNEVEN, ONE_ROW, NONE], ids=str)
 @pytest.mark.parametrize("method", ["gram", "covariance"])
@@ -441,5 +521,69 @@ class TestJAX:
         jax = pytest.importorskip("jax")
         z1, z2 = (jax.numpy.asarray(view) for view in drawn((7, 3)))
         weight = jax.numpy.ones(7)
-        with pytest.raises(ValueError, match="sample_weight must not be differentiated by"):
-            jax.grad(lambda w: vicreg_loss(z1, z2, sample_weight=w))(weight)
+        for function in (vicreg_loss, lambda *v, **s: vicreg_value_and_grad(*v, **s)[0]):
+            with pytest.raises(ValueError, match="sample_weight must not be differentiated by"):
+                jax.grad(lambda w, f=function: f(z1, z2, sample_weight=w))(weight)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("way", ["closed form", "differentiated twice"])
+    def test_a_penalty_of_a_masked_gradient(self, way: str) -> None:
+        """Its cotangent is 0 times NaN where a sample is absent."""
+        jax = pytest.importorskip("jax")
+
+        def penalty(z1: Any, z2: Any, weight: Any = None) -> Any:
+            given = {"sample_weight": weight, **NAMED}
+            if way == "closed form":
+                gradient = vicreg_value_and_grad(z1, z2, **given)[1][0]
+            else:
+                gradient = jax.grad(lambda z: vicreg_loss(z, z2, **given))(z1)
+            return jax.numpy.where(jax.numpy.isnan(z1), 0, gradient * z1).sum()
+
+        views = drawn((7, 9))
+        masked = [hidden(view, TIMES) for view in views]
+        with jax.enable_x64(True):
+            got = jax.grad(penalty)(*map(jax.numpy.asarray, (*masked, TIMES)))
+            right = jax.grad(penalty)(*(jax.numpy.asarray(repeated(view)) for view in views))
+        assert largest_error(got, gathered(right)) <= 10 * rounding("float64", 8, 9)
+
+
+class TestMLX:
+    """What differentiates it."""
+
+    @pytest.mark.parametrize("way", ["closed form", "differentiated twice"])
+    @pytest.mark.parametrize("method", ["gram", "covariance"])
+    def test_a_penalty_of_a_masked_gradient(self, method: str, way: str) -> None:
+        mx = pytest.importorskip("mlx.core")
+
+        def penalty(z1: Any, z2: Any, weight: Any = None) -> Any:
+            given = {"sample_weight": weight, "method": method, **NAMED}
+            if way == "closed form":
+                gradient = vicreg_value_and_grad(z1, z2, **given)[1][0]
+            else:
+                gradient = mx.grad(lambda z: vicreg_loss(z, z2, **given))(z1)
+            return mx.where(mx.isnan(z1), 0, gradient * z1).sum()
+
+        views = drawn((7, 9))
+        masked = [mx.array(hidden(view, TIMES), dtype=mx.float64) for view in views]
+        got = mx.grad(penalty)(*masked, mx.array(TIMES))
+        right = mx.grad(penalty)(*(mx.array(repeated(v), dtype=mx.float64) for v in views))
+        assert largest_error(got, gathered(np.asarray(right))) <= 10 * rounding("float64", 8, 9)
+
+    def test_no_gradient_by_the_weights(self) -> None:
+        mx = pytest.importorskip("mlx.core")
+        z1, z2 = (mx.array(view) for view in drawn((7, 3)))
+        weight = mx.array(drawn((7, 3), 1)[0][:, 0] ** 2)
+
+        def loss(z: Any, weight: Any) -> Any:
+            return vicreg_loss(z, z2, sample_weight=weight)
+
+        for differentiate in (
+            lambda: mx.grad(loss, argnums=1)(z1, weight),
+            lambda: mx.grad(lambda z: loss(z, abs(z[:, 0])))(z1),
+            lambda: mx.jvp(loss, [z1, weight], [z1, weight]),
+        ):
+            with pytest.raises(ValueError, match="sample_weight must not be differentiated by"):
+                differentiate()
+        # What is no function of the views, or has no derivative by them, is no error.
+        for function in (lambda z: loss(z, z[:, 0] > 1), lambda z: loss(z, weight)):
+            assert mx.abs(mx.grad(function)(z1)).max() > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from one_graph import in_one_graph
 from vicreg import (
     diagnose,
     vcreg_loss,
+    vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
@@ -24,6 +26,7 @@ from torch.autograd import forward_ad  # noqa: E402
 from torch.autograd.functional import hessian, jacobian  # noqa: E402
 from torch.export import Dim, export  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from vicreg.torch import VCReg, VICRegLoss  # noqa: E402
 
@@ -82,6 +85,70 @@ class _Products(TorchDispatchMode):
     ) -> Any:
         self.count += "mm" in str(function)
         return function(*args, **(kwargs or {}))
+
+
+#: One takes a row, and the other is a slice that does not say so.
+_MOVE_LITTLE = (torch.ops.aten.index_select.default, torch.ops.aten._unsafe_view.default)
+
+
+class _Moved(TorchDispatchMode):
+    """Counts the elements read and written of arrays as large as a view, or of blocks of them."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__()
+        self.nbytes, self.count = nbytes, 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        aliases = [returned.alias_info for returned in function._schema.returns]
+        is_slice = any(alias is not None and not alias.is_write for alias in aliases)
+        if not is_slice and function not in _MOVE_LITTLE:
+            self.count += sum(map(self._elements, tree_leaves((args, kwargs, result))))
+        return result
+
+    def _elements(self, array: Any) -> int:
+        if not isinstance(array, torch.Tensor) or array.ndim < 2 or array.shape[-2] == 1:
+            return 0  # a row at most
+        return array.numel() if array.untyped_storage().nbytes() >= self.nbytes else 0
+
+
+def passes(function: Callable[..., Any], *views: torch.Tensor) -> float:
+    """Return how often each view is read and written once."""
+    with _Moved(views[0].nbytes) as moved:
+        function(*views)
+    return moved.count / (2 * len(views) * views[0].numel())
+
+
+@pytest.mark.parametrize("shape", [(256, 2048), (2048, 256)], ids=str)
+def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
+    """Two passes over each view for a value, and one more for its gradient.
+
+    What stands under a weight of 0 is set to 0; the centred samples, and the gradient, are
+    multiplied by the roots of the weights. With positions what has no statistics is set to 0 too.
+    """
+    views = draw(shape, dtype=torch.float32)
+
+    def backward(*views: torch.Tensor, **weights: Any) -> None:
+        torch.autograd.grad(vicreg_loss(*views, **weights), views)
+
+    def smooth_l1(z: torch.Tensor, _: torch.Tensor, **weights: Any) -> None:
+        vcreg_value_and_grad(z, penalty="smooth_l1", **WEIGHTS, **weights)
+
+    def more(function: Callable[..., Any], *views: torch.Tensor) -> float:
+        weight = (torch.arange(shape[0]) % 3).reshape(-1, *(1,) * (views[0].ndim - 2))
+        weighted = functools.partial(function, sample_weight=weight)
+        return passes(weighted, *views) - passes(function, *views)
+
+    assert more(vicreg_loss, *[view.detach() for view in views]) == 2
+    assert more(vicreg_value_and_grad, *views) == 3
+    assert more(backward, *views) == 3
+    # Of one view alone, so that half of what is counted is.
+    assert more(smooth_l1, *views) == 3 / 2
+    of_positions = [view.detach().reshape(shape[0], 2, -1) for view in views]
+    assert more(vicreg_loss, *of_positions) == 3
+    assert more(vicreg_value_and_grad, *of_positions) == 4
 
 
 def products(function: Callable[..., Any], *views: torch.Tensor) -> int:
@@ -197,6 +264,16 @@ def test_a_program_for_any_number_of_samples(
     for n in sizes:
         views = [view.detach() for view in draw((n, d))]
         close(program.module()(*views), function(*views), n)
+
+
+def test_a_program_of_weighted_samples() -> None:
+    def loss(z1: torch.Tensor, z2: torch.Tensor) -> Any:
+        return vicreg_loss(z1, z2, sample_weight=torch.arange(z1.shape[0]) % 3)
+
+    views, shapes = tuple(draw((9, 5))), ({0: Dim.AUTO}, {0: Dim.AUTO})
+    program = export(_Module(loss), views, dynamic_shapes=shapes, strict=False).module()
+    for n in (6, 2000):
+        close(program(*draw((n, 5))), loss(*draw((n, 5))), n)
 
 
 def test_a_program_that_would_go_both_ways_is_refused() -> None:

@@ -6,6 +6,7 @@ Every function is called on all ranks of its group; what it returns is pickled f
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import sys
 import time
@@ -24,7 +25,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vicreg import vcreg_loss, vicreg_loss, vicreg_value_and_grad
+from vicreg import vcreg_loss, vcreg_value_and_grad, vicreg_loss, vicreg_value_and_grad
 from vicreg.distributed import LOCAL, TorchCommunicator
 from vicreg.tools.processes import end_with_parent
 from vicreg.torch import VCReg, VICRegLoss, attach_vcreg, cached_backward
@@ -71,6 +72,31 @@ def layer(comm: TorchCommunicator, shape: str, penalty: str) -> dict[str, Any]:
         "added": (z.grad - 1).numpy() / comm.size,
         "loss": regularize.last_terms.loss.item(),
         "gradient": other.grad.numpy() / comm.size,
+    }
+
+
+def weighted(comm: TorchCommunicator, shape: str, penalty: str) -> dict[str, Any]:
+    """The losses of weighted samples and their gradients, NaN in the views where these are 0."""
+    rows, positions = ROWS[comm.size], SHAPES[shape][:-1]
+    weights = ranks.weights(rows, *positions)
+    whole = ranks.hidden(ranks.whole(rows, SHAPES[shape]), weights)
+    *views, weight = map(torch.asarray, ranks.own([*whole, weights], rows, comm.rank))
+    z1, z2 = (view.requires_grad_() for view in views)
+    loss = VICRegLoss(comm=comm)(z1, z2, sample_weight=weight)
+    loss.backward()
+    given = {"sample_weight": weight, "comm": comm}
+    value, gradients = vicreg_value_and_grad(z1, z2, **given)
+    of_one, gradient = vcreg_value_and_grad(z1, **VCREG, penalty=penalty, **given)
+    x = z1.detach().requires_grad_()
+    regularize = VCReg(**VCREG, penalty=penalty, comm=comm)
+    regularize(x, weight).backward(torch.zeros_like(x))
+    return {
+        "losses": (loss.item(), value.item()),
+        "vcreg": (of_one.item(), regularize.last_terms.loss.item()),
+        "backward": [view.grad.numpy() / comm.size for view in (z1, z2)],
+        "gradients": [each.numpy() for each in gradients],
+        "of vcreg": gradient.numpy(),
+        "of the layer": x.grad.numpy() / comm.size,
     }
 
 
@@ -194,9 +220,10 @@ def jobs(comms: dict[int, TorchCommunicator]) -> dict[Any, Callable[[], Any]]:
                     c, s, t
                 )
             for penalty in ("square", "smooth_l1"):
-                found["layer", size, shape, penalty] = lambda c=comm, s=shape, p=penalty: layer(
-                    c, s, p
-                )
+                for name, job in (("layer", layer), ("weighted", weighted)):
+                    found[name, size, shape, penalty] = functools.partial(
+                        job, comm, shape, penalty
+                    )
     comm, everyone = comms[2], comms[4]
     for way in ("plain", "no_sync", "attached", "compiled", "in chunks"):
         found["train", 2, way] = lambda w=way: train(comm, w)

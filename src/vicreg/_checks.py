@@ -325,9 +325,12 @@ def checked_sample_weight(
             f"{argument} must not require a gradient, as nothing is differentiated by it: pass "
             f"{argument}.detach()"
         )
-    wrong = adapter_for(library).wrong_count(weight)
+    wrong = adapter_for(library).wrong_count(weight, like)
     if wrong is not None:
-        raise ValueError(f"{argument} must be finite and 0 or more everywhere; got {wrong}")
+        raise ValueError(
+            f"{argument} must be 0 or more everywhere, and finite in the dtype of the computation;"
+            f" got {wrong}"
+        )
 
 
 def _check_shape_of_weight(shape: tuple[Any, ...], like: Array, name: str, axes: Axes) -> None:

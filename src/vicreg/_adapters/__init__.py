@@ -18,8 +18,9 @@ Every adapter module has the same eight functions:
     the array as ``(n, d)``, likewise
 ``measure(array, axes, weight=None)``
     how far a batch, whose samples may have weights, has collapsed: ``_core.collapse.Measures``
-``wrong_count(array)``
-    a value that is negative or not finite; None where none is, or where values are not there yet
+``wrong_count(weight, like)``
+    a value of the weights of the samples of `like` that is negative, or not finite in the dtype of
+    the computation; None where none is, or where values are not there yet
 ``register(record, constants)``
     let the framework return `record`, a dataclass of arrays except for the fields `constants`,
     which may be numbers or names

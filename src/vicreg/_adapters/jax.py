@@ -21,6 +21,7 @@ Array = Any
 
 
 class _JAX(Library):
+    updates_in_place = False
     sums_pairwise = True
 
     #: Of places that are in bounds, which costs less to trace and to compile.
@@ -301,6 +302,7 @@ def value_and_grad(
     def of_views(
         views: tuple[Array, ...], weights: tuple[Any, ...]
     ) -> tuple[engine.Values, tuple[Array, ...]]:
+        views = _refusing(views, objective)
         batch = _joined(views, objective)
         outputs, gradients = engine.value_and_grad(xp, views, weights, batch)
         return _of_all_ranks(_share(outputs, objective), objective), gradients
@@ -336,7 +338,7 @@ def rows(array: Array, axes: Axes) -> Array:
     return axes.in_order(xp, without_gradient(array))
 
 
-def wrong_count(array: Array) -> None:
+def wrong_count(weight: Array, like: Array) -> None:
     """Return None, whatever the values: a device would be waited for."""
 
 

@@ -24,15 +24,67 @@ class _MLX(Library):
         return mx.stop_gradient(array)
 
 
-xp = _MLX(mx)
+class _Recorded(_MLX):
+    """For what MLX itself differentiates."""
+
+    updates_in_place = False
+
+    def kept(self, array: Array, where: Array) -> Array:
+        # MLX multiplies what it differentiates `where` with by 0, of which NaN stays NaN.
+        @mx.custom_function
+        def function(array: Array) -> Array:
+            return mx.where(where, array, mx.zeros_like(array[..., :1, :1]))
+
+        @function.vjp
+        def vjp(primals: Any, cotangent: Array, output: Any) -> Array:
+            return function(cotangent)
+
+        @function.jvp
+        def jvp(primals: Any, tangents: Any) -> Array:
+            return function(*_as_tuple(tangents))
+
+        return function(array)
+
+
+xp, recorded = _MLX(mx), _Recorded(mx)
 
 
 def evaluate(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[Array, ...]:
     """Return the loss, and after it each term where it is wanted, differentiable."""
-    views = engine.with_constant_weights(xp, views, objective)
+    views = _refusing(views, objective)
     return engine.outputs(xp, weights, _terms(views, objective), objective)
+
+
+def _refusing(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
+    """Return `arrays`, of which the weights of samples are refused a derivative.
+
+    MLX cannot be asked whether it differentiates by an array. But it calls the derivative of this
+    function only where it does.
+    """
+    views, weight = objective.split(arrays)
+    if weight is None:
+        return arrays
+    if not mx.issubdtype(weight.dtype, mx.floating):
+        return engine.with_constant_weights(xp, arrays, objective)
+
+    @mx.custom_function
+    def constant(weight: Array) -> Array:
+        return mx.stop_gradient(weight)
+
+    @constant.vjp
+    def vjp(primals: Any, cotangent: Array, output: Any) -> Array:
+        raise ValueError(_NO_DERIVATIVE)
+
+    @constant.jvp
+    def jvp(primals: Any, tangents: Any) -> Array:
+        raise ValueError(_NO_DERIVATIVE)
+
+    return (*views, constant(weight))
+
+
+_NO_DERIVATIVE = "sample_weight must not be differentiated by: pass mlx.core.stop_gradient of it"
 
 
 def _terms(views: tuple[Array, ...], objective: Objective) -> engine.Values:
@@ -72,7 +124,7 @@ def value_and_grad(
     views: tuple[Array, ...], objective: Objective, weights: tuple[Any, ...]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return what `evaluate` does, and the gradient of the loss by each view."""
-    return engine.value_and_grad(xp, views, weights, objective)
+    return engine.value_and_grad(recorded, views, weights, objective)
 
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
@@ -97,7 +149,7 @@ def rows(array: Array, axes: Axes) -> Array:
     return axes.in_order(xp, without_gradient(array))
 
 
-def wrong_count(array: Array) -> None:
+def wrong_count(weight: Array, like: Array) -> None:
     """Return None, whatever the values: they are computed when asked for."""
 
 
@@ -130,7 +182,7 @@ def _gradients(
     terms = objective.terms_of(views)
 
     def pullback(
-        views: Sequence[Array], cotangents: Sequence[Array], saved: Any
+        xp: Library, views: Sequence[Array], cotangents: Sequence[Array], saved: Any
     ) -> tuple[Array, ...]:
         of_terms = _placed(cotangents, terms)
         wanted = (True,) * k
@@ -145,12 +197,12 @@ def _gradients(
     def function(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents = tensors[:k], tensors[k : k + count]
         saved = engine.unflatten(tensors[k + count :], views, objective)
-        return pullback(views, cotangents, saved)
+        return pullback(xp, views, cotangents, saved)
 
     def from_views(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents = tensors[:k], tensors[k : k + count]
-        _, saved = engine.forward(xp, views, objective)
-        return pullback(views, cotangents, saved)
+        _, saved = engine.forward(recorded, views, objective)
+        return pullback(recorded, views, cotangents, saved)
 
     @function.vjp
     def vjp(primals: Any, of_gradients: Any, _: Any) -> tuple[Array, ...]:

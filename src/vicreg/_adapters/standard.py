@@ -128,9 +128,9 @@ def rows(array: Array, axes: Axes) -> Array:
     return axes.in_order(library(array), array)
 
 
-def wrong_count(array: Array) -> float | None:
+def wrong_count(weight: Array, like: Array) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return sample_weights.first_wrong(library(array), array)
+    return sample_weights.first_wrong(library(weight), weight, like)
 
 
 def measure(array: Array, axes: Axes, weight: Array | None = None) -> collapse.Measures:

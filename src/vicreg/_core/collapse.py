@@ -205,11 +205,11 @@ def _mean_square_of_units(
     xp: Library, samples: Samples, z: Array, in_units: Array, count: _Count
 ) -> Array:
     """Return the mean square of the units in the last place of each feature of `z`, ``(d,)``."""
-    units = (_power_of_two_below(xp, rows) * in_units for rows in samples.blocks(z))
-    if samples.weights is not None:
-        roots = xp.broadcast_to(samples.weights.roots_in_statistics, z.shape)
-        pairs = zip(units, samples.blocks(roots), strict=True)
-        units = (of_rows * of_weights for of_rows, of_weights in pairs)
+    roots = () if samples.weights is None else (samples.weights.roots_in_statistics,)
+    units = (
+        math.prod(of_samples, start=_power_of_two_below(xp, rows) * in_units)
+        for rows, *of_samples in samples.blocks(z, *roots)
+    )
     run = DEFAULT_SIZES.summed
     return sums.total(xp.sum_squares_over_samples(rows, run) for rows in units) / count.samples
 

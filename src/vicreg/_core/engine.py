@@ -105,7 +105,7 @@ def value_and_gradients(
             term.add_gradients(
                 per_view, differences, cotangents[place], gradients, wanted, in_place
             )
-    return values.of_terms, gradients
+    return values.of_terms, _without_absent(per_view, gradients)
 
 
 def pushforward(
@@ -440,7 +440,19 @@ def _gradients(
             term.add_gradients(
                 per_view, differences, cotangents[place], gradients, wanted, in_place
             )
-    return gradients
+    return _without_absent(per_view, gradients)
+
+
+def _without_absent(per_view: Sequence[Samples], gradients: Gradients) -> Gradients:
+    """Return `gradients`, where recorded with none of what stands under a weight of 0 in them.
+
+    There they are 0 already. But what they are differentiated with may be NaN there, and times 0
+    it would stay so.
+    """
+    samples = per_view[0]
+    if samples.weights is None or samples.xp.updates_in_place:
+        return gradients
+    return [None if each is None else samples.weights.clean(each) for each in gradients]
 
 
 def _gradient(

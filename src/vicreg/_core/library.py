@@ -45,8 +45,9 @@ class Library:
     Attributes
     ----------
     updates_in_place : bool
-        Whether the core may update arrays that it has made. False where an update would be
-        recorded or batched. Immutable libraries, where ``a += b`` is a new array, have True.
+        Whether the core may update arrays that it has made. False where the library records what
+        the core does, to differentiate it, or batches it. Where ``a += b`` is a new array and
+        nothing is recorded it is True.
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
@@ -54,8 +55,8 @@ class Library:
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
     squares_in_blocks : bool
-        Whether squares that are summed are formed a block of samples at a time. It pays where each
-        product is an array in memory.
+        Whether squares that are summed, or samples times their weights, are formed a block of
+        samples at a time. It pays where each product is an array in memory.
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     top_k_indices : callable or None
@@ -96,6 +97,14 @@ class Library:
     def without_gradient(self, array: Array) -> Array:
         """Return `array` as a constant of differentiation."""
         return array
+
+    def kept(self, array: Array, where: Array) -> Array:
+        """Return `array`, ``(..., n, a)``, where `where` is true, and 0 elsewhere.
+
+        Nor does anything get through elsewhere that it is differentiated with, be it NaN.
+        """
+        # One 0 that broadcasts: an array as large would be one more to write.
+        return self.where(where, array, self.zeros_like(array[..., :1, :1]))
 
     def can_ask(self, array: Array) -> bool:
         """Whether a truth value of `array` is had at once, without waiting for a device."""
@@ -158,6 +167,17 @@ class Library:
     def centred_products(self, samples: Any, scale: Any) -> Array:
         """Return the products of the centred features of `Samples` times `scale`."""
         return samples.feature_products(samples.centred, scale)
+
+    def sample_at(self, array: Array, places: Array) -> Array:
+        """Return the sample of each set of `array`, ``(..., n, d)``, at `places`, ``(..., 1, 1)``.
+
+        They may have fewer axes than `array`.
+        """
+        *sets, n, d = array.shape
+        index = self.reshape(self.broadcast_to(places, (*sets, 1, 1)), (-1,))
+        before = n * largest.indices(self, index.shape[0], like=index)
+        rows = self.take(self.reshape(array, (-1, d)), before + index, axis=0)
+        return self.reshape(rows, (*sets, 1, d))
 
     def nonnegative(self, array: Array) -> Array:
         """Return `array` with 0 for what is less; what is NaN stays so."""

@@ -136,7 +136,7 @@ class GatheredSamples(SummedSamples):
 
     def _centre(self) -> Array:
         shifted = self.z - self._everyone.first
-        return self.in_statistics(memory.subtract(self.xp, shifted, self.mean))
+        return self._rooted(memory.subtract(self.xp, shifted, self.mean))
 
     def own_columns(self, columns: Array, features: Features) -> Array:
         """As in `Samples`."""

@@ -9,6 +9,9 @@ With weights w ≥ 0 and N = Σ w, of each position by itself,
 so that an integer weight is a repeated sample, and a weight of 0 an absent one. If each row of zc
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
+That is three passes over a view that there are not without weights, two of them for a value alone.
+The invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor:
+nothing more is written.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -16,6 +19,7 @@ weigh 0 there, and the terms leave it out of their averages. The weights are not
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +31,17 @@ from vicreg._core.library import Library
 Array = Any
 
 
+#: By how many of its dtype's roundings a sum of weights may differ from what it stands for.
+_ROUNDINGS = 64
+
+
 @dataclass(frozen=True)
 class Counts:
     """What the terms are averages over: numbers, or arrays where samples have weights."""
 
     samples: Any  # of each position: (..., 1, 1) if an array
     positions: Any  # how many of them have statistics
-    total: Any  # samples of all positions
+    total: Any  # samples of all positions; 1 where each counts as its part in all weights
     is_counted: Any = 1  # 0 for a position without statistics: (..., 1, 1) if an array
 
 
@@ -53,68 +61,88 @@ class SampleWeights:
 
     Attributes
     ----------
+    each : array, shape (..., n, 1)
+        The weights.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
-    roots : array, shape (..., n, 1)
-        The root of each weight.
     """
 
     def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
-        self._xp, self._each, self._total = xp, each, total
-        # Not `total > correction`: what is NaN shall stay so.
-        self._has_statistics = xp.logical_not(total <= correction)
+        # What is no weight, where nobody could see it before, may not give a number.
+        each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
+        total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
+        self._xp, self.each, self._total = xp, each, total
+        # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
+        # Not `total > least`: what is NaN shall stay so.
+        least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
+        self._has_statistics = xp.logical_not(total <= least)
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
-        self.roots = xp.sqrt(each)
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
-        return self._xp.where(self.is_present, array, self._xp.zeros_like(array))
+        return self._xp.kept(array, self.is_present)
 
     def clean_in_statistics(self, array: Array) -> Array:
         """Return what `clean` does, with 0 for the samples of positions without statistics too."""
         counts = self._xp.logical_and(self.is_present, self._has_statistics)
-        return self._xp.where(counts, array, self._xp.zeros_like(array))
+        return self._xp.kept(array, counts)
 
     def first_of(self, array: Array) -> Array:
         """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
-        xp = self._xp
         if array.shape[-2] == 0:  # a rank without rows
             return array
-        return xp.matmul(xp.matrix_transpose(xp.astype(self.is_first, array.dtype)), array)
+        return self._xp.sample_at(array, self._place_of_first)
 
     @property
     def is_first(self) -> Array:
         """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
-        xp, present = self._xp, self.is_present
-        n = present.shape[-2]
-        rows = indices(xp, n, like=present)[:, None]
+        return self._xp.logical_and(self._rows == self._place_of_first, self.is_present)
+
+    @property
+    def _place_of_first(self) -> Array:
+        """The place of the first sample with a weight, ``(..., 1, 1)``; the last if none has."""
         # Not `argmax`, whose places are integers of 64 bits, which not every device has.
-        places = xp.where(present, rows, xp.full_like(rows, n))
-        return rows == xp.min(places, axis=-2, keepdims=True)
+        xp, rows = self._xp, self._rows
+        places = xp.where(self.is_present, rows, xp.full_like(rows, rows.shape[0] - 1))
+        return xp.min(places, axis=-2, keepdims=True)
+
+    @property
+    def _rows(self) -> Array:
+        return indices(self._xp, self.is_present.shape[-2], like=self.is_present)[:, None]
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether there are sets of samples with weights of their own."""
+        return bool(self.each.ndim > 2)
 
     @property
     def shares(self) -> Array:
         """Each weight over the sum of its position, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self._each / self._samples)
+        return self._in_statistics(self.each / self._samples)
+
+    def parts(self, run: int) -> Array:
+        """Return each weight over the sum of all, ``(..., n, 1)``; 0 where that is 0."""
+        xp = self._xp
+        total = sums.everything(xp, self._total, run)
+        return self.each / xp.where(total == 0, xp.ones_like(total), total)
 
     @property
     def roots_in_statistics(self) -> Array:
         """The root of each weight, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self.roots)
+        return self._in_statistics(self._xp.sqrt(self.each))
 
     def counts(self, run: int) -> Counts:
-        """Return what the terms are averages over; 1 where they are over nothing."""
+        """Return what the terms are averages over; 1 position where none has statistics."""
         xp = self._xp
         is_counted = xp.astype(self._has_statistics, self._total.dtype)
-        total = sums.everything(xp, self._total, run)
-        one = xp.ones_like(total)
-        positions = xp.maximum(sums.everything(xp, is_counted, run), one)
-        return Counts(self._samples, positions, xp.where(total == 0, one, total), is_counted)
+        positions = sums.everything(xp, is_counted, run)
+        positions = xp.maximum(positions, xp.ones_like(positions))
+        return Counts(self._samples, positions, 1, is_counted)
 
     def _in_statistics(self, array: Array) -> Array:
-        return self._xp.where(self._has_statistics, array, self._xp.zeros_like(array))
+        return self._xp.kept(array, self._has_statistics)
 
 
 def as_constant(xp: Library, weight: Array, view: Array) -> Array:
@@ -135,8 +163,8 @@ def total_of(xp: Library, each: Array, run: int) -> Array:
     return xp.sum_over_samples(each, run)[..., None, :]
 
 
-def first_wrong(xp: Library, weight: Array) -> float | None:
-    """Return the first value of `weight` that is negative or not finite.
+def first_wrong(xp: Library, weight: Array, like: Array) -> float | None:
+    """Return the first value of `weight` that is negative, or not finite where `like` is computed.
 
     None where there is none, and where values are not there yet: nothing is waited for.
     """
@@ -145,7 +173,10 @@ def first_wrong(xp: Library, weight: Array) -> float | None:
         return None
     right = weight >= 0  # not so of NaN
     if not kind.startswith("int"):
+        kinds = (weight.dtype, computing_dtype(xp, like))
+        largest = min(float(xp.finfo(dtype).max) for dtype in kinds)
         right = xp.logical_and(right, xp.isfinite(weight))
+        right = xp.logical_and(right, weight <= largest)
     if xp.all(right):
         return None
     place = xp.argmin(xp.reshape(xp.astype(right, xp.int32), (-1,)))

@@ -86,13 +86,25 @@ class Samples:
         shifted = self.z - self.first
         if self._mean is None:
             self._mean = self._mean_of(shifted)
-        return self.in_statistics(memory.subtract(self.xp, shifted, self._mean))
+        return self._rooted(memory.subtract(self.xp, shifted, self._mean))
 
     def _mean_of(self, array: Array) -> Array:
         run = self.sizes.summed
         if self.weights is None:
             return self.xp.mean_over_samples(array, run)
-        return self.xp.sum_over_samples(array * self.weights.shares, run)[..., None, :]
+        parts = (
+            self.xp.sum_over_samples(rows * shares, run)
+            for rows, shares in self.blocks(array, self.weights.shares)
+        )
+        return sums.total(parts)[..., None, :]
+
+    def _rooted(self, centred: Array) -> Array:
+        """Return what `in_statistics` does of `centred`."""
+        rooted = self.in_statistics(centred)
+        if self.weights is None or not self.weights.has_positions:
+            return rooted
+        # A sample that counts may be NaN in a position without statistics. Times 0 it stays so.
+        return self.weights.clean_in_statistics(rooted)
 
     def in_statistics(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, each sample times the root of its weight.
@@ -101,18 +113,14 @@ class Samples:
         """
         if self.weights is None:
             return array
-        scaled = memory.multiply(self.xp, array, self.weights.roots_in_statistics)
-        if self.xp.updates_in_place and array.ndim == 2:
-            return scaled
-        # A sample that counts may be NaN in a position without statistics, and so may be what is
-        # differentiated once more of a sample that does not: times 0 it would stay so.
-        return self.weights.clean_in_statistics(scaled)
+        return memory.multiply(self.xp, array, self.weights.roots_in_statistics)
 
-    def weighted(self, array: Array) -> Array:
-        """Return what `in_statistics` does, the same in every position."""
-        if self.weights is None:
-            return array
-        return memory.multiply(self.xp, array, self.weights.roots)
+    def of_each(self, number: Any) -> Any:
+        """Return `number` times each sample's part in all weights, ``(..., n, 1)``.
+
+        It is `number` where samples have no weights.
+        """
+        return number if self.weights is None else number * self.weights.parts(self.sizes.summed)
 
     def give_centred(self) -> Array:
         """Return `centred` for the caller to update in place: here it is forgotten."""
@@ -144,22 +152,34 @@ class Samples:
         """Return the sum over the samples of the squares of each feature, ``(..., d)``."""
         run = self.sizes.summed
         blocks = self.blocks(array)
-        return sums.total(self.xp.sum_squares_over_samples(rows, run) for rows in blocks)
+        return sums.total(self.xp.sum_squares_over_samples(rows, run) for (rows,) in blocks)
 
     def total_of_squares(self, arrays: Sequence[Array]) -> Array:
-        """Return `total` of the squares of `arrays`."""
-        blocks = itertools.chain.from_iterable(map(self.blocks, arrays))
-        return sums.total(self.xp.total_of_squares(rows, self.sizes.summed) for rows in blocks)
+        """Return `total` of the squares of `arrays`, each sample times its part in all weights."""
+        run = self.sizes.summed
+        if self.weights is None:
+            blocks = itertools.chain.from_iterable(map(self.blocks, arrays))
+            return sums.total(self.xp.total_of_squares(rows, run) for (rows,) in blocks)
+        parts = self.weights.parts(run)
+        blocks = itertools.chain.from_iterable(self.blocks(array, parts) for array in arrays)
+        return sums.total(self.total(self._weighted_squares(*block)) for block in blocks)
 
-    def blocks(self, array: Array) -> Iterator[Array]:
-        """Yield `array` in blocks of samples, of which the squares stay in a processor's cache."""
+    def _weighted_squares(self, rows: Array, parts: Array) -> Array:
+        return memory.multiply(self.xp, rows * rows, parts)
+
+    def blocks(self, array: Array, *others: Array) -> Iterator[tuple[Array, ...]]:
+        """Yield the same block of samples of each array, ``(..., n, anything)``, one by one.
+
+        What is formed of a block of the first stays in a processor's cache.
+        """
         rows = array.shape[-2]
         size = max(self.sizes.squared * rows // max(math.prod(array.shape), 1), 1)
         if not self.xp.squares_in_blocks or rows <= size:
-            yield array
+            yield (array, *others)
             return
         for start in range(0, rows, size):
-            yield array[..., start : min(start + size, rows), :]
+            block = slice(start, min(start + size, rows))
+            yield tuple(each[..., block, :] for each in (array, *others))
 
     def squares_of_each_set(self, array: Array) -> Array:
         """Return the sum of the squares over the samples and the last axis, ``(...)``."""
@@ -195,7 +215,7 @@ class ShiftedSamples(Samples):
     def _centre(self) -> Array:
         if self._mean is None:
             self._mean = self._mean_of(self.z)
-        return self.in_statistics(memory.subtract(self.xp, self.z, self._mean))
+        return self._rooted(memory.subtract(self.xp, self.z, self._mean))
 
     def give_centred(self) -> Array:
         """As in `Samples`; there is nothing left then."""

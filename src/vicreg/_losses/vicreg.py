@@ -131,7 +131,9 @@ def vicreg_loss(
         two; one of weight 0 is left out, even if it is NaN, and its gradient is 0. A position
         whose weights sum to no more than what the convention subtracts from n, 1 in most, is left
         out of the averages of the variance and the covariance; if all are, these terms are 0. The
-        loss cannot be differentiated with respect to the weights of samples.
+        loss cannot be differentiated with respect to the weights of samples: in PyTorch, JAX and
+        MLX that is an error. Weights that are negative, NaN or infinite, or whose sum is too large
+        for the dtype, give NaN where nobody can see them before.
     comm : Communicator, optional
         The processes or devices that the batch is spread over: a communicator of
         `vicreg.distributed`. Each passes its own rows, and each gets the loss of the whole batch.
@@ -156,7 +158,8 @@ def vicreg_loss(
         or the method is unknown; a weight or `eps` is below 0, or `gamma` is not above 0;
         `feature_axis` and `sample_axis` together name no axis, one that a view does not have, or
         one axis twice; `sample_weight` has another shape or device, requires a gradient, or,
-        where its values can be read without waiting for a device, is below 0 or not finite.
+        where its values can be read without waiting for a device, is below 0 or not finite in
+        the dtype of the computation.
 
     Notes
     -----

@@ -259,9 +259,10 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
     return as_rows
 
 
-def wrong_count(array: Tensor) -> float | None:
+def wrong_count(weight: Tensor, like: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    return sample_weights.first_wrong(recorded if _is_recorded((array,)) else _eager, array)
+    xp = recorded if _is_recorded((weight,)) else _eager
+    return sample_weights.first_wrong(xp, weight, like)
 
 
 def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:

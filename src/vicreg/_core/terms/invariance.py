@@ -30,18 +30,14 @@ class Invariance(Term):
     coefficient: Any  # a number, or an array of shape ()
 
     def differences(self, views: Sequence[Samples]) -> list[Array]:
-        """Return the difference of two views; of more, each less their mean.
-
-        Each sample is times the root of its weight.
-        """
+        """Return the difference of two views; of more, each less their mean."""
         first, *others = (samples.z for samples in views)
         if len(others) == 1:
-            return [views[0].weighted(first - others[0])]
+            return [first - others[0]]
         # From the first view, so that the mean is rounded on the scale of the differences.
         from_first = [view - first for view in others]
         mean = sums.total(from_first) / len(views)
-        from_mean = (memory.subtract(views[0].xp, array, mean) for array in from_first)
-        return [views[0].weighted(array) for array in (-mean, *from_mean)]
+        return [-mean, *(memory.subtract(views[0].xp, array, mean) for array in from_first)]
 
     def between_views(self, views: Sequence[Samples], differences: list[Array]) -> Array:
         """Return the term."""
@@ -60,8 +56,8 @@ class Invariance(Term):
         xp = views[0].xp
         add = functools.partial(memory.add, xp) if in_place else operator.add
         subtract = functools.partial(memory.subtract, xp) if in_place else operator.sub
-        factor = 2.0 * self.coefficient * cotangent
-        scaled = [views[0].weighted(memory.multiply(xp, array, factor)) for array in differences]
+        factor = views[0].of_each(2.0 * self.coefficient * cotangent)
+        scaled = [memory.multiply(xp, array, factor) for array in differences]
         # The first view last: its gradient may be the difference itself.
         for place in reversed([place for place, is_wanted in enumerate(wanted) if is_wanted]):
             gradient = gradients[place]
