@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-__all__ = ["Array", "ArrayT", "CovarianceGradient", "Method", "Penalty"]
+__all__ = ["Array", "ArrayT", "CovarianceGradient", "Method", "PairsOfViews", "Penalty"]
 
 Method = Literal["auto", "gram", "covariance"]
 Penalty = Literal["square", "smooth_l1"]
 CovarianceGradient = Literal["exact", "published"]
+PairsOfViews = Sequence[tuple[int, int]]
 
 
 class Array(Protocol):

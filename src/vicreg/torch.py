@@ -34,7 +34,7 @@ from vicreg._losses import *  # noqa: F403
 from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms, vicregl_loss
 from vicreg._losses.vcreg import checked_settings
 from vicreg._losses.vicregl import checked_settings as checked_regional
-from vicreg._typing import CovarianceGradient, Method, Penalty
+from vicreg._typing import CovarianceGradient, Method, PairsOfViews, Penalty
 
 __all__ = [
     "AttachedVCReg",
@@ -72,14 +72,14 @@ optional
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
         ``variance_mu`` and ``covariance_v``. If you use another codebase's name, the error says
         what it is called here.
-    gamma, eps, method, feature_axis, sample_axis, comm : optional
+    gamma, eps, method, feature_axis, sample_axis, pairs, comm : optional
         As in `vicreg.vicreg_loss`. Under DistributedDataParallel or FSDP, pass a
         `vicreg.distributed.TorchCommunicator` as `comm` for the loss of the whole batch.
 
     Attributes
     ----------
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, comm
+feature_axis, sample_axis, pairs, comm
         The settings; where None was given, the convention's own weights and eps.
 
     Raises
@@ -122,18 +122,22 @@ feature_axis, sample_axis, comm
         method: Method = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
+        pairs: PairsOfViews | None = None,
         comm: Communicator | None = None,
     ) -> None:
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes = (feature_axis, sample_axis)
-        objective, weights = checked_objective(convention, weights, gamma, eps, method, axes, comm)
+        objective, weights = checked_objective(
+            convention, weights, gamma, eps, method, axes, comm, pairs=pairs
+        )
         self.convention = convention
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
         self.eps = objective.eps
         self.method = objective.method
         self.feature_axis, self.sample_axis = axes
+        self.pairs = pairs
         self.comm = comm
 
     def forward(
@@ -224,6 +228,7 @@ feature_axis, sample_axis, comm
             "method": self.method,
             "feature_axis": self.feature_axis,
             "sample_axis": self.sample_axis,
+            "pairs": self.pairs,
             "comm": self.comm,
         }
 
