@@ -339,6 +339,48 @@ def test_features_that_are_0_have_a_cosine_of_0() -> None:
     assert all(np.isfinite(gradient).all() for gradient in itertools.chain(*gradients))
 
 
+@pytest.mark.parametrize(
+    ("c", "given"),
+    [
+        (8, {}),
+        (128, {}),
+        (128, {"match_order": "distance", "feature_matches": (20, 4)}),
+        (8, {"feature_distance": "cosine", "statistics": "all"}),
+    ],
+)
+def test_no_array_is_larger_than_the_distances_or_a_map(c: int, given: dict[str, Any]) -> None:
+    """With 14 pairs of maps: of 8 features the distances are the larger, of 128 the maps."""
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    sizes: list[int] = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ):
+            outputs = function(*args, **(kwargs or {}))
+            sizes.extend(out.numel() for out in tree_leaves(outputs) if hasattr(out, "numel"))
+            return outputs
+
+    def drawn(shape: tuple[int, ...]) -> Any:
+        return torch.rand(shape, generator=torch.manual_seed(0), requires_grad=True)
+
+    n, grids = 32, [(7, 7)] * 2 + [(3, 3)] * 6
+    embeddings = [drawn((n, 16)) for _ in grids]
+    maps = [drawn((n, *grid, c)) for grid in grids]
+    locations = [drawn((n, *grid, 2)).detach() for grid in grids]
+    largest = max(n * 49 * 49, n * 49 * c)
+    with Counted():
+        vicregl_loss(embeddings, maps, locations, **given).backward()
+    assert max(sizes) == largest
+    sizes.clear()
+    with Counted():
+        vicregl_value_and_grad(embeddings, maps, locations, **given)
+    assert max(sizes) == largest
+
+
 @pytest.mark.parametrize("statistics", ["place", "all"])
 def test_ranks_together_are_one_batch_of_each_setting(statistics: str) -> None:
     shapes = ((5,), (3, 2, 4), (3, 2, 2))
