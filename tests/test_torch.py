@@ -428,7 +428,7 @@ class TestVICRegLoss:
         assert shown == (
             "VICRegLoss(convention='jolibrain', invariance_weight=25.0, variance_weight=15.0, "
             "covariance_weight=4.0, gamma=1.0, eps=0.0, method='auto', feature_axis=-1, "
-            "sample_axis=None, comm=None)"
+            "sample_axis=None, pairs=None, comm=None)"
         )
 
     def test_both_names_of_its_convention_show(self) -> None:
