@@ -479,7 +479,7 @@ class TestVICRegLoss:
             (
                 {"nonsense": 1},
                 "'nonsense': it has convention, invariance_weight, variance_weight, "
-                "covariance_weight, gamma, eps, method, feature_axis, sample_axis, comm",
+                "covariance_weight, gamma, eps, method, feature_axis, sample_axis, pairs, comm",
             ),
         ],
     )

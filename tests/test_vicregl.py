@@ -576,3 +576,22 @@ def test_the_module_says_what_lightlys_arguments_are_called() -> None:
         VICRegLLoss()([], [], local_view_features=[])
     with pytest.raises(ValueError, match="global_view_grids must be as many"):
         VICRegLLoss()([], [1])
+    with pytest.raises(ValueError, match="global_view_grids must be given unless"):
+        VICRegLLoss()([])
+    with pytest.raises(ValueError, match="match_order must be 'place' or 'distance'"):
+        VICRegLLoss(match_order="order")
+
+
+def test_the_module_has_stable_pretrainings_settings() -> None:
+    """Of one global view, so that the other is matched one way alone."""
+    torch = pytest.importorskip("torch")
+    from vicreg.torch import VICRegLLoss
+
+    given, case, wanted, _ = OTHERS["stable-pretraining"]
+    embeddings, maps, _ = ([torch.from_numpy(array) for array in kind] for kind in inputs(case))
+    first, second = zip(embeddings, maps, strict=True)
+    settings = {name: value for name, value in given.items() if name != "num_global"}
+    criterion = VICRegLLoss(**settings)
+    loss = criterion([first], local_view_features=[second])
+    assert loss.item() == pytest.approx(wanted, rel=1e-12)
+    assert "feature_distance='cosine', statistics='all'" in repr(criterion)

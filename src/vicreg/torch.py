@@ -362,8 +362,11 @@ invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
             raise ValueError(
                 "local_view_features and local_view_grids must be given together; got one of them"
             )
-        if of_global is None and of_local is not None:
-            raise ValueError("global_view_grids must be given where local_view_grids are")
+        if of_global is None and (of_local is not None or tuple(self.num_matches or ()) != (0, 0)):
+            raise ValueError(
+                "global_view_grids must be given unless num_matches is (0, 0) and no "
+                "local_view_grids are"
+            )
         for name, features, grids in (
             ("global", global_view_features, of_global),
             ("local", local_view_features or (), of_local),
