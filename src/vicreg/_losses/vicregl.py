@@ -74,12 +74,12 @@ def vicregl_loss(
         How many of the views, the first ones, are global.
     alpha : float, optional
         The share of the global part, from 0 to 1. A part whose share is 0 is not computed.
-    num_matches : tuple of two int or None, optional
+    num_matches : tuple of two, each int or None, optional
         How many places are matched by location: of the first view of a pair, and of the other.
         They are those with the nearest matches. A map with fewer places keeps all, and None is
         all; a direction of 0 is left out. (0, 0) leaves out the matches by location, as
         stable-pretraining does.
-    feature_matches : tuple of two int or None, optional
+    feature_matches : tuple of two, each int or None, optional
         Likewise by features; None keeps all places both ways. lightly keeps as many as by
         location: ``feature_matches=(20, 4)``. stable-pretraining matches one way alone:
         ``feature_matches=(None, 0)``, with a `num_global` of 1.
@@ -128,9 +128,9 @@ def vicregl_loss(
     - jolibrain/vicreg-loss orders the matches by their distance too.
 
     Where several matches are equally near the first place is taken, and of equal distances the
-    first places are kept. The matching makes no array larger than the distances,
-    (n, places, places), or a map, whichever is larger. With ``statistics="place"`` the terms work
-    on no more matches at once than the largest map has places.
+    first places are kept. With P the places of the largest map, the matching makes no array
+    larger than the distances, (n, P, P), or that map, (n, P, c), and the terms are of at most P
+    matches at once.
 
     Examples
     --------
