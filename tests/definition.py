@@ -94,10 +94,13 @@ CONVENTIONS = {
 }
 
 
+Pairs = Sequence[tuple[int, int]]
+
+
 def terms(
-    views: Sequence[Array], convention: str, gamma: float = 1.0
+    views: Sequence[Array], convention: str, gamma: float = 1.0, pairs: Pairs | None = None
 ) -> tuple[Number, Number, Number]:
-    """Return (invariance, variance, covariance) of views ``(n, ..., d)``."""
+    """Return (invariance, variance, covariance) of views ``(n, ..., d)``; all pairs if None."""
     formula = CONVENTIONS[convention]
     n, d = views[0].shape[0], views[0].shape[-1]
     flat = [view.reshape(n, -1, d) for view in views]
@@ -106,7 +109,8 @@ def terms(
     def of_pairs(views: Sequence[Array]) -> Number:
         if formula.invariance is None:
             return 0.0
-        return average([formula.invariance(a, b) for a, b in itertools.combinations(views, 2)])
+        chosen = pairs or itertools.combinations(range(len(views)), 2)
+        return average([formula.invariance(views[a], views[b]) for a, b in chosen])
 
     def of_views(term: Callable[[Array], Number], views: Sequence[Array], is_sum: bool) -> Number:
         return average([term(view) for view in views]) * (2 if is_sum else 1)
@@ -126,9 +130,11 @@ def loss(
     convention: str = "official",
     weights: tuple[float, float, float] = (25.0, 25.0, 1.0),
     gamma: float = 1.0,
+    pairs: Pairs | None = None,
 ) -> Number:
     """Return the weighted sum of the terms."""
-    return sum(w * term for w, term in zip(weights, terms(views, convention, gamma), strict=True))
+    each = terms(views, convention, gamma, pairs)
+    return sum(w * term for w, term in zip(weights, each, strict=True))
 
 
 def smooth_l1(x: Array, delta: float) -> Array:

@@ -432,7 +432,7 @@ class TestVICRegLoss:
         assert shown == (
             "VICRegLoss(convention='jolibrain', invariance_weight=25.0, variance_weight=15.0, "
             "covariance_weight=4.0, gamma=1.0, eps=0.0, method='auto', feature_axis=-1, "
-            "sample_axis=None, comm=None)"
+            "sample_axis=None, pairs=None, comm=None)"
         )
 
     def test_both_names_of_its_convention_show(self) -> None:
@@ -483,7 +483,7 @@ class TestVICRegLoss:
             (
                 {"nonsense": 1},
                 "'nonsense': it has convention, invariance_weight, variance_weight, "
-                "covariance_weight, gamma, eps, method, feature_axis, sample_axis, comm",
+                "covariance_weight, gamma, eps, method, feature_axis, sample_axis, pairs, comm",
             ),
         ],
     )

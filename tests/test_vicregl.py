@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import definition
 import numpy as np
 import pytest
 import ranks
@@ -23,6 +24,8 @@ FEATURES = max(len(array[0]) for case in CASES for array in case["embeddings"])
 TOLERANCES = {"float64": 1e-12, "float32": rounding("float32", PLACES, FEATURES)}
 
 Inputs = tuple[list, list, list]
+
+ONE = pytest.mark.long_on("torch", "mlx", "dask", "jax", "ndonnx", "array_api_strict", "mparray")
 
 
 def inputs(case: dict, xp: Backend | None = None, is_image: bool = False) -> Inputs:
@@ -161,6 +164,242 @@ def test_both_routes_give_the_published_gradients(case: dict, method: str) -> No
             assert largest_error(gradient, right) <= 1e-12
 
 
+#: What other codebases compute, by the settings here. Each is on a case with its weights.
+LIGHTLY = {"num_matches": (4, 2), "feature_matches": (4, 2), "match_order": "distance"}
+STABLE_PRETRAINING = {
+    "num_global": 1,
+    "num_matches": (0, 0),
+    "feature_matches": (None, 0),
+    "feature_distance": "cosine",
+    "statistics": "all",
+    "covariance_weight": 2.0,
+}
+
+
+def matched(
+    own: np.ndarray, other: np.ndarray, distances: np.ndarray, kept: int | None, order: str
+) -> list[np.ndarray]:
+    """Return the places of `own` that are kept, and the nearest of `other`, sample by sample."""
+    nearest, least = distances.argmin(2), distances.min(2)
+    chosen = np.argsort(least, axis=1, kind="stable")[:, :kept]
+    if order == "place":
+        chosen = np.sort(chosen, axis=1)
+    return [
+        np.stack([view[places] for view, places in zip(own, chosen, strict=True)]),
+        np.stack(
+            [view[at[places]] for view, at, places in zip(other, nearest, chosen, strict=True)]
+        ),
+    ]
+
+
+def lengths(array: np.ndarray) -> np.ndarray:
+    return (array**2).sum(-1, keepdims=True) ** 0.5
+
+
+def truth(views: Inputs, given: dict[str, Any]) -> Any:
+    """Return the loss of VICRegL by its definition: of real numbers, or complex ones."""
+    embeddings, maps, locations = views
+    weights = (25.0, 25.0, given.get("covariance_weight", 1.0))
+    order, num_global = given.get("match_order", "place"), given.get("num_global", 2)
+    pairs = [(i, j) for i in range(num_global) for j in range(len(maps)) if j != i]
+
+    def loss(views: list[np.ndarray], pairs: Any = None) -> Any:
+        return definition.loss(views, "vicregl", weights, pairs=pairs)
+
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        if given.get("feature_distance") == "cosine":
+            a, b = a / lengths(a), b / lengths(b)
+        return ((a[:, :, None] - b[:, None]) ** 2).sum(-1)
+
+    def local(kept: Any, distances: Any) -> Any:
+        of_ways = []
+        for i, j in pairs:
+            for (one, other), count in zip(((i, j), (j, i)), kept, strict=True):
+                if count == 0:
+                    continue
+                both = matched(maps[one], maps[other], distances(one, other), count, order)
+                if given.get("statistics") == "all":
+                    both = [view.reshape(-1, view.shape[-1]) for view in both]
+                of_ways.append(loss(both))
+        return definition.average(of_ways) if of_ways else 0.0
+
+    at = [np.reshape(array, (len(array), -1, 2)) for array in locations]
+    by_features = local(
+        given.get("feature_matches") or (None, None),
+        lambda i, j: between(maps[i].real, maps[j].real),
+    )
+    by_location = local(
+        given["num_matches"], lambda i, j: ((at[i][:, :, None] - at[j][:, None]) ** 2).sum(-1)
+    )
+    return 0.75 * loss(embeddings, pairs) + 0.25 * (by_features + by_location)
+
+
+def derivative(views: Inputs, given: dict[str, Any], place: int, along: np.ndarray) -> float:
+    """Return the derivative by one embedding or map, in a direction."""
+    moved = [array + 0j for array in (*views[0], *views[1])]
+    moved[place] += 1j * definition.STEP * along
+    count = len(views[0])
+    return truth((moved[:count], moved[count:], views[2]), given).imag / definition.STEP
+
+
+@pytest.mark.long_on("ndonnx", "jax")
+@pytest.mark.parametrize(
+    ("given", "case"),
+    [
+        (LIGHTLY, CASES[1]),
+        (STABLE_PRETRAINING, CASES[0]),
+        # Each setting by itself, with the defaults of the others.
+        pytest.param({"num_matches": (4, 2), "match_order": "distance"}, CASES[0], marks=ONE),
+        pytest.param({"num_matches": (4, 2), "feature_distance": "cosine"}, CASES[1], marks=ONE),
+        pytest.param({"num_matches": (4, 2), "statistics": "all"}, CASES[1], marks=ONE),
+        pytest.param({"num_matches": (0, 2)}, CASES[1], marks=ONE),
+        pytest.param({"num_matches": (3, 0), "feature_matches": (0, 0)}, CASES[1], marks=ONE),
+    ],
+)
+def test_value_and_gradients_of_each_setting(
+    xp: Backend, given: dict[str, Any], case: dict
+) -> None:
+    skip_without_indices(xp)
+    loss, gradients = vicregl_value_and_grad(*inputs(case, xp), **given)
+    tolerance, views = TOLERANCES[xp.dtypes[0]], inputs(case)
+    assert largest_error(xp.numpy(loss), truth(views, given)) <= tolerance
+    rng = np.random.default_rng(0)
+    for place, gradient in enumerate(map(xp.numpy, itertools.chain(*gradients))):
+        along = rng.standard_normal(gradient.shape)
+        along /= np.abs(along).sum()  # so that no rounding weighs more than that of one element
+        wanted = derivative(views, given, place, along)
+        assert abs((gradient * along).sum() - wanted) <= tolerance * np.abs(gradient).max()
+
+
+#: The loss that each codebase's own code returns in float64, and the sum of the squares of its
+#: gradient by each embedding and each map: lightly 1.6.0 and stable-pretraining 0.1.8.
+OTHERS = {
+    "lightly, global views": (
+        LIGHTLY,
+        CASES[0],
+        68.30758772958168,
+        [116.83044175763172, 100.59836716037418, 4.624823033851301, 4.860725962589731],
+    ),
+    "lightly": (
+        LIGHTLY,
+        CASES[1],
+        64.37672959147442,
+        [
+            *(52.1267655122083, 40.986606148325976, 17.138635351883224),
+            *(2.2894478292875626, 3.2256619897622323, 1.6143192063798417),
+        ],
+    ),
+    "stable-pretraining": (
+        STABLE_PRETRAINING,
+        CASES[0],
+        56.30062785239021,
+        [132.499991364231, 100.90756525530787, 0.7269585755787955, 1.352502837778037],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_other_codebases_return(name: str) -> None:
+    given, case, wanted, squares = OTHERS[name]
+    loss, gradients = vicregl_value_and_grad(*inputs(case), **given)
+    assert loss == pytest.approx(wanted, rel=1e-12)
+    own = [np.sum(gradient**2) for gradient in itertools.chain(*gradients)]
+    assert own == pytest.approx(squares, rel=1e-12)
+
+
+def test_the_nearest_matches_come_first() -> None:
+    """Where all are kept too, as in lightly: the order decides which of them share statistics."""
+    views = inputs(CASES[0])
+    by_place = vicregl_loss(*views, alpha=0)
+    by_distance = vicregl_loss(*views, alpha=0, match_order="distance")
+    given = {"num_matches": (20, 4), "match_order": "distance"}
+    wanted = (truth(views, given) - 0.75 * vicregl_loss(*views, alpha=1)) / 0.25
+    assert by_distance == pytest.approx(wanted, rel=1e-12)
+    assert by_distance != pytest.approx(by_place, rel=1e-3)
+
+
+def test_no_locations_are_needed_where_nothing_is_matched_by_them() -> None:
+    embeddings, maps, locations = inputs(CASES[1])
+    own = vicregl_value_and_grad(embeddings, maps, None, num_matches=(0, 0))
+    with_them = vicregl_value_and_grad(embeddings, maps, locations, num_matches=(0, 0))
+    assert own[0] == with_them[0]
+    for gradient, right in zip(
+        itertools.chain(*own[1]), itertools.chain(*with_them[1]), strict=True
+    ):
+        assert np.array_equal(gradient, right)
+
+
+def test_features_that_are_0_have_a_cosine_of_0() -> None:
+    embeddings, maps, locations = inputs(CASES[0])
+    maps[1][:, 3] = 0.0
+    loss, gradients = vicregl_value_and_grad(
+        embeddings, maps, locations, feature_distance="cosine"
+    )
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in itertools.chain(*gradients))
+
+
+@pytest.mark.parametrize(
+    ("c", "given"),
+    [
+        (8, {}),
+        (128, {}),
+        (128, {"match_order": "distance", "feature_matches": (20, 4)}),
+        (8, {"feature_distance": "cosine", "statistics": "all"}),
+    ],
+)
+def test_no_array_is_larger_than_the_distances_or_a_map(c: int, given: dict[str, Any]) -> None:
+    """With 14 pairs of maps: of 8 features the distances are the larger, of 128 the maps."""
+    torch = pytest.importorskip("torch")
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    sizes: list[int] = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ):
+            outputs = function(*args, **(kwargs or {}))
+            sizes.extend(out.numel() for out in tree_leaves(outputs) if hasattr(out, "numel"))
+            return outputs
+
+    def drawn(shape: tuple[int, ...]) -> Any:
+        return torch.rand(shape, generator=torch.manual_seed(0), requires_grad=True)
+
+    n, grids = 32, [(7, 7)] * 2 + [(3, 3)] * 6
+    embeddings = [drawn((n, 16)) for _ in grids]
+    maps = [drawn((n, *grid, c)) for grid in grids]
+    locations = [drawn((n, *grid, 2)).detach() for grid in grids]
+    largest = max(n * 49 * 49, n * 49 * c)
+    with Counted():
+        vicregl_loss(embeddings, maps, locations, **given).backward()
+    assert max(sizes) == largest
+    sizes.clear()
+    with Counted():
+        vicregl_value_and_grad(embeddings, maps, locations, **given)
+    assert max(sizes) == largest
+
+
+@pytest.mark.parametrize("statistics", ["place", "all"])
+def test_ranks_together_are_one_batch_of_each_setting(statistics: str) -> None:
+    shapes = ((5,), (3, 2, 4), (3, 2, 2))
+    rows = ranks.UNEVEN
+    whole = [ranks.whole(rows, shape, views=3, seed=seed) for seed, shape in enumerate(shapes)]
+    given = {"num_matches": (4, 2), "match_order": "distance", "statistics": statistics}
+    loss, gradients = vicregl_value_and_grad(*whole, **given)
+
+    def of_rank(comm: ranks.Thread) -> Any:
+        own = [ranks.own(kind, rows, comm.rank) for kind in whole]
+        return vicregl_value_and_grad(*own, **given, comm=comm)
+
+    for rank, (own_loss, own_gradients) in enumerate(ranks.on_threads(len(rows), of_rank)):
+        assert own_loss == pytest.approx(loss, rel=1e-12)
+        for kind, right in zip(own_gradients, gradients, strict=True):
+            for gradient, wanted in zip(kind, ranks.own(right, rows, rank), strict=True):
+                assert np.abs(gradient - wanted).max() <= 1e-12
+
+
 def test_fewer_places_than_matches_are_all_matched() -> None:
     case = CASES[1]
     views = inputs(case)
@@ -264,7 +503,37 @@ BAD = {
     "alpha": (None, {"alpha": 1.5}, ValueError, "alpha must be from 0 to 1"),
     "counts": (None, {"num_matches": 20}, TypeError, "num_matches must be two integers"),
     "one count": (None, {"num_matches": (20,)}, ValueError, "num_matches must be two integers"),
-    "no match": (None, {"feature_matches": (0, 1)}, ValueError, "feature_matches must be 1 or"),
+    "below 0": (None, {"feature_matches": (-1, 1)}, ValueError, "feature_matches must be 0 or"),
+    "nothing": (
+        None,
+        {"feature_matches": (0, 0), "num_matches": (0, 0)},
+        ValueError,
+        r"must not both be \(0, 0\) where alpha is below 1",
+    ),
+    "no locations": (
+        lambda e, m, at: (e, m, None),
+        {},
+        TypeError,
+        r"unless num_matches is \(0, 0",
+    ),
+    "order": (
+        None,
+        {"match_order": "nearest"},
+        ValueError,
+        "match_order must be 'place' or 'distance'; got 'nearest'",
+    ),
+    "distance": (
+        None,
+        {"feature_distance": None},
+        ValueError,
+        "feature_distance must be 'euclidean' or 'cosine'; got None",
+    ),
+    "statistics": (
+        None,
+        {"statistics": ["all"]},
+        ValueError,
+        r"statistics must be 'place' or 'all'; got \['all'\]",
+    ),
     "a fraction": (None, {"num_matches": (0.5, 1)}, TypeError, "num_matches must be of integers"),
     "num_global": (None, {"num_global": 3}, ValueError, "num_global must be at most"),
 }
@@ -307,3 +576,22 @@ def test_the_module_says_what_lightlys_arguments_are_called() -> None:
         VICRegLLoss()([], [], local_view_features=[])
     with pytest.raises(ValueError, match="global_view_grids must be as many"):
         VICRegLLoss()([], [1])
+    with pytest.raises(ValueError, match="global_view_grids must be given unless"):
+        VICRegLLoss()([])
+    with pytest.raises(ValueError, match="match_order must be 'place' or 'distance'"):
+        VICRegLLoss(match_order="order")
+
+
+def test_the_module_has_stable_pretrainings_settings() -> None:
+    """Of one global view, so that the other is matched one way alone."""
+    torch = pytest.importorskip("torch")
+    from vicreg.torch import VICRegLLoss
+
+    given, case, wanted, _ = OTHERS["stable-pretraining"]
+    embeddings, maps, _ = ([torch.from_numpy(array) for array in kind] for kind in inputs(case))
+    first, second = zip(embeddings, maps, strict=True)
+    settings = {name: value for name, value in given.items() if name != "num_global"}
+    criterion = VICRegLLoss(**settings)
+    loss = criterion([first], local_view_features=[second])
+    assert loss.item() == pytest.approx(wanted, rel=1e-12)
+    assert "feature_distance='cosine', statistics='all'" in repr(criterion)

@@ -32,6 +32,7 @@ from vicreg._core.communicator import Communicator
 from vicreg._core.layout import HALF_PRECISION, Axes, dtype_name
 from vicreg._core.objective import ALL, Flags, Objective
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
+from vicreg._core.terms import Pairs
 from vicreg._typing import Penalty
 
 Array = Any
@@ -61,6 +62,7 @@ def checked_objective(
     published_gradient: bool = False,
     sizes: Sizes = DEFAULT_SIZES,
     weighted: bool = False,
+    pairs: Any = None,
 ) -> tuple[Objective, CheckedWeights]:
     """Return the objective that these arguments describe, and the weights of its terms.
 
@@ -86,6 +88,7 @@ def checked_objective(
         sizes=sizes,
         comm=_checked_communicator(comm),
         weighted=weighted,
+        pairs=_checked_pairs(pairs, convention),
     )
     return objective, checked
 
@@ -178,6 +181,51 @@ def _checked_weight(value: Any, argument: str) -> Weight:
     if dtype_name(value) not in _REAL_DTYPES:
         raise TypeError(f"{argument} must have a real floating-point dtype; got {value.dtype}")
     return value
+
+
+def _checked_pairs(given: Any, convention: Convention) -> Pairs | None:
+    """Return the pairs of views in one order, in which each has the smaller index first."""
+    if given is None:
+        return None
+    if convention.invariance == "none":
+        raise ValueError(
+            f"pairs must be None: convention {convention.name!r} has no invariance term; got "
+            f"{given!r}"
+        )
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"pairs must be a list or a tuple of pairs of indices; got {given!r}")
+    if not given:
+        raise ValueError("pairs must be one pair of views or more, or None for all; got none")
+    pairs = [_checked_pair(pair) for pair in given]
+    twice = next((pair for place, pair in enumerate(pairs) if pair in pairs[:place]), None)
+    if twice is not None:
+        raise ValueError(
+            f"pairs must name each pair of views once, in either order; got {twice} twice"
+        )
+    return tuple(sorted(pairs))
+
+
+def _checked_pair(given: Any) -> tuple[int, int]:
+    wanted = "pairs must be of two indices each, as (0, 1)"
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
+        raise TypeError(f"{wanted}; got {given!r}")
+    try:
+        first, second = (operator.index(view) for view in given if not isinstance(view, bool))
+    except (TypeError, ValueError):
+        raise TypeError(f"{wanted}; got {given!r}") from None
+    if first == second:
+        raise ValueError(f"pairs must be of two different views; got {given!r}")
+    return min(first, second), max(first, second)
+
+
+def check_pairs_of(views: int, pairs: Pairs | None) -> None:
+    """Raise which of `pairs` is of a view that there is not, among so many `views`."""
+    for pair in pairs or ():
+        if not 0 <= pair[0] < pair[1] < views:
+            raise ValueError(
+                f"pairs must be of indices from 0 to {views - 1}, since there are {views} views; "
+                f"got {pair}"
+            )
 
 
 def _checked_axes(feature_axis: Any, sample_axis: Any, pooled: bool) -> Axes:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-__all__ = ["Array", "ArrayT", "CovarianceGradient", "Method", "Penalty"]
+__all__ = [
+    "Array",
+    "ArrayT",
+    "Counts",
+    "CovarianceGradient",
+    "FeatureDistance",
+    "MatchOrder",
+    "Method",
+    "PairsOfViews",
+    "Penalty",
+    "Statistics",
+]
 
 Method = Literal["auto", "gram", "covariance"]
 Penalty = Literal["square", "smooth_l1"]
 CovarianceGradient = Literal["exact", "published"]
+PairsOfViews = Sequence[tuple[int, int]]
+Counts = tuple[int | None, int | None] | None  # of matches, one way and the other; None is all
+MatchOrder = Literal["place", "distance"]
+FeatureDistance = Literal["euclidean", "cosine"]
+Statistics = Literal["place", "all"]
 
 
 class Array(Protocol):

@@ -34,7 +34,16 @@ from vicreg._losses import *  # noqa: F403
 from vicreg._losses import VICRegTerms, vicreg_loss, vicreg_terms, vicregl_loss
 from vicreg._losses.vcreg import checked_settings
 from vicreg._losses.vicregl import checked_settings as checked_regional
-from vicreg._typing import CovarianceGradient, Method, Penalty
+from vicreg._typing import (
+    Counts,
+    CovarianceGradient,
+    FeatureDistance,
+    MatchOrder,
+    Method,
+    PairsOfViews,
+    Penalty,
+    Statistics,
+)
 
 __all__ = [
     "AttachedVCReg",
@@ -72,14 +81,14 @@ optional
         ``mu_param`` and ``nu_param``; in pytorch-metric-learning ``invariance_lambda``,
         ``variance_mu`` and ``covariance_v``. If you use another codebase's name, the error says
         what it is called here.
-    gamma, eps, method, feature_axis, sample_axis, comm : optional
+    gamma, eps, method, feature_axis, sample_axis, pairs, comm : optional
         As in `vicreg.vicreg_loss`. Under DistributedDataParallel or FSDP, pass a
         `vicreg.distributed.TorchCommunicator` as `comm` for the loss of the whole batch.
 
     Attributes
     ----------
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, comm
+feature_axis, sample_axis, pairs, comm
         The settings; where None was given, the convention's own weights and eps.
 
     Raises
@@ -122,18 +131,22 @@ feature_axis, sample_axis, comm
         method: Method = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
+        pairs: PairsOfViews | None = None,
         comm: Communicator | None = None,
     ) -> None:
         super().__init__()
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes = (feature_axis, sample_axis)
-        objective, weights = checked_objective(convention, weights, gamma, eps, method, axes, comm)
+        objective, weights = checked_objective(
+            convention, weights, gamma, eps, method, axes, comm, pairs=pairs
+        )
         self.convention = convention
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = objective.gamma
         self.eps = objective.eps
         self.method = objective.method
         self.feature_axis, self.sample_axis = axes
+        self.pairs = pairs
         self.comm = comm
 
     def forward(
@@ -224,6 +237,7 @@ feature_axis, sample_axis, comm
             "method": self.method,
             "feature_axis": self.feature_axis,
             "sample_axis": self.sample_axis,
+            "pairs": self.pairs,
             "comm": self.comm,
         }
 
@@ -241,7 +255,7 @@ class VICRegLLoss(torch.nn.Module):
 
     Parameters
     ----------
-    alpha, num_matches, feature_matches : optional
+    alpha, num_matches, feature_matches, match_order, feature_distance, statistics : optional
         As in `vicreg.vicregl_loss`.
     invariance_weight, variance_weight, covariance_weight : float or torch.Tensor of shape (), \
 optional
@@ -254,8 +268,8 @@ optional
 
     Attributes
     ----------
-    alpha, num_matches, feature_matches, invariance_weight, variance_weight, covariance_weight, \
-gamma, eps, method, comm
+    alpha, num_matches, feature_matches, match_order, feature_distance, statistics, \
+invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
         The settings; where None was given, the published weights and eps.
 
     Raises
@@ -266,8 +280,8 @@ gamma, eps, method, comm
     Notes
     -----
     Bardes, Ponce, LeCun (arXiv 2210.01571), as facebookresearch/VICRegL computes it. lightly's
-    orders the matches by their distance, and by features keeps as many as ``num_matches``: its
-    loss is close to this one's with ``feature_matches=(20, 4)``, and not the same.
+    orders the matches by their distance, and by features keeps as many as by location:
+    ``VICRegLLoss(match_order="distance", feature_matches=(20, 4))`` computes the same.
 
     Examples
     --------
@@ -285,8 +299,11 @@ gamma, eps, method, comm
         self,
         *,
         alpha: float = 0.75,
-        num_matches: tuple[int, int] = (20, 4),
-        feature_matches: tuple[int, int] | None = None,
+        num_matches: Counts = (20, 4),
+        feature_matches: Counts = None,
+        match_order: MatchOrder = "place",
+        feature_distance: FeatureDistance = "euclidean",
+        statistics: Statistics = "place",
         invariance_weight: float | torch.Tensor | None = None,
         variance_weight: float | torch.Tensor | None = None,
         covariance_weight: float | torch.Tensor | None = None,
@@ -297,12 +314,14 @@ gamma, eps, method, comm
     ) -> None:
         super().__init__()
         given = (invariance_weight, variance_weight, covariance_weight)
-        counts = (num_matches, feature_matches)
+        matching = (num_matches, feature_matches, match_order, feature_distance, statistics)
         settings, weights = checked_regional(
-            "torch", 1, alpha, counts, given, gamma, eps, method, comm
+            "torch", 1, alpha, matching, given, gamma, eps, method, comm
         )
         self.alpha = settings.alpha
-        self.num_matches, self.feature_matches = counts
+        self.num_matches, self.feature_matches = num_matches, feature_matches
+        self.match_order, self.feature_distance = match_order, feature_distance
+        self.statistics = statistics
         self.invariance_weight, self.variance_weight, self.covariance_weight = weights
         self.gamma = settings.objective.gamma
         self.eps = settings.objective.eps
@@ -312,7 +331,7 @@ gamma, eps, method, comm
     def forward(
         self,
         global_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        global_view_grids: Sequence[torch.Tensor],
+        global_view_grids: Sequence[torch.Tensor] | None = None,
         local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
         local_view_grids: Sequence[torch.Tensor] | None = None,
     ) -> torch.Tensor:
@@ -323,7 +342,8 @@ gamma, eps, method, comm
         global_view_features : sequence of (torch.Tensor, torch.Tensor)
             The embedding, ``(n, d)``, and the map, ``(n, height, width, c)``, of each global view.
         global_view_grids : sequence of torch.Tensor, each of shape (n, height, width, 2)
-            Where each place of these maps is.
+            Where each place of these maps is. Where `num_matches` is (0, 0), no grids are needed,
+            here and of the other views.
         local_view_features, local_view_grids : optional
             Likewise of the other views.
 
@@ -337,15 +357,21 @@ gamma, eps, method, comm
         TypeError, ValueError
             For views that `vicreg.vicregl_loss` would refuse; where features come without grids.
         """
-        if (local_view_features is None) != (local_view_grids is None):
+        of_global, of_local = global_view_grids, local_view_grids
+        if of_global is not None and (local_view_features is None) != (of_local is None):
             raise ValueError(
                 "local_view_features and local_view_grids must be given together; got one of them"
             )
+        if of_global is None and (of_local is not None or tuple(self.num_matches or ()) != (0, 0)):
+            raise ValueError(
+                "global_view_grids must be given unless num_matches is (0, 0) and no "
+                "local_view_grids are"
+            )
         for name, features, grids in (
-            ("global", global_view_features, global_view_grids),
-            ("local", local_view_features or (), local_view_grids or ()),
+            ("global", global_view_features, of_global),
+            ("local", local_view_features or (), of_local),
         ):
-            if len(features) != len(grids):
+            if grids is not None and len(features) != len(grids):
                 raise ValueError(
                     f"{name}_view_grids must be as many as {name}_view_features, "
                     f"{len(features)}; got {len(grids)}"
@@ -354,7 +380,7 @@ gamma, eps, method, comm
         return vicregl_loss(
             [embedding for embedding, _ in features],
             [places for _, places in features],
-            [*global_view_grids, *(local_view_grids or ())],
+            None if of_global is None else [*of_global, *(of_local or ())],
             num_global=len(global_view_features),
             **self._settings(),
         )
@@ -364,7 +390,7 @@ gamma, eps, method, comm
         def __call__(  # noqa: D102
             self,
             global_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]],
-            global_view_grids: Sequence[torch.Tensor],
+            global_view_grids: Sequence[torch.Tensor] | None = None,
             local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
             local_view_grids: Sequence[torch.Tensor] | None = None,
         ) -> torch.Tensor: ...
@@ -378,6 +404,9 @@ gamma, eps, method, comm
             "alpha": self.alpha,
             "num_matches": self.num_matches,
             "feature_matches": self.feature_matches,
+            "match_order": self.match_order,
+            "feature_distance": self.feature_distance,
+            "statistics": self.statistics,
             "invariance_weight": self.invariance_weight,
             "variance_weight": self.variance_weight,
             "covariance_weight": self.covariance_weight,

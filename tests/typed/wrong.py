@@ -18,6 +18,8 @@ def misspelt(z1: torch.Tensor, z2: torch.Tensor, model: torch.nn.Module) -> None
     attach_vcreg(model, "1", variance_weight=1, covariance_weight=1, penality="square")  # wrong
     vicreg.torch.vicreg_value_and_grad(z1, z2, covariance_weigth=1)  # wrong
     vicreg.translate_weights((25, 25, 1), "papper", "official", d=8)  # wrong
+    vicreg.vicreg_loss(z1, z2, pairs=(0, 1))  # wrong
+    vicreg.vicregl_loss([z1, z2], [z1, z2], None, match_order="nearest")  # wrong
 
 
 def of_other_types(z1: torch.Tensor, z2: torch.Tensor, model: torch.nn.Module) -> None:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from vicreg._core import matching, sums
 from vicreg._core.layout import as_computed
 from vicreg._core.library import Library
-from vicreg._core.matching import Matches, Selection
+from vicreg._core.matching import Selection
 from vicreg._core.objective import Objective
+from vicreg._typing import FeatureDistance, MatchOrder, Statistics
 
 Array = Any
 Arrays = tuple[Array, ...]
-Kept = tuple[int | None, int | None]  # how many matches one way and the other
+Kept = tuple[int | None, int | None]  # how many matches one way and the other; None is all
 Side = list[tuple[int, Selection]]  # the places of views that make one view of the terms
 
 
@@ -46,7 +47,13 @@ class Regional:
     alpha : float
         The share of the embeddings in the loss.
     location_matches, feature_matches : tuple of int or None
-        How many matches are kept one way and the other; None is all.
+        How many matches are kept one way and the other; None is all, and a way of 0 has no part.
+    match_order : {"place", "distance"}
+        In which order they are.
+    feature_distance : {"euclidean", "cosine"}
+        Which features are near.
+    statistics : {"place", "all"}
+        Whether each match has statistics of its own, over the samples, or all have the same.
     """
 
     library: str
@@ -55,6 +62,21 @@ class Regional:
     alpha: float
     location_matches: Kept
     feature_matches: Kept
+    match_order: MatchOrder
+    feature_distance: FeatureDistance
+    statistics: Statistics
+
+    @property
+    def matches_by_location(self) -> bool:
+        """Whether the locations have a part in the loss."""
+        return self.location_matches != (0, 0)
+
+    @property
+    def of_matches(self) -> Objective:
+        """The terms of matches, ``(n, M, c)``."""
+        if self.statistics == "place":
+            return self.objective
+        return replace(self.objective, axes=replace(self.objective.axes, samples=(0, 1)))
 
     def pairs(self, views: int) -> Iterator[tuple[int, int]]:
         """Yield each global view with each other view."""
@@ -137,59 +159,73 @@ def _like(xp: Library, gradients: Sequence[Any], given: Arrays) -> Arrays:
 
 def _parts(run: Run, views: Views, settings: Regional) -> Iterator[Part]:
     if settings.alpha > 0:
-        yield from _global_parts(len(views.embeddings), settings)
+        yield _global_part(len(views.embeddings), settings)
     if settings.alpha < 1:
         yield from _local_parts(run, views, settings)
 
 
-def _global_parts(views: int, settings: Regional) -> Iterator[Part]:
-    """Yield the invariance of the pairs, and the other terms of each view."""
-    invariance, variance, covariance = settings.objective.in_loss
-    # A pair of global views counts once each way.
-    counts: dict[tuple[int, int], int] = {}
-    for view, other in settings.pairs(views):
-        pair = (min(view, other), max(view, other))
-        counts[pair] = counts.get(pair, 0) + 1
-    total = sum(counts.values())
-    if invariance:
-        objective = replace(settings.objective, in_loss=(True, False, False))
-        for times in sorted(set(counts.values())):
-            pairs = [pair for pair, count in counts.items() if count == times]
-            sides = tuple([(view, None) for view in side] for side in zip(*pairs, strict=True))
-            yield Part(settings.alpha * times * len(pairs) / total, True, sides, objective)
-    if variance or covariance:
-        objective = replace(settings.objective, in_loss=(False, variance, covariance))
-        yield Part(settings.alpha, True, tuple([(v, None)] for v in range(views)), objective)
+def _global_part(views: int, settings: Regional) -> Part:
+    # A pair of global views counts once each way. So where all are global, each counts the same.
+    pairs = None if settings.num_global == views else tuple(settings.pairs(views))
+    sides = tuple([(view, None)] for view in range(views))
+    return Part(settings.alpha, True, sides, replace(settings.objective, pairs=pairs))
+
+
+class _Matched(NamedTuple):
+    """What is kept of the matches of two views, one way."""
+
+    own: tuple[int, Selection]
+    other: tuple[int, Selection]
+    kept: int
+    share: float  # among the ways of its kind
 
 
 def _local_parts(run: Run, views: Views, settings: Regional) -> Iterator[Part]:
-    """Yield the terms of matched places, those of as many matches together."""
+    """Yield the terms of matched places, those of as many matches together.
+
+    Together they are no more than the places of the largest map, so that no array is larger than
+    those of one map. Those that have the same statistics are never joined.
+    """
     pairs = list(settings.pairs(len(views.maps)))
-    share = (1.0 - settings.alpha) / (2 * len(pairs))  # the mean of two directions of each pair
-    by_count: dict[int, list[tuple[int, int, Matches]]] = {}
+    most = max(array.shape[1] for array in views.maps) if settings.statistics == "place" else 0
+    waiting: dict[tuple[int, float], list[_Matched]] = {}
     for view, other in pairs:
-        for way, count, matches in _both_ways(run, views, settings, view, other):
-            by_count.setdefault(count, []).append((*way, matches))
-    for group in by_count.values():
-        own = [(view, matches.own) for view, _, matches in group]
-        others = [(other, matches.other) for _, other, matches in group]
-        yield Part(share * len(group), False, (own, others), settings.objective)
+        for matched in _matched(run, views, settings, view, other):
+            kind = (matched.kept, matched.share)
+            group = waiting.setdefault(kind, [])
+            group.append(matched)
+            if (len(group) + 1) * matched.kept > most:
+                yield _local_part(waiting.pop(kind), len(pairs), settings)
+    for group in waiting.values():
+        yield _local_part(group, len(pairs), settings)
 
 
-def _both_ways(
+def _local_part(group: Sequence[_Matched], pairs: int, settings: Regional) -> Part:
+    sides = [matched.own for matched in group], [matched.other for matched in group]
+    share = (1.0 - settings.alpha) * group[0].share * len(group) / pairs
+    return Part(share, False, sides, settings.of_matches)
+
+
+def _matched(
     run: Run, views: Views, settings: Regional, view: int, other: int
-) -> Iterator[tuple[tuple[int, int], int, Matches]]:
-    """Yield the matches of two views by features and by locations, each way, with their count."""
+) -> Iterator[_Matched]:
+    """Yield the matches of two views by features and by locations, each way that is taken."""
     xp, dtype = run.xp, views.maps[0].dtype
+    between_features = matching.FEATURE_DISTANCES[settings.feature_distance]
     for arrays, distances_between, counts in (
-        (views.maps, matching.between_features, settings.feature_matches),
+        (views.maps, between_features, settings.feature_matches),
         (views.locations, matching.between_locations, settings.location_matches),
     ):
+        ways = sum(count != 0 for count in counts)
+        if not ways:
+            continue
         distances = distances_between(xp, *(xp.without_gradient(arrays[v]) for v in (view, other)))
-        for way, count in zip(((view, other), (other, view)), counts, strict=True):
-            places = views.maps[way[0]].shape[1]
+        for (here, there), count in zip(((view, other), (other, view)), counts, strict=True):
+            places = views.maps[here].shape[1]
             kept = places if count is None else min(count, places)
-            yield way, kept, matching.nearest(xp, distances, kept, dtype)
+            if kept:
+                matches = matching.nearest(xp, distances, kept, settings.match_order, dtype)
+                yield _Matched((here, matches.own), (there, matches.other), kept, 1.0 / ways)
             distances = xp.matrix_transpose(distances)
 
 

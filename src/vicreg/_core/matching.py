@@ -7,10 +7,12 @@ library, a derivative included. The indices themselves have no derivative.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vicreg._core import largest, sums
 from vicreg._core.library import Library
+from vicreg._typing import FeatureDistance, MatchOrder
 
 Array = Any
 Selection = Array | None  # (n, M, P); None selects every place
@@ -23,7 +25,9 @@ class Matches(NamedTuple):
     other: Selection
 
 
-def nearest(xp: Library, distances: Array, count: int, dtype: Any) -> Matches:
+def nearest(
+    xp: Library, distances: Array, count: int, match_order: MatchOrder, dtype: Any
+) -> Matches:
     """Return the nearest match of each place, of the `count` places whose match is nearest.
 
     Parameters
@@ -33,17 +37,20 @@ def nearest(xp: Library, distances: Array, count: int, dtype: Any) -> Matches:
     distances : array, shape (n, P, P')
         Between the places of one map and those of another; anything that grows with them.
     count : int
-        How many places are kept, in the order of the places.
+        How many places are kept.
+    match_order : {"place", "distance"}
+        Whether they are in the order of the places, or the nearest matches first.
     dtype : dtype
         Of the selections.
     """
     places, others = distances.shape[-2:]
     match = xp.argmin(distances, axis=-1)
-    if count == places:
+    if count == places and match_order == "place":
         return Matches(None, xp.astype(_is_at(xp, match, others, distances), dtype))
-    order = xp.argsort(xp.min(distances, axis=-1), axis=-1)
-    kept = _is_at(xp, xp.sort(order[:, :count], axis=-1), places, distances)
-    own = xp.astype(kept, dtype)
+    kept = xp.argsort(xp.min(distances, axis=-1), axis=-1)[:, :count]
+    if match_order == "place":
+        kept = xp.sort(kept, axis=-1)
+    own = xp.astype(_is_at(xp, kept, places, distances), dtype)
     # As numbers of the map's dtype, which are exact: a map has far fewer places than 2**24.
     match = xp.matmul(own, xp.astype(match, dtype)[..., None])[..., 0]
     return Matches(own, xp.astype(_is_at(xp, match, others, distances), dtype))
@@ -66,6 +73,26 @@ def between_features(xp: Library, features: Array, others: Array) -> Array:
     squares = xp.sum(features * features, axis=-1)[..., :, None]
     of_others = xp.sum(others * others, axis=-1)[..., None, :]
     return squares - 2.0 * products + of_others
+
+
+def between_directions(xp: Library, features: Array, others: Array) -> Array:
+    """Return what `between_features` does, of features of length 1: 1 less their cosine.
+
+    The cosine with features that are all 0 is 0.
+    """
+    products = xp.matmul(_directions(xp, features), xp.matrix_transpose(_directions(xp, others)))
+    return 1.0 - products
+
+
+def _directions(xp: Library, features: Array) -> Array:
+    length = xp.sqrt(xp.sum(features * features, axis=-1, keepdims=True))
+    return features / xp.where(length == 0, xp.ones_like(length), length)
+
+
+FEATURE_DISTANCES: dict[FeatureDistance, Callable[[Library, Array, Array], Array]] = {
+    "euclidean": between_features,
+    "cosine": between_directions,
+}
 
 
 def between_locations(xp: Library, locations: Array, others: Array) -> Array:

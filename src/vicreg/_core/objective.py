@@ -12,7 +12,7 @@ from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
 from vicreg._core.sample_weights import Counts, SampleWeights
 from vicreg._core.sizes import Sizes
-from vicreg._core.terms import Invariance, SmoothL1, Term, Variance, covariance_term
+from vicreg._core.terms import Invariance, Pairs, SmoothL1, Term, Variance, covariance_term
 from vicreg._core.terms.base import of_features
 from vicreg._typing import Method, Penalty
 
@@ -57,6 +57,8 @@ class Objective:
     weighted : bool
         Whether samples have weights: the last of the arrays that go with this objective is then
         no view but their weights.
+    pairs : tuple of pairs of int, or None
+        Between which views the invariance is. None is all pairs.
     """
 
     convention: Convention
@@ -73,6 +75,7 @@ class Objective:
     comm: Communicator | None
     batch: Any = field(default=None, compare=False, repr=False)
     weighted: bool = False
+    pairs: Pairs | None = None
 
     @property
     def computed(self) -> Flags:
@@ -126,11 +129,12 @@ class Objective:
             counts = weights.counts(self.sizes.summed)
         convention = self.convention
         invariance, variance, covariance = term_scales(convention, d, views)
-        # Σ_{a<b} ‖z_a − z_b‖² over the pairs of k views is k Σ_a ‖z_a − z̄‖².
-        over_pairs = 1.0 if views == 2 else 2.0 / max(views - 1, 1)
+        pairs = ((0, 1),) if self.pairs is None and views == 2 else self.pairs
+        # Σ_{a<b} ‖z_a − z_b‖² over all pairs of k views is k Σ_a ‖z_a − z̄‖².
+        over_pairs = 2.0 / max(views - 1, 1) if pairs is None else 1.0 / len(pairs)
         wanted = self.computed
         return (
-            Invariance(over_pairs * invariance / (d * counts.total))
+            Invariance(over_pairs * invariance / (d * counts.total), pairs)
             if wanted[0] and invariance
             else None,
             Variance(

@@ -330,5 +330,14 @@ def _described(
 
 
 #: Of an objective, what must be the same on every rank, beside its convention.
-_SETTINGS = ("gamma", "eps", "method", "axes", "penalty", "delta", "published_gradient")
+_SETTINGS = (
+    "gamma",
+    "eps",
+    "method",
+    "axes",
+    "penalty",
+    "delta",
+    "published_gradient",
+    "pairs",
+)
 _SHOWN = 300  # characters of a setting in an error

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, NamedTuple, overload
 from vicreg._adapters.dispatch import adapter_for, floats_of
 from vicreg._checks import (
     CheckedWeights,
+    check_pairs_of,
     checked_library,
     checked_objective,
     with_sample_weight,
@@ -15,7 +16,7 @@ from vicreg._checks import (
 from vicreg._conventions import Convention, ConventionName
 from vicreg._core.communicator import Communicator
 from vicreg._core.objective import Objective
-from vicreg._typing import Array, ArrayT, Method
+from vicreg._typing import Array, ArrayT, Method, PairsOfViews
 
 __all__ = [
     "VICRegTerms",
@@ -87,6 +88,7 @@ def vicreg_loss(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the variance-invariance-covariance loss of two or more views.
@@ -134,6 +136,10 @@ def vicreg_loss(
         loss cannot be differentiated with respect to the weights of samples: in PyTorch, JAX and
         MLX that is an error. Weights that are negative, NaN or infinite, or whose sum is too large
         for the dtype, give NaN where nobody can see them before.
+    pairs : sequence of pairs of int, optional
+        Between which views the invariance is: indices of `views`, as ``[(0, 1), (0, 2)]``. It is
+        the mean over these pairs. (1, 0) is the pair (0, 1). The variance and the covariance are
+        of all views, whatever the pairs. None is all pairs.
     comm : Communicator, optional
         The processes or devices that the batch is spread over: a communicator of
         `vicreg.distributed`. Each passes its own rows, and each gets the loss of the whole batch.
@@ -151,15 +157,17 @@ def vicreg_loss(
         A view is not an array, has no real floating-point dtype, or differs from the first in
         library or dtype; a weight is neither a number nor an array of shape () of that library;
         `gamma` or `eps` is not a number; `feature_axis` or `sample_axis` is not made of integers;
-        `sample_weight` is not an array of real numbers of that library; `comm` is not a
-        communicator.
+        `sample_weight` is not an array of real numbers of that library; `pairs` is not a sequence
+        of pairs of integers; `comm` is not a communicator.
     ValueError
         There are fewer than two views or two samples; shapes or devices differ; the convention
         or the method is unknown; a weight or `eps` is below 0, or `gamma` is not above 0;
         `feature_axis` and `sample_axis` together name no axis, one that a view does not have, or
         one axis twice; `sample_weight` has another shape or device, requires a gradient, or,
         where its values can be read without waiting for a device, is below 0 or not finite in
-        the dtype of the computation.
+        the dtype of the computation;
+        `pairs` is empty, names a view that there is not, a view with itself, or a pair twice, or
+        the convention has no invariance.
 
     Notes
     -----
@@ -168,7 +176,8 @@ def vicreg_loss(
     from it in the ways that `vicreg.conventions` lists.
 
     The value with its gradient takes two matrix products of n · d · min(n, d) multiply-adds a
-    view.
+    view. The invariance over all pairs takes time linear in the number of views, and over `pairs`
+    time and memory linear in the number of pairs.
 
     Examples
     --------
@@ -197,11 +206,17 @@ def vicreg_loss(
     >>> z1[:3, :, 1:] = np.nan
     >>> print(f"{vicreg_loss(z1, z2, feature_axis=(1, 3, 4), sample_weight=valid):.3f}")
     161.334
+
+    A teacher's view is compared with each of two students', and these not with each other:
+
+    >>> teacher, first, second = rng.standard_normal((3, 256, 32))
+    >>> print(f"{vicreg_loss(teacher, first, second, pairs=[(0, 1), (0, 2)]):.3f}")
+    51.208
     """
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, arrays, objective, weights = _checked_views(
-        views, sample_weight, convention, given, gamma, eps, method, axes, comm
+        views, sample_weight, pairs, convention, given, gamma, eps, method, axes, comm
     )
     outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, weights)
     return outputs[0]
@@ -219,6 +234,7 @@ def vicreg_terms(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
 ) -> VICRegTerms[ArrayT]:
     """Return the loss and its three terms, without their weights.
@@ -230,7 +246,7 @@ def vicreg_terms(
     *views : array, shape (n, d) or (n, ..., d)
         Two or more, as in `vicreg_loss`.
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, sample_weight, comm : optional
+feature_axis, sample_axis, sample_weight, pairs, comm : optional
         As in `vicreg_loss`.
 
     Returns
@@ -262,7 +278,8 @@ feature_axis, sample_axis, sample_weight, comm : optional
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, arrays, objective, weights = _checked_views(
-        views, sample_weight, convention, given, gamma, eps, method, axes, comm, each_term=True
+        *(views, sample_weight, pairs, convention, given, gamma, eps, method, axes, comm),
+        each_term=True,
     )
     return VICRegTerms(*adapter_for(library).evaluate(arrays, objective, weights))
 
@@ -280,6 +297,7 @@ def vicreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
     terms: Literal[False] = False,
 ) -> tuple[ArrayT, tuple[ArrayT, ...]]: ...
@@ -296,6 +314,7 @@ def vicreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
     terms: Literal[True],
 ) -> tuple[VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
@@ -312,6 +331,7 @@ def vicreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
     terms: bool,
 ) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]: ...
@@ -327,6 +347,7 @@ def vicreg_value_and_grad(
     feature_axis: int | Sequence[int] = -1,
     sample_axis: int | Sequence[int] | None = None,
     sample_weight: Array | None = None,
+    pairs: PairsOfViews | None = None,
     comm: Communicator | None = None,
     terms: bool = False,
 ) -> tuple[ArrayT | VICRegTerms[ArrayT], tuple[ArrayT, ...]]:
@@ -340,7 +361,7 @@ def vicreg_value_and_grad(
     *views : array, shape (n, d) or (n, ..., d)
         Two or more, as in `vicreg_loss`.
     convention, invariance_weight, variance_weight, covariance_weight, gamma, eps, method, \
-feature_axis, sample_axis, sample_weight, comm : optional
+feature_axis, sample_axis, sample_weight, pairs, comm : optional
         As in `vicreg_loss`.
     terms : bool, optional
         Whether to return the terms too. They come from the same computation; only a term whose
@@ -389,7 +410,8 @@ feature_axis, sample_axis, sample_weight, comm : optional
     given = (invariance_weight, variance_weight, covariance_weight)
     axes = (feature_axis, sample_axis)
     library, arrays, objective, weights = _checked_views(
-        views, sample_weight, convention, given, gamma, eps, method, axes, comm, each_term=terms
+        *(views, sample_weight, pairs, convention, given, gamma, eps, method, axes, comm),
+        each_term=terms,
     )
     outputs, gradients = adapter_for(library).value_and_grad(arrays, objective, weights)
     return VICRegTerms(*outputs) if terms else outputs[0], gradients
@@ -548,7 +570,11 @@ def covariance_loss(
 
 
 def _checked_views(
-    views: tuple[ArrayT, ...], sample_weight: Array | None, *settings: Any, each_term: bool = False
+    views: tuple[ArrayT, ...],
+    sample_weight: Array | None,
+    pairs: PairsOfViews | None,
+    *settings: Any,
+    each_term: bool = False,
 ) -> tuple[str, tuple[ArrayT, ...], Objective, CheckedWeights]:
     """Return the library, the arrays that the adapter takes, the objective and the weights."""
     if len(views) < 2:
@@ -556,8 +582,9 @@ def _checked_views(
         hint = ": pass the views one by one" if is_list else ""
         raise ValueError(f"views must be two or more arrays; got {len(views)}{hint}")
     objective, checked = checked_objective(
-        *settings, each_term=each_term, weighted=sample_weight is not None
+        *settings, each_term=each_term, weighted=sample_weight is not None, pairs=pairs
     )
+    check_pairs_of(len(views), objective.pairs)
     names = tuple(f"views[{i}]" for i in range(len(views)))
     library = checked_library(views, names, objective, checked)
     return (

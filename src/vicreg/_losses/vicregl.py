@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from vicreg._adapters.dispatch import adapter_for, device_of, library_of
 from vicreg._checks import CheckedWeights, checked_library, checked_objective
@@ -12,7 +13,15 @@ from vicreg._conventions import checked_number
 from vicreg._core import local
 from vicreg._core.communicator import Communicator
 from vicreg._core.local import Regional, Views
-from vicreg._typing import Array, ArrayT, Method
+from vicreg._typing import (
+    Array,
+    ArrayT,
+    Counts,
+    FeatureDistance,
+    MatchOrder,
+    Method,
+    Statistics,
+)
 
 __all__ = ["vicregl_loss", "vicregl_value_and_grad"]
 
@@ -20,12 +29,15 @@ __all__ = ["vicregl_loss", "vicregl_value_and_grad"]
 def vicregl_loss(
     embeddings: Sequence[ArrayT],
     maps: Sequence[ArrayT],
-    locations: Sequence[ArrayT],
+    locations: Sequence[ArrayT] | None,
     *,
     num_global: int = 2,
     alpha: float = 0.75,
-    num_matches: tuple[int, int] = (20, 4),
-    feature_matches: tuple[int, int] | None = None,
+    num_matches: Counts = (20, 4),
+    feature_matches: Counts = None,
+    match_order: MatchOrder = "place",
+    feature_distance: FeatureDistance = "euclidean",
+    statistics: Statistics = "place",
     invariance_weight: float | Array | None = None,
     variance_weight: float | Array | None = None,
     covariance_weight: float | Array | None = None,
@@ -44,7 +56,7 @@ def vicregl_loss(
     - Local: each place of one map is matched with the nearest place of the other, once by their
       features and once by their locations. The matches are taken as samples' positions: the k-th
       match of every sample has statistics of its own. The terms are averaged over the matches,
-      the two directions and the pairs; those by features and those by locations are added.
+      the directions and the pairs; those by features and those by locations are added.
 
     It can be differentiated as `vicreg_loss` can, by the embeddings and the maps. The choice of
     matches has no derivative.
@@ -55,17 +67,32 @@ def vicregl_loss(
         One for each view of the same n samples, the global views first.
     maps : sequence of arrays, each of shape (n, height, width, c) or (n, places, c)
         The feature maps of the same views. They may differ in the number of places.
-    locations : sequence of arrays, each of shape (n, height, width, 2) or (n, places, 2)
-        Where each place of a map is in the whole image.
+    locations : sequence of arrays, each of shape (n, height, width, 2) or (n, places, 2), or None
+        Where each place of a map is in the whole image. It may be None where `num_matches` is
+        (0, 0).
     num_global : int, optional
         How many of the views, the first ones, are global.
     alpha : float, optional
         The share of the global part, from 0 to 1. A part whose share is 0 is not computed.
-    num_matches : tuple of two int, optional
+    num_matches : tuple of two, each int or None, optional
         How many places are matched by location: of the first view of a pair, and of the other.
-        They are those with the nearest matches. A map with fewer places keeps all.
-    feature_matches : tuple of two int, optional
-        Likewise by features. None keeps all places.
+        They are those with the nearest matches. A map with fewer places keeps all, and None is
+        all; a direction of 0 is left out. (0, 0) leaves out the matches by location, as
+        stable-pretraining does.
+    feature_matches : tuple of two, each int or None, optional
+        Likewise by features; None keeps all places both ways. lightly keeps as many as by
+        location: ``feature_matches=(20, 4)``. stable-pretraining matches one way alone:
+        ``feature_matches=(None, 0)``, with a `num_global` of 1.
+    match_order : {"place", "distance"}, optional
+        In which order the kept matches are, and so which of them share statistics: in the order
+        of the places of the first map, or the nearest first. lightly and jolibrain/vicreg-loss
+        order them by distance.
+    feature_distance : {"euclidean", "cosine"}, optional
+        Which features are the nearest: those of the least Euclidean distance, or of the largest
+        cosine. stable-pretraining takes the cosine.
+    statistics : {"place", "all"}, optional
+        Of what the variance and the covariance are: of each match by itself, over the samples, or
+        of all matches of two maps together, in one direction. stable-pretraining takes all.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         As in `vicreg_loss`. None is 25, 25 and 1.
     gamma, eps, method, comm : optional
@@ -84,27 +111,28 @@ def vicregl_loss(
         no integer; all else as in `vicreg_loss`.
     ValueError
         There are fewer than two views; the sequences differ in length; `num_global` is not from 1
-        to the number of views; `alpha` is not from 0 to 1; a count is below 1; the shapes do not
-        go together; all else as in `vicreg_loss`.
+        to the number of views; `alpha` is not from 0 to 1; a count is below 0, or all are 0;
+        `match_order`, `feature_distance` or `statistics` is none of its choices; the shapes do
+        not go together; all else as in `vicreg_loss`.
 
     Notes
     -----
     The source is Bardes, Ponce, LeCun, "VICRegL: Self-Supervised Learning of Local Visual
-    Features", arXiv 2210.01571, as facebookresearch/VICRegL computes it. What others compute:
+    Features", arXiv 2210.01571, as facebookresearch/VICRegL computes it. Others compute other
+    functions:
 
-    - lightly's ``VICRegLLoss`` orders the matches by their distance, where here they keep the
-      order of the places. That changes which places share statistics, so the variance and the
-      covariance differ as soon as not all places are kept. By features it keeps as many as
-      `num_matches`; ``feature_matches=num_matches`` does so here.
-    - jolibrain's orders likewise.
-    - stable-pretraining takes the cosine for the distance of features, takes statistics over all
-      places together, and has nothing by location.
+    - lightly's ``VICRegLLoss`` is ``match_order="distance", feature_matches=num_matches``.
+    - stable-pretraining's ``VICRegL``, which has two views, is ``num_global=1, num_matches=(0, 0),
+      feature_matches=(None, 0), feature_distance="cosine", statistics="all"`` and, since it adds
+      the covariance of two views up, ``covariance_weight=2``.
+    - jolibrain/vicreg-loss orders the matches by their distance too.
 
     There is no `sample_weight`: all places of all samples count.
 
     Where several matches are equally near the first place is taken, and of equal distances the
-    first places are kept. No array is larger than the distances, (n, places, places), apart from
-    those of the terms.
+    first places are kept. With P the places of the largest map, the matching makes no array
+    larger than the distances, (n, P, P), or that map, (n, P, c), and the terms are of at most P
+    matches at once.
 
     Examples
     --------
@@ -117,10 +145,10 @@ def vicregl_loss(
     >>> print(f"{vicregl_loss(list(embeddings), list(maps), list(locations)):.3f}")
     53.205
     """
-    counts = (num_matches, feature_matches)
+    matching = (num_matches, feature_matches, match_order, feature_distance, statistics)
     given = (invariance_weight, variance_weight, covariance_weight)
     views, settings, weights = _checked(
-        (embeddings, maps, locations), num_global, alpha, counts, given, gamma, eps, method, comm
+        (embeddings, maps, locations), num_global, alpha, matching, given, gamma, eps, method, comm
     )
     loss: ArrayT = adapter_for(settings.library).apply(local.value, views, weights, settings)
     return loss
@@ -129,12 +157,15 @@ def vicregl_loss(
 def vicregl_value_and_grad(
     embeddings: Sequence[ArrayT],
     maps: Sequence[ArrayT],
-    locations: Sequence[ArrayT],
+    locations: Sequence[ArrayT] | None,
     *,
     num_global: int = 2,
     alpha: float = 0.75,
-    num_matches: tuple[int, int] = (20, 4),
-    feature_matches: tuple[int, int] | None = None,
+    num_matches: Counts = (20, 4),
+    feature_matches: Counts = None,
+    match_order: MatchOrder = "place",
+    feature_distance: FeatureDistance = "euclidean",
+    statistics: Statistics = "place",
     invariance_weight: float | Array | None = None,
     variance_weight: float | Array | None = None,
     covariance_weight: float | Array | None = None,
@@ -152,9 +183,10 @@ def vicregl_value_and_grad(
     ----------
     embeddings : sequence of arrays, each of shape (n, d)
         As in `vicregl_loss`.
-    maps, locations : sequence of arrays
+    maps, locations : sequence of arrays; None for no locations
         As in `vicregl_loss`.
-    num_global, alpha, num_matches, feature_matches : optional
+    num_global, alpha, num_matches, feature_matches, match_order, feature_distance, \
+statistics : optional
         As in `vicregl_loss`.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         As in `vicregl_loss`.
@@ -192,10 +224,10 @@ def vicregl_value_and_grad(
     >>> of_maps[1].shape
     (32, 7, 7, 8)
     """
-    counts = (num_matches, feature_matches)
+    matching = (num_matches, feature_matches, match_order, feature_distance, statistics)
     given = (invariance_weight, variance_weight, covariance_weight)
     views, settings, weights = _checked(
-        (embeddings, maps, locations), num_global, alpha, counts, given, gamma, eps, method, comm
+        (embeddings, maps, locations), num_global, alpha, matching, given, gamma, eps, method, comm
     )
     adapter = adapter_for(settings.library)
     loss, gradients = adapter.apply(local.value_and_grad, views, weights, settings)
@@ -206,42 +238,65 @@ def checked_settings(
     library: str,
     num_global: Any,
     alpha: Any,
-    counts: tuple[Any, Any],
+    matching: tuple[Any, Any, Any, Any, Any],
     *of_objective: Any,
 ) -> tuple[Regional, CheckedWeights]:
-    """Return what these settings of VICRegL describe, and the terms' weights."""
+    """Return what these settings of VICRegL describe, and the terms' weights.
+
+    `matching` are `num_matches`, `feature_matches`, `match_order`, `feature_distance` and
+    `statistics`.
+    """
     weights, gamma, eps, method, comm = of_objective
     objective, checked = checked_objective("vicregl", weights, gamma, eps, method, (-1, 0), comm)
     share = checked_number(alpha, "alpha")
     if share > 1:
         raise ValueError(f"alpha must be from 0 to 1; got {alpha!r}")
-    by_location, by_features = counts
+    by_location, by_features, match_order, feature_distance, statistics = matching
     settings = Regional(
         library,
         objective,
-        _checked_count(num_global, "num_global"),
+        _checked_count(num_global, "num_global", least=1),
         share,
         _checked_counts(by_location, "num_matches"),
-        (None, None) if by_features is None else _checked_counts(by_features, "feature_matches"),
+        _checked_counts(by_features, "feature_matches"),
+        _checked_choice(match_order, "match_order", get_args(MatchOrder)),
+        _checked_choice(feature_distance, "feature_distance", get_args(FeatureDistance)),
+        _checked_choice(statistics, "statistics", get_args(Statistics)),
     )
+    if share < 1 and not settings.matches_by_location and settings.feature_matches == (0, 0):
+        raise ValueError(
+            "num_matches and feature_matches must not both be (0, 0) where alpha is below 1, as "
+            f"nothing would be matched; got alpha={alpha!r}"
+        )
     return settings, checked
 
 
-def _checked_counts(given: Any, argument: str) -> tuple[int, int]:
+def _checked_choice(given: Any, argument: str, choices: tuple[Any, ...]) -> Any:
+    if not isinstance(given, str) or given not in choices:
+        raise ValueError(f"{argument} must be {' or '.join(map(repr, choices))}; got {given!r}")
+    return given
+
+
+def _checked_counts(given: Any, argument: str) -> tuple[int | None, int | None]:
+    if given is None:
+        return (None, None)
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise TypeError(f"{argument} must be two integers; got {given!r}")
+        raise TypeError(f"{argument} must be two integers, or None for all; got {given!r}")
     if len(given) != 2:
-        raise ValueError(f"{argument} must be two integers; got {given!r}")
-    return _checked_count(given[0], argument), _checked_count(given[1], argument)
+        raise ValueError(f"{argument} must be two integers, or None for all; got {given!r}")
+    one, other = (
+        None if count is None else _checked_count(count, argument, least=0) for count in given
+    )
+    return one, other
 
 
-def _checked_count(given: Any, argument: str) -> int:
+def _checked_count(given: Any, argument: str, least: int) -> int:
     try:
         count = operator.index(given)
     except TypeError:
         raise TypeError(f"{argument} must be of integers; got {given!r}") from None
-    if count < 1:
-        raise ValueError(f"{argument} must be 1 or more; got {given!r}")
+    if count < least:
+        raise ValueError(f"{argument} must be {least} or more; got {given!r}")
     return count
 
 
@@ -252,6 +307,8 @@ def _checked(
     given: tuple[Any, Any, Any], *settings: Any
 ) -> tuple[Views, Regional, CheckedWeights]:
     for name, arrays in zip(_NAMES, given, strict=True):
+        if name == "locations" and arrays is None:
+            continue
         if not isinstance(arrays, (list, tuple)):
             raise TypeError(
                 f"{name} must be a list or a tuple of arrays, one for each view; got "
@@ -261,7 +318,7 @@ def _checked(
             raise ValueError(
                 f"{name} must be as many as embeddings, {len(given[0])}; got {len(arrays)}"
             )
-    views = Views(*(tuple(arrays) for arrays in given))
+    views = Views(*(tuple(arrays or ()) for arrays in given))
     if len(views.embeddings) < 2:
         raise ValueError(f"embeddings must be of two or more views; got {len(views.embeddings)}")
     library = library_of(views.embeddings[0])
@@ -270,6 +327,11 @@ def _checked(
         raise ValueError(
             f"num_global must be at most the number of views, {len(views.embeddings)}; got "
             f"{regional.num_global}"
+        )
+    if regional.matches_by_location and not views.locations:
+        raise TypeError(
+            "locations must be a list or a tuple of arrays, one for each view, unless num_matches "
+            "is (0, 0); got None"
         )
     _check_arrays(views, regional, weights)
     return views, regional, weights
@@ -282,8 +344,10 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
     first = views.embeddings[0]
     if first.ndim != 2:
         raise ValueError(f"embeddings must have the shape (n, d); got {tuple(first.shape)}")
-    for view, (array, places) in enumerate(zip(views.maps, views.locations, strict=True)):
+    for view, (array, places) in enumerate(itertools.zip_longest(views.maps, views.locations)):
         for name, one in ((f"maps[{view}]", array), (f"locations[{view}]", places)):
+            if one is None:
+                continue
             # By itself, as the shapes differ from view to view.
             its_library = checked_library((one,), (name,), objective)
             if its_library != library:
@@ -312,7 +376,7 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
                 f"as maps[0] is; got shape {tuple(array.shape)}"
             )
         wanted = (*array.shape[:-1], 2)
-        if tuple(places.shape) != wanted:
+        if places is not None and tuple(places.shape) != wanted:
             raise ValueError(
                 f"locations[{view}] must have the shape {wanted}, two coordinates for each place "
                 f"of maps[{view}]; got {tuple(places.shape)}"

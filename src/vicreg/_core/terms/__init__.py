@@ -2,7 +2,7 @@
 
 from vicreg._core.terms.base import Linear, Term
 from vicreg._core.terms.covariance import SmoothL1, covariance_term
-from vicreg._core.terms.invariance import Invariance
+from vicreg._core.terms.invariance import Invariance, Pairs
 from vicreg._core.terms.variance import Variance
 
-__all__ = ["Invariance", "Linear", "SmoothL1", "Term", "Variance", "covariance_term"]
+__all__ = ["Invariance", "Linear", "Pairs", "SmoothL1", "Term", "Variance", "covariance_term"]

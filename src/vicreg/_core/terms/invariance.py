@@ -1,11 +1,11 @@
-"""The invariance: the mean squared distance between two views of a sample.
+"""The invariance: the mean squared distance between two views of a sample, over pairs of views.
 
-Over the pairs of k views, Σ_{a<b} ‖z_a − z_b‖² = k Σ_a ‖z_a − z̄‖²: linear in k. So with more than
-two views the differences are those from the mean of the views,
+    E = Σ_{(a, b)} ‖z_a − z_b‖²,        ∂E/∂z_a = 2 Σ_b (z_a − z_b),
 
-    E = Σ_a ‖z_a − z̄‖²,            ∂E/∂z_a = 2 (z_a − z̄)
+of which two views have one. Over all pairs of k views, Σ_{a<b} ‖z_a − z_b‖² = k Σ_a ‖z_a − z̄‖²:
+linear in k. So there the differences are those from the mean of the views,
 
-and with two they are one, E = ‖z_1 − z_2‖², ∂E/∂z_1 = 2 (z_1 − z_2) = −∂E/∂z_2.
+    E = Σ_a ‖z_a − z̄‖²,                 ∂E/∂z_a = 2 (z_a − z̄)
 """
 
 from __future__ import annotations
@@ -21,23 +21,22 @@ from vicreg._core.samples import Samples
 from vicreg._core.terms.base import Term
 
 Array = Any
+Pairs = tuple[tuple[int, int], ...]  # of the places of views
 
 
 @dataclass(frozen=True)
 class Invariance(Term):
-    """`coefficient` times E."""
+    """`coefficient` times E, over `pairs` of views, or from their mean where these are None."""
 
     coefficient: Any  # a number, or an array of shape ()
+    pairs: Pairs | None
 
     def differences(self, views: Sequence[Samples]) -> list[Array]:
-        """Return the difference of two views; of more, each less their mean."""
-        first, *others = (samples.z for samples in views)
-        if len(others) == 1:
-            return [first - others[0]]
-        # From the first view, so that the mean is rounded on the scale of the differences.
-        from_first = [view - first for view in others]
-        mean = sums.total(from_first) / len(views)
-        return [-mean, *(memory.subtract(views[0].xp, array, mean) for array in from_first)]
+        """Return the difference of each pair; without pairs each view less the mean of all."""
+        z = [samples.z for samples in views]
+        if self.pairs is None:
+            return _from_mean(views[0], z)
+        return [z[first] - z[second] for first, second in self.pairs]
 
     def between_views(self, views: Sequence[Samples], differences: list[Array]) -> Array:
         """Return the term."""
@@ -56,14 +55,32 @@ class Invariance(Term):
         xp = views[0].xp
         add = functools.partial(memory.add, xp) if in_place else operator.add
         subtract = functools.partial(memory.subtract, xp) if in_place else operator.sub
+
+        def plus(place: int, change: Array) -> None:
+            gradient = gradients[place]
+            if wanted[place]:
+                gradients[place] = change if gradient is None else add(gradient, change)
+
+        def minus(place: int, change: Array) -> None:
+            gradient = gradients[place]
+            if wanted[place]:
+                gradients[place] = -change if gradient is None else subtract(gradient, change)
+
         factor = views[0].of_each(2.0 * self.coefficient * cotangent)
         scaled = [memory.multiply(xp, array, factor) for array in differences]
-        # The first view last: its gradient may be the difference itself.
-        for place in reversed([place for place, is_wanted in enumerate(wanted) if is_wanted]):
-            gradient = gradients[place]
-            if place < len(scaled):
-                change = scaled[place]
-                gradients[place] = change if gradient is None else add(gradient, change)
-            else:  # the second of two
-                (change,) = scaled
-                gradients[place] = -change if gradient is None else subtract(gradient, change)
+        if self.pairs is None:
+            for place, change in enumerate(scaled):
+                plus(place, change)
+            return
+        for (first, second), change in zip(self.pairs, scaled, strict=True):
+            # The first view last: its gradient may be the difference itself.
+            minus(second, change)
+            plus(first, change)
+
+
+def _from_mean(samples: Samples, z: Sequence[Array]) -> list[Array]:
+    # From the first view, so that the mean is rounded on the scale of the differences.
+    first, *others = z
+    from_first = [view - first for view in others]
+    mean = sums.total(from_first) / len(z)
+    return [-mean, *(memory.subtract(samples.xp, array, mean) for array in from_first)]
