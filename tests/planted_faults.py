@@ -45,9 +45,9 @@ FAULTS = [
     # Centring, the invariance and the hinge.
     Fault(
         "mean divided by n - 1",
-        "_core/samples.py",
-        "[..., None, :] / self.count",
-        "[..., None, :] / (self.count - 1)",
+        "_core/library.py",
+        "/ array.shape[-2]",
+        "/ (array.shape[-2] - 1)",
     ),
     Fault(
         "nothing centred",
@@ -105,14 +105,14 @@ FAULTS = [
     Fault(
         "hinge without its kink",
         "_core/terms/variance.py",
-        "hinge = xp.maximum(short, xp.zeros_like(short))",
-        "hinge = short",
+        "hinge = xp.nonnegative(self.gamma - spread)",
+        "hinge = self.gamma - spread",
     ),
     Fault(
         "slope of the hinge beyond its kink",
         "_core/terms/variance.py",
-        "return xp.where(active, (-1.0 / self.divisor) / spread, xp.zeros_like(spread))",
-        "return (-1.0 / self.divisor) / spread",
+        "return xp.where(active, slope / spread, xp.zeros_like(spread))",
+        "return slope / spread",
     ),
     Fault(
         "kink of the slope at 1, whatever gamma is",
@@ -123,8 +123,8 @@ FAULTS = [
     Fault(
         "half the slope of the hinge on the variance",
         "_core/terms/variance.py",
-        "return (-2.0 / self.divisor) *",
-        "return (-1.0 / self.divisor) *",
+        "return 2.0 * slope *",
+        "return 1.0 * slope *",
     ),
     Fault(
         "no eps under the root",
@@ -147,15 +147,15 @@ FAULTS = [
     ),
     Fault(
         "diagonal of C moved to the next column",
-        "_core/terms/covariance/definition.py",
-        "return xp.where(rows[:, None] == start + columns,",
-        "return xp.where(rows[:, None] == start + columns + 1,",
+        "_core/library.py",
+        "return self.where(rows[:, None] == start + columns,",
+        "return self.where(rows[:, None] == start + columns + 1,",
     ),
     Fault(
         "diagonal of every block of C taken for that of the first",
-        "_core/terms/covariance/definition.py",
-        "return xp.where(rows[:, None] == start + columns,",
-        "return xp.where(rows[:, None] == columns,",
+        "_core/library.py",
+        "return self.where(rows[:, None] == start + columns,",
+        "return self.where(rows[:, None] == columns,",
         ("vcreg",),
     ),
     Fault(
@@ -173,29 +173,64 @@ FAULTS = [
     Fault(
         "kept-apart features' squares subtracted too",
         "_core/terms/covariance/gram.py",
-        "diagonal = xp.where(apart,",
-        "diagonal = xp.where(xp.logical_and(apart, rest > 0),",
+        "diagonal = apart.with_value(of_features(scale) * samples.energies, 0.0)",
+        "diagonal = of_features(scale) * samples.energies",
         ("paths",),
     ),
     Fault(
         "pairs with one kept-apart feature counted once",
         "_core/terms/covariance/gram.py",
-        "m * m * (1.0 + rest)",
-        "m * m * (1.0 + 0 * rest)",
+        "xp.full_like(diagonal, 2.0), 1.0)",
+        "xp.full_like(diagonal, 1.0), 1.0)",
         ("paths",),
+    ),
+    Fault(
+        "kept-apart features not put back after K",
+        "_core/largest.py",
+        "self._xp.put_along_axis(array, places, columns)",
+        "self._xp.put_along_axis(array, places, 0.0)",
+        tests=("paths",),
+    ),
+    Fault(
+        "PyTorch's factor of a product that is added",
+        "_adapters/torch/library.py",
+        "alpha=factor, out=total",
+        "alpha=abs(factor) / 2, out=total",
+        tests=("paths",),
+    ),
+    Fault(
+        "PyTorch's diagonal of a block of C on its wrong side",
+        "_adapters/torch/library.py",
+        "array.diagonal(-start, -2, -1)",
+        "array.diagonal(start, -2, -1)",
+        tests=("vcreg",),
+    ),
+    Fault(
+        "PyTorch's norm on a device not squared",
+        "_adapters/torch/library.py",
+        "return _squared(torch.linalg.vector_norm(array, dim=-2))",
+        "return torch.linalg.vector_norm(array, dim=-2)",
+        tests=("paths",),
+    ),
+    Fault(
+        "NumPy's diagonal of a block of C that of the first",
+        "_adapters/standard.py",
+        "array[..., start + columns, columns] = 0.0",
+        "array[..., columns, columns] = 0.0",
+        tests=("vcreg",),
     ),
     Fault(
         "kept-apart features left out of the gradient",
         "_core/terms/covariance/gram.py",
-        "product = memory.add(xp, product, xp.matmul(a, factor * m))",
-        "product = product + 0",
+        "products.append(Product(a, m, factor))",
+        "products.append(Product(a, 0.0 * m, factor))",
         ("paths",),
     ),
     Fault(
         "kept-apart features' products with themselves counted",
         "_core/terms/covariance/gram.py",
-        "m = xp.where(is_apart, xp.zeros_like(m), m)",
-        "m = m + 0",
+        "m = apart.with_own_cleared(xp.scaled_product(xp.matrix_transpose(a), zc, scale))",
+        "m = xp.scaled_product(xp.matrix_transpose(a), zc, scale)",
         ("paths",),
     ),
     Fault(
@@ -462,8 +497,8 @@ FAULTS = [
     Fault(
         "a gradient without the roots of its samples' weights",
         "_core/engine.py",
-        "return samples.in_statistics(total)",
-        "return total",
+        "return None if gradient is None else samples.in_statistics(gradient)",
+        "return gradient",
         ("sample_weight",),
     ),
     Fault(
@@ -476,8 +511,8 @@ FAULTS = [
     Fault(
         "the invariance's value without the weights",
         "_core/samples.py",
-        "return squares if parts is None else",
-        "return squares if parts is None or parts is not None else",
+        "return memory.multiply(self.xp, rows * rows, parts)",
+        "return rows * rows",
         ("sample_weight",),
     ),
     Fault(
@@ -701,8 +736,8 @@ FAULTS = [
     Fault(
         "PyTorch's batches of cotangents taken for arrays",
         "_adapters/torch/library.py",
-        "return recorded if are_batched(cotangents) else _eager",
-        "return _eager",
+        "    return are_batched(tensors)",
+        "    return False",
         ("torch_modes",),
     ),
     Fault(
@@ -843,22 +878,22 @@ FAULTS = [
     Fault(
         "a rank's own products taken for those of all",
         "_core/ranks.py",
-        "return self._comm.all_reduce(super().centred_products())",
-        "return super().centred_products()",
+        "return self._comm.all_reduce(super().centred_products(scale))",
+        "return super().centred_products(scale)",
         ("ranks",),
     ),
     Fault(
         "a rank's own rows of K taken for all of them",
         "_core/ranks.py",
-        "return self._comm.all_reduce(super().total_of_each_set(array))",
-        "return super().total_of_each_set(array)",
+        "return self._comm.all_reduce(super().squares_of_each_set(array))",
+        "return super().squares_of_each_set(array)",
         ("ranks",),
     ),
     Fault(
         "features that are kept apart taken twice for a rank's own rows",
         "_core/ranks.py",
-        "return self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))",
-        "return 2.0 * self.xp.matmul(self.centred, self.xp.matrix_transpose(numbers))",
+        "return features.columns(self.centred)",
+        "return 2.0 * features.columns(self.centred)",
         ("ranks",),
     ),
     Fault(
