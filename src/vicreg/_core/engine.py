@@ -5,8 +5,8 @@ forms gradients from that (reverse mode), and ``pushforward`` the change of each
 direction (forward mode). ``value_and_gradients`` does the first two at once and no part twice.
 
 Small views are stacked and worked on as one array, since each call of a library costs more than
-its work there. Large ones are worked on one after another: nothing is copied, and what was
-computed of one leaves its memory to the next.
+its work there; on a device other than the CPU, all views are. Large ones on a CPU are worked on
+one after another: nothing is copied, and what was computed of one leaves its memory to the next.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ invariance    for two views u (W + N) times the value: only z − z' cancels, an
 
 The Gram route forms K = s zc zcᵀ, and computes Σ K² − Σ C_jj² and K zc − zc ∘ diag C. These
 differences cancel, so the error of both terms is added, except for the eight largest features (or
-n − 1, if that is less), which are kept apart. ``method="auto"`` takes this route for n ≤ d.
+n − 1, if that is less), which are kept apart. ``method="auto"`` may take this route for n ≤ d.
 
 A large C is not formed. Σ |O| ΔC ≤ ‖O‖ ‖ΔC‖ (Cauchy-Schwarz) and |O| ≤ P, so that n × n matrices
 are enough: with X = u N |zc| / 2 + ẽ, ΔC = s (|zc|ᵀX + its transpose) + m⁻¹ n δδᵀ,

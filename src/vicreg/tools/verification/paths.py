@@ -1,9 +1,9 @@
-"""The paths through the core, which it chooses by size, for arrays of any size.
+"""The paths through the core, which it chooses by size and by device, for arrays of any size.
 
-The core stacks small views. With large ones, it forms products in strips, sums in runs, and
-covariances in blocks of columns. An exact truth exists for small arrays only. So each path here
-has the public functions with other sizes in the objective: small arrays then take the path of
-large ones.
+The core stacks small views, and all views on a device other than the CPU. With large ones, it
+forms products in strips, sums in runs, and covariances in blocks of columns. An exact truth exists
+for small arrays only. So each path here has the public functions with other sizes in the
+objective: small arrays on a CPU then take the path of large ones, or that of a device.
 """
 
 from __future__ import annotations
