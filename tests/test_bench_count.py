@@ -85,6 +85,34 @@ def test_a_value_and_gradient_stays_within_its_budget(
         assert all(one <= limit for one, limit in zip(added, BACKWARD_ADDS, strict=True)), added
 
 
+#: The same of a backward pass through VCReg's layer, by device, n and d; with its one view.
+LAYER_BUDGETS = {
+    ("cpu", 32, 64): (24, 31.9, 2.0),
+    ("cpu", 256, 4096): (53, 20.3, 0.875),
+    ("meta", 32, 64): (24, 22.9, 2.0),
+    ("meta", 256, 4096): (48, 20.4, 1.13),
+    ("meta", 4096, 512): (24, 16.4, 1.0),
+}
+
+
+@pytest.mark.parametrize(("budget", "most"), LAYER_BUDGETS.items(), ids=str)
+def test_a_layer_stays_within_its_budget(
+    budget: tuple[str, int, int], most: tuple[int, float, float]
+) -> None:
+    torch = pytest.importorskip("torch")
+    from vicreg.tools.benchmark.counting.torch import count
+    from vicreg.torch import VCReg
+
+    device, n, d = budget
+    layer = VCReg(variance_weight=1.0, covariance_weight=1.0)
+    z = torch.linspace(-1.0, 1.0, n * d, device=device).reshape(n, d).requires_grad_()
+    incoming = torch.ones_like(z)
+    counts = count(lambda: layer(z).backward(incoming))
+    products = 2 * n * d * min(n, d)
+    used = (counts.calls, counts.bytes_moved / (4 * n * d), counts.multiply_adds / products)
+    assert all(one <= limit for one, limit in zip(used, most, strict=True)), used
+
+
 # What one operation counts for. The arrays are float32: a (4, 6), b (6, 5), row (6,), k (2, 6).
 
 A, B, ROW, OUT = 4 * 24, 4 * 30, 4 * 6, 4 * 20
