@@ -488,6 +488,13 @@ FAULTS = [
         ("sample_weight",),
     ),
     Fault(
+        "weights may be infinite in the dtype of the computation",
+        "_core/sample_weights.py",
+        "right = xp.logical_and(right, weight <= largest)",
+        "right = xp.logical_and(right, weight <= math.inf)",
+        ("bad_input",),
+    ),
+    Fault(
         "a sum of weights that is 1 but for rounding has statistics",
         "_core/sample_weights.py",
         "least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))",
