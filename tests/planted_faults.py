@@ -434,7 +434,7 @@ FAULTS = [
     Fault(
         "the first sample is counted from though it is absent",
         "_core/sample_weights.py",
-        "places = xp.where(self.is_present, rows, xp.full_like(rows, rows.shape[0] - 1))",
+        "places = xp.where(present, rows, xp.full_like(rows, n))",
         "places = rows",
         ("sample_weight",),
     ),
@@ -504,8 +504,8 @@ FAULTS = [
     Fault(
         "samples times their weights are formed whole",
         "_core/samples.py",
-        "for rows, shares in self.blocks(array, self.weights.shares)",
-        "for rows, shares in [(array, self.weights.shares)]",
+        "for rows, factor in self.blocks(array, factors)",
+        "for rows, factor in [(array, factors)]",
         ("torch_modes",),
     ),
     Fault(

@@ -100,7 +100,7 @@ def vicregl_loss(
     - stable-pretraining takes the cosine for the distance of features, takes statistics over all
       places together, and has nothing by location.
 
-    There is no `sample_weight`: all places of all samples count.
+    There is no ``sample_weight=``: all places of all samples count.
 
     Where several matches are equally near the first place is taken, and of equal distances the
     first places are kept. No array is larger than the distances, (n, places, places), apart from
