@@ -143,6 +143,10 @@ def check_module(mesh: Mesh, n: int, d: int, function: Callable[..., object]) ->
     assert max(count for count, _ in arrays(text)) == views < d * d
 
 
+def masked(x: jax.Array, y: jax.Array) -> object:
+    return vicreg_value_and_grad(x, y, sample_weight=jnp.arange(len(x)) % 3)
+
+
 def check_mapped_rows(mesh: Mesh) -> None:
     """Inside `shard_map` over one of two axes the loss is that of the rows there."""
     spec = Spec("batch")
@@ -162,6 +166,7 @@ def in_one_process(automatic: Mesh, explicit: Mesh) -> None:
         check_numbers(mesh, LARGE, ROWS)
         check_module(mesh, 256, 1024, vicreg_value_and_grad)
         check_module(mesh, 2048, 8192, gradient)
+    check_module(automatic, 256, 1024, masked)
     check_numbers(automatic, (8, 2, 12), ROWS)
     check_numbers(explicit, (8, 16), Spec("batch", "model"), uncompiled=True)
     check_numbers(explicit, (16, 8), ROWS)

@@ -490,7 +490,7 @@ FAULTS = [
     Fault(
         "the first sample is counted from though it is absent",
         "_core/sample_weights.py",
-        "places = xp.where(self.is_present, rows, xp.full_like(rows, rows.shape[0] - 1))",
+        "places = xp.where(present, rows, xp.full_like(rows, n))",
         "places = rows",
         ("sample_weight",),
     ),
@@ -544,6 +544,13 @@ FAULTS = [
         ("sample_weight",),
     ),
     Fault(
+        "weights may be infinite in the dtype of the computation",
+        "_core/sample_weights.py",
+        "right = xp.logical_and(right, weight <= largest)",
+        "right = xp.logical_and(right, weight <= math.inf)",
+        ("bad_input",),
+    ),
+    Fault(
         "a sum of weights that is 1 but for rounding has statistics",
         "_core/sample_weights.py",
         "least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))",
@@ -553,8 +560,8 @@ FAULTS = [
     Fault(
         "samples times their weights are formed whole",
         "_core/samples.py",
-        "for rows, shares in self.blocks(array, self.weights.shares)",
-        "for rows, shares in [(array, self.weights.shares)]",
+        "for rows, factor in self.blocks(array, factors)",
+        "for rows, factor in [(array, factors)]",
         ("torch_modes",),
     ),
     Fault(

@@ -463,6 +463,15 @@ class TestSampleWeight:
         z = xp.asarray(IMAGE)
         self.refused(ValueError, "0 or more", repr(bad), weight=xp.asarray(weight), z=z)
 
+    @pytest.mark.parametrize("dtype", ["float16", "float32"])
+    @pytest.mark.parametrize("library", ["numpy", "torch"])
+    def test_values_beyond_the_dtype_of_the_computation(self, library: str, dtype: str) -> None:
+        xp = Backend(library)
+        pytest.importorskip(library)
+        z, weight = xp.asarray(IMAGE, dtype), xp.asarray(np.full((3, 2), 1e300))
+        self.refused(ValueError, "finite in the dtype", "got 1e+300", weight=weight, z=z)
+        self.check(xp.asarray(np.full((3, 2), 1e38)), z)
+
     def test_integers_below_0(self) -> None:
         self.refused(ValueError, "0 or more", "got -2", weight=np.asarray([1, -2]))
 

@@ -87,10 +87,6 @@ class _Products(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-#: One takes a row, and the other is a slice that does not say so.
-_MOVE_LITTLE = (torch.ops.aten.index_select.default, torch.ops.aten._unsafe_view.default)
-
-
 class _Moved(TorchDispatchMode):
     """Counts the elements read and written of arrays as large as a view, or of blocks of them."""
 
@@ -104,7 +100,7 @@ class _Moved(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         aliases = [returned.alias_info for returned in function._schema.returns]
         is_slice = any(alias is not None and not alias.is_write for alias in aliases)
-        if not is_slice and function not in _MOVE_LITTLE:
+        if not is_slice:
             self.count += sum(map(self._elements, tree_leaves((args, kwargs, result))))
         return result
 
@@ -123,10 +119,11 @@ def passes(function: Callable[..., Any], *views: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(256, 2048), (2048, 256)], ids=str)
 def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
-    """Two passes over each view for a value, and one more for its gradient.
+    """Two passes and a half over each view for a value, and one more for its gradient.
 
     What stands under a weight of 0 is set to 0; the centred samples, and the gradient, are
-    multiplied by the roots of the weights. With positions what has no statistics is set to 0 too.
+    multiplied by the roots of the weights; and to find the first sample that counts all are read.
+    With positions what has no statistics is set to 0 too.
     """
     views = draw(shape, dtype=torch.float32)
 
@@ -137,18 +134,20 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
         vcreg_value_and_grad(z, penalty="smooth_l1", **WEIGHTS, **weights)
 
     def more(function: Callable[..., Any], *views: torch.Tensor) -> float:
-        weight = (torch.arange(shape[0]) % 3).reshape(-1, *(1,) * (views[0].ndim - 2))
+        weight = torch.arange(shape[0]) % 3
+        if views[0].ndim == 3:
+            weight = torch.stack([weight, weight.flip(0)], 1)
         weighted = functools.partial(function, sample_weight=weight)
         return passes(weighted, *views) - passes(function, *views)
 
-    assert more(vicreg_loss, *[view.detach() for view in views]) == 2
-    assert more(vicreg_value_and_grad, *views) == 3
-    assert more(backward, *views) == 3
+    assert more(vicreg_loss, *[view.detach() for view in views]) == 2.5
+    assert more(vicreg_value_and_grad, *views) == 3.5
+    assert more(backward, *views) == 3.5
     # Of one view alone, so that half of what is counted is.
-    assert more(smooth_l1, *views) == 3 / 2
+    assert more(smooth_l1, *views) == 3.5 / 2
     of_positions = [view.detach().reshape(shape[0], 2, -1) for view in views]
-    assert more(vicreg_loss, *of_positions) == 3
-    assert more(vicreg_value_and_grad, *of_positions) == 4
+    assert more(vicreg_loss, *of_positions) == 3.5
+    assert more(vicreg_value_and_grad, *of_positions) == 4.5
 
 
 def products(function: Callable[..., Any], *views: torch.Tensor) -> int:

@@ -702,7 +702,7 @@ def attach_vcreg(
     """Regularize the outputs of named submodules of a model, without changing its code.
 
     After each of them comes a layer `VCReg`, as a forward hook. A hook knows nothing of a batch's
-    mask, so there is no `sample_weight`: where some samples are padding, put a `VCReg` into the
+    mask, so there is no ``sample_weight=``: where some samples are padding, put a `VCReg` into the
     model, and call it with the mask.
 
     Parameters

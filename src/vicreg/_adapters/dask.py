@@ -19,7 +19,7 @@ from dask.delayed import delayed
 
 from vicreg._adapters import dask_passes
 from vicreg._adapters import standard as eager
-from vicreg._core import chunks, collapse, engine, largest, local, sums
+from vicreg._core import chunks, collapse, engine, local, sums
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Part
 from vicreg._core.objective import Objective
@@ -115,11 +115,6 @@ class _Dask(Library):
 
     def sum_over_samples(self, array: Array, run: int) -> Array:
         return _over_chunks(sums.over_samples, array, run)
-
-    def sample_at(self, array: Array, places: Array) -> Array:
-        # A product, since rows cannot be taken at places that are not known yet.
-        rows = largest.indices(self, array.shape[-2], like=array)
-        return _da.matmul(_da.equal(rows, places).astype(array.dtype), array)
 
     def sum_squares_over_samples(self, array: Array, run: int) -> Array:
         return _over_chunks(sums.squares_over_samples, array, run)

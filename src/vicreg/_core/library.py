@@ -168,17 +168,6 @@ class Library:
         """Return the products of the centred features of `Samples` times `scale`."""
         return samples.feature_products(samples.centred, scale)
 
-    def sample_at(self, array: Array, places: Array) -> Array:
-        """Return the sample of each set of `array`, ``(..., n, d)``, at `places`, ``(..., 1, 1)``.
-
-        They may have fewer axes than `array`.
-        """
-        *sets, n, d = array.shape
-        index = self.reshape(self.broadcast_to(places, (*sets, 1, 1)), (-1,))
-        before = n * largest.indices(self, index.shape[0], like=index)
-        rows = self.take(self.reshape(array, (-1, d)), before + index, axis=0)
-        return self.reshape(rows, (*sets, 1, d))
-
     def nonnegative(self, array: Array) -> Array:
         """Return `array` with 0 for what is less; what is NaN stays so."""
         return self.maximum(array, self.zeros_like(array))

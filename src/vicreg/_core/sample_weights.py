@@ -9,9 +9,9 @@ With weights w ≥ 0 and N = Σ w, of each position by itself,
 so that an integer weight is a repeated sample, and a weight of 0 an absent one. If each row of zc
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
-That is three passes over a view that there are not without weights, two of them for a value alone.
-The invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor:
-nothing more is written.
+That is three passes over a view that there are not without weights, two of them for a value alone,
+and half a one to find the first sample that counts. The invariance, between views, multiplies by
+w / Σ w what it sums, and its gradient's factor: nothing more is written.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -89,28 +89,15 @@ class SampleWeights:
         counts = self._xp.logical_and(self.is_present, self._has_statistics)
         return self._xp.kept(array, counts)
 
-    def first_of(self, array: Array) -> Array:
-        """Return the first sample of `array` with a weight, ``(..., 1, d)``; 0 where none has."""
-        if array.shape[-2] == 0:  # a rank without rows
-            return array
-        return self._xp.sample_at(array, self._place_of_first)
-
     @property
     def is_first(self) -> Array:
         """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
-        return self._xp.logical_and(self._rows == self._place_of_first, self.is_present)
-
-    @property
-    def _place_of_first(self) -> Array:
-        """The place of the first sample with a weight, ``(..., 1, 1)``; the last if none has."""
+        xp, present = self._xp, self.is_present
+        n = present.shape[-2]
+        rows = indices(xp, n, like=present)[:, None]
         # Not `argmax`, whose places are integers of 64 bits, which not every device has.
-        xp, rows = self._xp, self._rows
-        places = xp.where(self.is_present, rows, xp.full_like(rows, rows.shape[0] - 1))
-        return xp.min(places, axis=-2, keepdims=True)
-
-    @property
-    def _rows(self) -> Array:
-        return indices(self._xp, self.is_present.shape[-2], like=self.is_present)[:, None]
+        places = xp.where(present, rows, xp.full_like(rows, n))
+        return rows == xp.min(places, axis=-2, keepdims=True)
 
     @property
     def has_positions(self) -> bool:

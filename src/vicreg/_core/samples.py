@@ -59,8 +59,13 @@ class Samples:
 
     @property
     def first(self) -> Array:
-        """The first sample that counts, ``(..., 1, d)``."""
-        return self.z[..., :1, :] if self.weights is None else self.weights.first_of(self.z)
+        """The first sample that counts, ``(..., 1, d)``; 0 where none does."""
+        if self.weights is None:
+            return self.z[..., :1, :]
+        if self.z.shape[-2] == 0:  # a rank without rows
+            return self.z
+        # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
+        return self._sum_of(self.z, self.xp.astype(self.weights.is_first, self.z.dtype))
 
     @property
     def mean(self) -> Array:
@@ -89,12 +94,15 @@ class Samples:
         return self._rooted(memory.subtract(self.xp, shifted, self._mean))
 
     def _mean_of(self, array: Array) -> Array:
-        run = self.sizes.summed
         if self.weights is None:
-            return self.xp.mean_over_samples(array, run)
+            return self.xp.mean_over_samples(array, self.sizes.summed)
+        return self._sum_of(array, self.weights.shares)
+
+    def _sum_of(self, array: Array, factors: Array) -> Array:
+        """Return the sum of the rows, each times its factor ``(..., n, 1)``: ``(..., 1, d)``."""
         parts = (
-            self.xp.sum_over_samples(rows * shares, run)
-            for rows, shares in self.blocks(array, self.weights.shares)
+            self.xp.sum_over_samples(rows * factor, self.sizes.summed)
+            for rows, factor in self.blocks(array, factors)
         )
         return sums.total(parts)[..., None, :]
 

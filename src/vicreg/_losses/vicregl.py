@@ -127,7 +127,7 @@ def vicregl_loss(
       the covariance of two views up, ``covariance_weight=2``.
     - jolibrain/vicreg-loss orders the matches by their distance too.
 
-    There is no `sample_weight`: all places of all samples count.
+    There is no ``sample_weight=``: all places of all samples count.
 
     Where several matches are equally near the first place is taken, and of equal distances the
     first places are kept. With P the places of the largest map, the matching makes no array
