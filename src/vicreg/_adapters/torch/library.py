@@ -95,17 +95,17 @@ class _Eager(_Torch):
     def scaled_rows_and_products(
         self, array: Tensor, row: Tensor | None, products: Sequence[Product]
     ) -> Tensor | None:
-        are_fused = array.ndim in _PRODUCTS and all(
-            isinstance(product.factor, float) for product in products
-        )
-        if not products or not are_fused:
+        if not products or array.ndim not in _PRODUCTS:
             return super().scaled_rows_and_products(array, row, products)
         total = None if row is None else array * row[..., None, :]
-        for left, right, factor, _ in products:
+        for product in products:
             if total is None:
-                total = self.scaled_product(left, right, factor)
-            else:
-                _PRODUCTS[array.ndim](total, left, right, alpha=factor, out=total)
+                total = self.scaled_product(product.left, product.right, product.factor)
+                continue
+            left, right, factor = product.left, product.right, product.factor
+            if not isinstance(factor, float):
+                (left, right), factor = product.operands, 1.0
+            _PRODUCTS[array.ndim](total, left, right, alpha=factor, out=total)
         return total
 
 
