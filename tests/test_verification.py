@@ -395,8 +395,8 @@ def _times_value(factor: float):
 
 FAULTS = {
     "the hinge off by 1e-9 of itself": (Variance, "of_view", _times_value(1 + 1e-9)),
-    "a slope half as large": (Variance, "_slope", lambda f: lambda *a: f(*a) / 2),
-    "no centring": (Samples, "_centre", lambda f: lambda self: (f(self), self.z + 0.0)[1]),
+    "a slope half as large": (Variance, "_slopes", lambda f: lambda *a: f(*a) / 2),
+    "no centring": (Samples, "_mean_of", lambda f: lambda *a: 0.0 * f(*a)),
     "the mean of the squares": (
         Invariance,
         "between_views",
@@ -463,19 +463,19 @@ def _one_apart_twice(keeping_apart):
     return wrong
 
 
-STACKED, STRIPS, ONE_BY_ONE, PARTS_PATH = map(str, PATHS)
+STACKED, ON_DEVICE, ONE_BY_ONE, PARTS_PATH = map(str, PATHS)
 
 #: (module, name, what is made of it, the paths that go there)
 FAULTS_OF_PATHS = {
-    "views swapped": (engine, "_place", _swapped, {STACKED, STRIPS}),
-    "mirrored wrong": (samples, "_from_strips", _not_mirrored, {STRIPS, PARTS_PATH}),
+    "views swapped": (engine, "_place", _swapped, {STACKED, ON_DEVICE}),
+    "mirrored wrong": (samples, "_from_strips", _not_mirrored, {PARTS_PATH}),
     "alone": (engine, "_forward", _alone_off, {ONE_BY_ONE, PARTS_PATH}),
     "kept apart and not": (Gram, "_keeping_apart", _one_apart_twice, {PARTS_PATH}),
     "by columns": (
         gram,
         "of_columns",
         lambda f: lambda *a, **settings: f(*a, **settings) * (1 + 1e-6),
-        {STACKED, ONE_BY_ONE, PARTS_PATH},
+        {PARTS_PATH},
     ),
     "nothing kept apart": (
         Gram,

@@ -117,12 +117,12 @@ _IN_PARTS = Sizes(
     columns=4,
 )
 
-#: Small views by default; views as on a device, where no value is seen; views one by one, as for
-#: large ones; and everything in parts, as for even larger ones.
+#: Views stacked; as on a device, where no value is seen; one by one, as large ones are; and in
+#: parts, as even larger ones are. On none is a covariance formed because it is small.
 PATHS = (
-    Path("stacked", DEFAULT_SIZES),
+    Path("stacked", Sizes(defined=0)),
     Path("as on a device", _ON_DEVICE),
-    Path("one by one", Sizes(stacked=0)),
+    Path("one by one", Sizes(stacked=0, defined=0)),
     Path("one by one, in parts", _IN_PARTS),
 )
 
