@@ -91,7 +91,7 @@ class _Eager(_Torch):
         sets, left, right = left.shape[:-2], _stacked(left), _stacked(right)
         nothing = left.new_empty(())  # not read
         product: Tensor = _PRODUCTS[left.ndim](nothing, left, right, beta=0, alpha=scale)
-        return product if len(sets) < 2 else product.unflatten(0, sets)
+        return product if len(sets) < 2 else product.view(*sets, *product.shape[-2:])
 
     def scaled_rows_and_products(
         self, array: Tensor, row: Tensor | None, products: Sequence[Product]
@@ -106,7 +106,7 @@ class _Eager(_Torch):
                 total = self.scaled_product(left, right, factor)
             else:
                 _PRODUCTS[total.ndim](total, left, right, alpha=factor, out=total)
-        return total if total is None or array.ndim < 4 else total.unflatten(0, array.shape[:-2])
+        return total if total is None or array.ndim < 4 else total.view(array.shape)
 
 
 #: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``.

@@ -59,7 +59,8 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in _storages(returned):
             if storage._cdata not in known:
                 known.add(storage._cdata)
-                self._alive.add(StorageWeakRef(storage).expired, storage.nbytes())
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._alive.add(reference.expired, storage.nbytes())
 
 
 #: Memory that nothing is written to.
