@@ -1017,6 +1017,42 @@ FAULTS = [
         ("bench_count",),
     ),
     Fault(
+        "the memory of views counted as allocated",
+        "tools/benchmark/counting/torch.py",
+        "if storage._cdata not in known:",
+        "if True:",
+        ("bench_count",),
+    ),
+    Fault(
+        "what is freed counted as alive",
+        "tools/benchmark/counting/counts.py",
+        "[one for one in self._allocated if not one[0]()]",
+        "list(self._allocated)",
+        ("bench_count",),
+    ),
+    Fault(
+        "what is saved of a view kept while the next is worked on",
+        "_core/engine.py",
+        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n",
+        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n"
+        "        values.kept = saved\n",
+        ("bench_count",),
+    ),
+    Fault(
+        "products of positions that are not fused",
+        "_adapters/torch/library.py",
+        "if not products or not are_fused:",
+        "if not products or not are_fused or array.ndim > 3:",
+        ("growth",),
+    ),
+    Fault(
+        "one block of columns in a loop, whose product the compiler moves out of it",
+        "_adapters/jax.py",
+        "length = (d + 1) // 2",
+        "length = d",
+        ("accuracy",),
+    ),
+    Fault(
         "products of a loop counted",
         "tools/benchmark/counting/jax.py",
         'elif equation.primitive.name != "while":',

@@ -368,6 +368,18 @@ def test_jax_forms_the_covariance_in_no_more_than_a_loop_of_no_rounds() -> None:
     check_runaway(value_and_gradient, runaway(20, 1e3, orthogonal=True, d=250))
 
 
+@pytest.mark.parametrize("d", [13, 16])
+def test_jaxs_compiler_moves_no_covariance_out_of_the_loop(d: int) -> None:
+    """Of few features too, whose columns are all formed at a time."""
+    jax = pytest.importorskip("jax")
+    loss = functools.partial(Path("", Sizes(defined=0)).vicreg_loss, method="gram", **COVARIANCE)
+    view = jax.ShapeDtypeStruct((7, d), np.float32)
+    program = jax.jit(lambda z: loss(z, z)).lower(view).compile().as_text()
+    _, _, entry = program.partition("\nENTRY ")
+    assert " while(" in entry
+    assert f"f32[{d},{d}]" not in entry
+
+
 def test_jax_differentiates_twice_where_the_difference_cancels() -> None:
     """No derivative goes through the loop, by either mode nor nested; the values are right."""
     jax = pytest.importorskip("jax")

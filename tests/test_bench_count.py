@@ -36,23 +36,25 @@ from vicreg.tools.benchmark.counting.study import (
 )
 
 #: The most that one value and gradient of two float32 views may cost, by library, device and size:
-#: calls, bytes read and written in units of one view, and multiply-adds over those of the two
-#: products a view. Where the code needs less, lower the numbers here; none may grow.
+#: calls, bytes read and written in units of one view, multiply-adds over those of the two products
+#: a view, and the peak of what is alive above the inputs, in units of one view. Where the code
+#: needs less, lower the numbers here; none may grow.
 BUDGETS = {
-    ("torch", "cpu", 32, 64): (35, 72.8, 2.0),
-    ("torch", "gpu", 32, 64): (35, 51.9, 2.0),
-    ("torch", "gpu", 256, 2048): (59, 47.4, 1.13),
-    ("torch", "gpu", 256, 8192): (59, 46.6, 1.13),
-    ("torch", "gpu", 2048, 2048): (59, 50.6, 1.02),
-    ("torch", "gpu", 4096, 512): (35, 38.8, 1.0),
-    ("cupy", "gpu", 32, 64): (45, 93.4, 2.0),
-    ("cupy", "gpu", 256, 2048): (78, 66.8, 1.13),
-    ("cupy", "gpu", 256, 8192): (78, 64.7, 1.13),
-    ("cupy", "gpu", 2048, 2048): (83, 81.8, 1.02),
-    ("cupy", "gpu", 4096, 512): (51, 53.6, 1.0),
+    ("torch", "cpu", 32, 64): (35, 72.8, 2.0, 10.2),
+    ("torch", "cpu", 256, 8192): (162, 49.2, 0.89, 3.14),
+    ("torch", "gpu", 32, 64): (35, 51.9, 2.0, 8.3),
+    ("torch", "gpu", 256, 2048): (59, 47.4, 1.13, 5.04),
+    ("torch", "gpu", 256, 8192): (59, 46.6, 1.13, 5.02),
+    ("torch", "gpu", 2048, 2048): (59, 50.6, 1.02, 6.07),
+    ("torch", "gpu", 4096, 512): (35, 38.8, 1.0, 5.01),
+    ("cupy", "gpu", 32, 64): (45, 93.4, 2.0, 12.3),
+    ("cupy", "gpu", 256, 2048): (78, 66.8, 1.13, 6.63),
+    ("cupy", "gpu", 256, 8192): (78, 64.7, 1.13, 6.39),
+    ("cupy", "gpu", 2048, 2048): (83, 81.8, 1.02, 8.11),
+    ("cupy", "gpu", 4096, 512): (51, 53.6, 1.0, 5.01),
 }
 #: What PyTorch's backward pass may add to the closed form.
-BACKWARD_ADDS = (3, 4.1, 0.0)
+BACKWARD_ADDS = (3, 4.1, 0.0, 0.0)
 
 
 def needs(name: str) -> None:
@@ -69,13 +71,13 @@ def rows_of(name: str, device: str, *problem: Any) -> dict[str, Row]:
     return {row.computation: row for row in study.rows}
 
 
-def costs(row: Row) -> tuple[int, float, float]:
-    return row.counts.calls, row.views_moved, row.over_products
+def costs(row: Row) -> tuple[int, float, float, float]:
+    return row.counts.calls, row.views_moved, row.over_products, row.peak_views
 
 
 @pytest.mark.parametrize(("budget", "most"), BUDGETS.items(), ids=str)
 def test_a_value_and_gradient_stays_within_its_budget(
-    budget: tuple[str, str, int, int], most: tuple[int, float, float]
+    budget: tuple[str, str, int, int], most: tuple[int, float, float, float]
 ) -> None:
     rows = rows_of(*budget)
     used = costs(rows[CLOSED_FORM])
@@ -201,6 +203,24 @@ def test_an_operation_of_pytorch_counts_for() -> None:
         assert (counts.calls, counts.bytes_moved, counts.multiply_adds) == wanted, name
 
 
+#: By name: a function of a (4, 6), and the peak of what is alive above it.
+PEAKS: dict[str, tuple[Callable[..., Any], int]] = {
+    "nothing but views": (lambda a: a[1:].T, 0),
+    "one after another": (lambda a: [(a + number) is a for number in range(3)], A),
+    "a result and what it is of": (lambda a: 2.0 * (a + 1.0), 2 * A),
+    "a view keeps what it is of": (lambda a: ((a + a)[:1], a + 1.0, a + 2.0), 3 * A),
+    "what is freed before the peak": (lambda a: ((a + 1.0) @ a.T) @ a, A + 64),
+    "in place": (lambda a: in_place(a + 1.0, a, a), A),
+}
+
+
+@pytest.mark.parametrize("counter", COUNTERS)
+@pytest.mark.parametrize("name", PEAKS)
+def test_the_peak_is_what_is_alive_at_once(counter: str, name: str) -> None:
+    function, expected = PEAKS[name]
+    assert COUNTERS[counter](function, filled(4, 6)).peak_bytes == expected
+
+
 def test_pytorchs_backward_pass_is_counted() -> None:
     torch = pytest.importorskip("torch")
 
@@ -276,6 +296,7 @@ def test_jax_is_counted_as_it_is_compiled() -> None:
     views = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((40, 60), (60, 50))]
     counts = count(function, views)
     assert counts.multiply_adds == 40 * 60 * 50  # those of the loop may never be done
+    assert counts.peak_bytes >= 4 * 40 * 50  # the result alone
     assert 3 <= counts.calls <= 9
     assert counts.bytes_moved >= 4 * (40 * 60 + 3 * 60 * 50 + 40 * 50)
 
@@ -338,7 +359,8 @@ def test_the_report_and_the_data_agree() -> None:
     for row in parsed["results"]:
         assert row["bytes_in_views"] == row["bytes"] / (6 * 9 * 4)
         assert row["over_products"] == row["multiply_adds"] / (2 * 2 * 6 * 9 * 6)
-        line = rf"{row['computation']} +{row['calls']} +[\d.]+ +[\d.]+ *$"
+        assert row["peak_in_views"] == row["peak_bytes"] / (6 * 9 * 4) > 2  # the gradients alone
+        line = rf"{row['computation']} +{row['calls']} +[\d.]+ +[\d.]+ +[\d.]+ *$"
         assert re.search(line, shown.stdout, flags=re.M), line
         time = row["estimated_seconds"]
         assert (time is None) is (row["device"] == "cpu")
@@ -369,7 +391,7 @@ def test_the_page_has_all_and_its_command_repeats_it(tmp_path: Path) -> None:
 
 
 def test_the_tables_fit_into_80_columns() -> None:
-    counts = Counts(12345, 10**12, 10**15)
+    counts = Counts(12345, 10**12, 10**15, 10**12)
     problem = Problem(16384, 16384)
     time = estimate(counts, Gpu())
     rows = [Row("torch", "gpu", problem, name, counts, time) for name in (CLOSED_FORM, PUBLISHED)]

@@ -51,7 +51,11 @@ class _JAX(Library):
         a select and computes both. Nothing is differentiated through it.
         """
         d = array.shape[-1]
-        array, length = jax.lax.stop_gradient(array), min(length, d)
+        array = jax.lax.stop_gradient(array)
+        if length >= d:
+            # Two blocks. One would be the same in each round, and the compiler moves what is the
+            # same out of a loop: it would be computed even where there are no rounds.
+            length = (d + 1) // 2
 
         def add(state: tuple[Array, Array]) -> tuple[Array, Array]:
             start, total = state

@@ -93,10 +93,15 @@ def value_and_gradients(
     wanted = _of_views(wanted, objective)
     terms = _terms(per_view, objective)
     values, gradients = _Values(terms), [None] * len(wanted)
-    for places, samples in _groups(per_view, objective):
+
+    def work_on(places: range, samples: Samples) -> None:
+        # What is saved of one group may be larger than its gradient: it ends with this function.
         saved = _forward(samples, terms, values, any(wanted[place] for place in places))
         for chosen, part, of_part in _wanted_of(per_view, places, samples, saved, wanted):
             _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
+
+    for group in _groups(per_view, objective):
+        work_on(*group)
     in_place = not _is_stacked(per_view, objective)
     for place, term in _present(terms):
         differences = term.differences(per_view)

@@ -86,31 +86,38 @@ class _Eager(_Torch):
         return array
 
     def scaled_product(self, left: Tensor, right: Tensor, scale: Any) -> Tensor:
-        if not isinstance(scale, float) or left.ndim not in _PRODUCTS:
+        if not isinstance(scale, float):
             return cast(Tensor, super().scaled_product(left, right, scale))
+        sets, left, right = left.shape[:-2], _stacked(left), _stacked(right)
         nothing = left.new_empty(())  # not read
         product: Tensor = _PRODUCTS[left.ndim](nothing, left, right, beta=0, alpha=scale)
-        return product
+        return product if len(sets) < 2 else product.view(*sets, *product.shape[-2:])
 
     def scaled_rows_and_products(
         self, array: Tensor, row: Tensor | None, products: Sequence[Product]
     ) -> Tensor | None:
-        if not products or array.ndim not in _PRODUCTS:
+        if not products:
             return super().scaled_rows_and_products(array, row, products)
-        total = None if row is None else array * row[..., None, :]
+        total = None if row is None else _stacked(array * row[..., None, :])
         for product in products:
             if total is None:
-                total = self.scaled_product(product.left, product.right, product.factor)
+                total = _stacked(self.scaled_product(product.left, product.right, product.factor))
                 continue
             left, right, factor = product.left, product.right, product.factor
             if not isinstance(factor, float):
                 (left, right), factor = product.operands, 1.0
-            _PRODUCTS[array.ndim](total, left, right, alpha=factor, out=total)
-        return total
+            operands = _stacked(left), _stacked(right)
+            _PRODUCTS[total.ndim](total, *operands, alpha=factor, out=total)
+        return total if total is None or array.ndim < 4 else total.view(array.shape)
 
 
 #: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``.
 _PRODUCTS: dict[int, Any] = {2: torch.addmm, 3: torch.baddbmm}
+
+
+def _stacked(matrices: Tensor) -> Tensor:
+    """Return matrices, ``(..., a, b)``, as one or as one stack of them, which `_PRODUCTS` take."""
+    return matrices if matrices.ndim < 4 else matrices.flatten(0, -3)
 
 
 class _OnDevice(_Eager):

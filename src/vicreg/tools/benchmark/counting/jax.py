@@ -28,16 +28,19 @@ def count(function: Callable[..., Any], views: Sequence[jax.ShapeDtypeStruct]) -
     -------
     Counts
         The instructions of the compiled program, most of them fusions; the bytes that the compiler
-        says they access; and the multiply-adds of the products in the program that is compiled.
+        says they access; the multiply-adds of the products in the program that is compiled; and
+        the memory that the compiler has planned for it, with its outputs.
         A loop is one instruction. The compiler counts the bytes of one round of it.
     """
     traced = jax.jit(function).trace(*views)
     compiled = traced.lower().compile()
     costs: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
     return Counts(
         _instructions(compiled.as_text()),
         int(costs["bytes accessed"]),
         sum(map(_multiply_adds, _products(traced.jaxpr.jaxpr))),
+        memory.temp_size_in_bytes + memory.output_size_in_bytes,
     )
 
 

@@ -17,7 +17,8 @@ __all__ = ["COUNTS", "as_json", "as_table", "counts_cells", "estimates", "estima
 COUNTS = (
     "calls: operations that compute or copy; for jax, the instructions of the compiled program. "
     "bytes: read and written, in units of one view. over products: the multiply-adds of all "
-    "matrix products over those of the two a view (for the value, one) that are needed. torch "
+    "matrix products over those of the two a view (for the value, one) that are needed. peak: the "
+    "most bytes alive at once above the inputs, in units of one view. torch "
     "gpu: with tensors that have no values, as on a GPU. cupy gpu: with arrays that pass for "
     "CuPy's. closed form: vicreg_value_and_grad. backward: vicreg_loss and its backward pass. "
     "published: the published formula, with its backward pass beside the other two."
@@ -37,9 +38,13 @@ def estimates(gpu: Gpu) -> str:
 
 def counts_cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the cells of the table of what was counted."""
-    headings = [*_LABELS, "calls", "bytes,\nviews", "over\nproducts"]
+    headings = [*_LABELS, "calls", "bytes,\nviews", "over\nproducts", "peak,\nviews"]
     cells = [
-        [*_label(row), str(row.counts.calls), short(row.views_moved), short(row.over_products)]
+        [
+            *_label(row),
+            str(row.counts.calls),
+            *map(short, (row.views_moved, row.over_products, row.peak_views)),
+        ]
         for row in rows
     ]
     return headings, cells
@@ -149,6 +154,8 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "bytes_in_views": row.views_moved,
         "multiply_adds": counts.multiply_adds,
         "over_products": row.over_products,
+        "peak_bytes": counts.peak_bytes,
+        "peak_in_views": row.peak_views,
         "estimated_seconds": time
         and {
             "launches": time.launches,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import array_api_compat.numpy
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from vicreg.tools.benchmark.counting.counts import Counts, stored
+from vicreg.tools.benchmark.counting.counts import Alive, Counts, stored
 
 __all__ = ["CountedArray", "Namespace", "count"]
 
@@ -51,6 +52,7 @@ class Namespace:
 
     def __init__(self) -> None:
         self.counts = Counts()
+        self._alive = Alive(self.counts)
 
     def array_of(self, values: Any) -> CountedArray:
         """Return an array of the shape, strides and dtype of `values`, counted here."""
@@ -82,6 +84,10 @@ class Namespace:
         if not (is_view or name in _ALLOCATE):
             self._add(name, given, results)
         counted = [self.array_of(result) for result in results]
+        if not is_view:
+            for array in counted:
+                memory = _memory_of(array.values)
+                self._alive.add(functools.partial(_has_gone, weakref.ref(memory)), memory.nbytes)
         return counted if isinstance(returned, tuple | list) else counted[0]
 
     def _add(self, name: str, given: Sequence[CountedArray], results: Sequence[Any]) -> None:
@@ -221,6 +227,17 @@ def _is_view(function: Any, result: Any, given: Sequence[CountedArray]) -> bool:
     if function is operator.getitem and (isinstance(result, np.generic) or not result.size):
         return True
     return any(np.may_share_memory(result, array.values) for array in given)
+
+
+def _memory_of(values: np.ndarray) -> np.ndarray:
+    """Return the array whose memory `values` are a reading of."""
+    while isinstance(values.base, np.ndarray):
+        values = values.base
+    return values
+
+
+def _has_gone(reference: weakref.ref[np.ndarray]) -> bool:
+    return reference() is None
 
 
 def _plain(argument: Any) -> Any:

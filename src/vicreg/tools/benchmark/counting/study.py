@@ -67,13 +67,21 @@ class Row:
     @property
     def views_moved(self) -> float:
         """The bytes read and written, in units of one view."""
-        one = self.problem.n * self.problem.d * BYTES[self.problem.dtype]
-        return self.counts.bytes_moved / one
+        return self.counts.bytes_moved / self._one_view
+
+    @property
+    def peak_views(self) -> float:
+        """The most bytes that are alive at once above the inputs, in units of one view."""
+        return self.counts.peak_bytes / self._one_view
 
     @property
     def over_products(self) -> float:
         """The multiply-adds over those of the products that are needed."""
         return self.counts.multiply_adds / self.problem.multiply_adds
+
+    @property
+    def _one_view(self) -> int:
+        return self.problem.n * self.problem.d * BYTES[self.problem.dtype]
 
 
 @dataclass

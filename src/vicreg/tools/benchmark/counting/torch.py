@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vicreg.tools.benchmark.counting.counts import Counts, stored
+from vicreg.tools.benchmark.counting.counts import Alive, Counts, stored
 
 __all__ = ["count"]
 
@@ -40,17 +41,26 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, counts: Counts) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._counts = counts
+        self._counts, self._alive = counts, Alive(counts)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         returned = func(*args, **kwargs)
         name = func.overloadpacket.__name__
+        self._add_allocated((args, kwargs), returned)
         if not (name in _ALLOCATE or _is_view(func)):
             inputs = {key: value for key, value in kwargs.items() if key != "out"}
             given, results = _tensors((args, inputs)), _tensors(returned)
             self._counts.add(_bytes_moved(name, given, results), _multiply_adds(name, given))
         return returned
+
+    def _add_allocated(self, given: Any, returned: Any) -> None:
+        known = {storage._cdata for storage in _storages(given)}
+        for storage in _storages(returned):
+            if storage._cdata not in known:
+                known.add(storage._cdata)
+                reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._alive.add(reference.expired, storage.nbytes())
 
 
 #: Memory that nothing is written to.
@@ -93,6 +103,10 @@ def _multiply_adds(name: str, given: Sequence[Tensor]) -> int:
 
 def _stored(tensor: Tensor) -> int:
     return stored(tensor.shape, tensor.stride(), tensor.element_size())
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [tensor.untyped_storage() for tensor in _tensors(tree)]
 
 
 def _tensors(tree: Any) -> list[Tensor]:
