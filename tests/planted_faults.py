@@ -847,6 +847,21 @@ FAULTS = [
         "return _where(objective.comm.rank >= 0, values)",
         ("ranks_jax",),
     ),
+    # Trainings.
+    Fault(
+        "a training in processes that do not share their gradients",
+        "tools/demo/trainers/torch.py",
+        "both if wrap is None else wrap(both)",
+        "both",
+        ("ranks_torch",),
+    ),
+    Fault(
+        "the covariance's gradient a millionth too large, in a training",
+        "_core/terms/covariance/gram.py",
+        "factor = 4.0 * self.scale * cotangent",
+        "factor = 4.000004 * self.scale * cotangent",
+        ("trajectories",),
+    ),
 ]
 
 
