@@ -862,6 +862,28 @@ FAULTS = [
         "factor = 4.000004 * self.scale * cotangent",
         ("trajectories",),
     ),
+    # Properties.
+    Fault(
+        "a sample weighs the square of its weight",
+        "_core/sample_weights.py",
+        "self.roots = xp.sqrt(each)",
+        "self.roots = each",
+        ("properties",),
+    ),
+    Fault(
+        "a pair with one feature kept apart counted once, on the paths of large views",
+        "_core/terms/covariance/gram.py",
+        "m * m * (1.0 + rest)",
+        "m * m * (1.0 + 0 * rest)",
+        ("properties",),
+    ),
+    Fault(
+        "gamma taken for 1 in the derivative of the hinge",
+        "_core/terms/variance.py",
+        "active = spread < self.gamma",
+        "active = spread < 1.0",
+        ("properties",),
+    ),
 ]
 
 
