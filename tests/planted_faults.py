@@ -1033,16 +1033,18 @@ FAULTS = [
     Fault(
         "what is saved of a view kept while the next is worked on",
         "_core/engine.py",
-        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n",
-        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n"
-        "        values.kept = saved\n",
+        "            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)\n\n"
+        "    for group",
+        "            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)\n"
+        "        values.kept = saved\n\n"
+        "    for group",
         ("bench_count",),
     ),
     Fault(
         "products of positions that are not fused",
         "_adapters/torch/library.py",
-        "if not products or not are_fused:",
-        "if not products or not are_fused or array.ndim > 3:",
+        "        if not products:\n",
+        "        if not products or array.ndim > 3:\n",
         ("growth",),
     ),
     Fault(
@@ -1058,6 +1060,43 @@ FAULTS = [
         'elif equation.primitive.name != "while":',
         "else:",
         ("bench_count",),
+    ),
+    # Trainings.
+    Fault(
+        "a training in processes that do not share their gradients",
+        "tools/demo/trainers/torch.py",
+        "both if wrap is None else wrap(both)",
+        "both",
+        ("ranks_torch",),
+    ),
+    Fault(
+        "the covariance's gradient a millionth too large, in a training",
+        "_core/terms/covariance/gram.py",
+        "factor = 4.0 * self.scale * cotangent",
+        "factor = 4.000004 * self.scale * cotangent",
+        ("trajectories",),
+    ),
+    # Properties.
+    Fault(
+        "a sample weighs the square of its weight",
+        "_core/sample_weights.py",
+        "return self._in_statistics(self._xp.sqrt(self.each))",
+        "return self._in_statistics(self.each)",
+        ("properties",),
+    ),
+    Fault(
+        "a pair with one feature kept apart counted once, on the paths of large views",
+        "_core/terms/covariance/gram.py",
+        "memory.multiply(xp, m * m, twice[..., None, :])",
+        "m * m",
+        ("properties",),
+    ),
+    Fault(
+        "gamma taken for 1 in the derivative of the hinge",
+        "_core/terms/variance.py",
+        "active = spread < self.gamma",
+        "active = spread < 1.0",
+        ("properties",),
     ),
 ]
 

@@ -21,6 +21,8 @@ import torch_ranks  # noqa: E402
 from torch_ranks import DTYPES, ROWS, SHAPES, TIMEOUT, VCREG  # noqa: E402
 
 from vicreg import vcreg_value_and_grad, vicreg_value_and_grad  # noqa: E402
+from vicreg.tools.demo.encoder import initial_layers  # noqa: E402
+from vicreg.tools.demo.trainers.torch import TorchTrainer  # noqa: E402
 from vicreg.tools.processes import Limits, run_together  # noqa: E402
 from vicreg.torch import VICRegLoss, attach_vcreg  # noqa: E402
 
@@ -159,6 +161,17 @@ def test_a_model_ends_at_the_gradients_of_one_process(
     for gradients in of_ranks(results, size, "train", size, way):
         got = np.concatenate([gradient.ravel() for gradient in gradients])
         assert largest_error(got, wanted) <= 1e-12
+
+
+def test_a_training_ends_at_the_weights_of_one_process(results: list[dict[Any, Any]]) -> None:
+    trainer = TorchTrainer(initial_layers(0, "float64"), {})
+    wanted = torch_ranks.trained(trainer, torch_ranks.pairs())
+    start = np.concatenate(
+        [part.ravel() for pair in initial_layers(0, "float64") for part in pair]
+    )
+    assert np.abs(wanted - start).max() > 1e-3  # it has moved
+    for weights in of_ranks(results, 2, "trajectory", 2):
+        assert np.abs(weights - wanted).max() < 1e-8
 
 
 def test_one_warning_a_process_says_that_the_batch_is_its_own(

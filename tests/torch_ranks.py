@@ -25,8 +25,16 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vicreg import vcreg_loss, vcreg_value_and_grad, vicreg_loss, vicreg_value_and_grad
+from vicreg import (
+    vcreg_loss,
+    vcreg_value_and_grad,
+    vicreg_loss,
+    vicreg_terms,
+    vicreg_value_and_grad,
+)
 from vicreg.distributed import LOCAL, TorchCommunicator
+from vicreg.tools.demo.encoder import initial_layers
+from vicreg.tools.demo.trainers.torch import TorchTrainer
 from vicreg.tools.processes import end_with_parent
 from vicreg.torch import VCReg, VICRegLoss, attach_vcreg, cached_backward
 
@@ -35,6 +43,7 @@ SHAPES = {"wide": (40,), "narrow": (4,), "positions": (3, 20)}
 DTYPES = ("float64", "float32", "bfloat16")
 TIMEOUT = 2.0  # seconds, of a group in which a rank fails
 INPUTS, HIDDEN, OUTPUTS = 6, 12, 20
+TRAINED_ROWS = (5, 11)
 VCREG = {"variance_weight": 1.0, "covariance_weight": 0.5}
 
 
@@ -145,6 +154,29 @@ def train(comm: TorchCommunicator, way: str) -> list[np.ndarray]:
     return gradients_of(encoder)
 
 
+def trajectory(comm: TorchCommunicator) -> np.ndarray:
+    """All weights of an encoder after some steps, under DistributedDataParallel."""
+    trainer = TorchTrainer(
+        initial_layers(0, "float64"),
+        {},
+        terms=functools.partial(vicreg_terms, comm=comm),
+        wrap=functools.partial(DistributedDataParallel, process_group=comm.group),
+    )
+    return trained(trainer, [ranks.own(pair, TRAINED_ROWS, comm.rank) for pair in pairs()])
+
+
+def pairs() -> list[list[np.ndarray]]:
+    """Pairs of views, as a trainer takes them."""
+    rows = sum(TRAINED_ROWS)
+    return list(np.random.default_rng(0).random((6, 2, rows, 8, 8)))
+
+
+def trained(trainer: TorchTrainer, views: list[Any]) -> np.ndarray:
+    for pair in views:
+        trainer.step(*pair)
+    return np.concatenate([part.ravel() for layer in trainer.layers() for part in layer])
+
+
 def warned(comm: TorchCommunicator) -> list[list[str]]:
     """The warnings of calls without `comm`, in the order of the calls."""
     z = torch.eye(3)
@@ -230,6 +262,7 @@ def jobs(comms: dict[int, TorchCommunicator]) -> dict[Any, Callable[[], Any]]:
     found["train", 3, "in chunks"] = lambda: train(comms[3], "in chunks")
     found["train", 4, "plain"] = lambda: train(everyone, "plain")
     found["train", 4, "fully_shard"] = lambda: train(everyone, "fully_shard")
+    found["trajectory", 2] = lambda: trajectory(comm)
     found["warned"] = lambda: warned(everyone)
     found["refused"] = lambda: refused(comms[3])
     found["copied"] = lambda: copied(comm)

@@ -82,14 +82,19 @@ class Trainer(Protocol):
     def encode(self, images: Floats) -> Encoded:
         """Return the outputs for images of shape (n, 8, 8)."""
 
+    def layers(self) -> list[Layer]:
+        """Return the layers as they are now, as NumPy arrays."""
 
-def initial_layers(seed: int) -> list[Layer]:
-    """Return the layers before training (He et al. 2015), in NumPy's float32.
+
+def initial_layers(seed: int, dtype: npt.DTypeLike = np.float32) -> list[Layer]:
+    """Return the layers before training (He et al. 2015), in NumPy.
 
     Parameters
     ----------
     seed : int
         The seed; it gives the same layers for every library.
+    dtype : dtype, optional
+        That of the layers, in which a trainer of them computes.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def initial_layers(seed: int) -> list[Layer]:
     layers = []
     for inputs, outputs in pairwise(WIDTHS):
         weight = rng.standard_normal((inputs, outputs)) * np.sqrt(2 / inputs)
-        layers.append(Layer(weight.astype(np.float32), np.zeros(outputs, np.float32)))
+        layers.append(Layer(weight.astype(dtype), np.zeros(outputs, dtype)))
     return layers
 
 

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
-from vicreg._checks import CheckedWeights, checked_library, checked_objective
+from vicreg._checks import (
+    CheckedWeights,
+    checked_library,
+    checked_objective,
+    with_sample_weight,
+)
 from vicreg._conventions import Convention
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import DEFAULT_SIZES, Sizes
@@ -45,35 +50,40 @@ class Path:
 
     def vicreg_loss(self, *views: Array, **settings: Any) -> Array:
         """Return what `vicreg.vicreg_loss` does."""
-        (loss,) = _call("evaluate", views, self._of_vicreg(settings))
+        (loss,) = self._call("evaluate", views, settings)
         return loss
 
     def vicreg_terms(self, *views: Array, **settings: Any) -> VICRegTerms[Array]:
         """Return what `vicreg.vicreg_terms` does."""
-        return VICRegTerms(*_call("evaluate", views, self._of_vicreg(settings, each_term=True)))
+        return VICRegTerms(*self._call("evaluate", views, settings, each_term=True))
 
     def vicreg_value_and_grad(
         self, *views: Array, **settings: Any
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return what `vicreg.vicreg_value_and_grad` does."""
-        (loss,), gradients = _call("value_and_grad", views, self._of_vicreg(settings))
+        (loss,), gradients = self._call("value_and_grad", views, settings)
         return loss, gradients
 
     def vcreg_loss(self, z: Array, **settings: Any) -> Array:
         """Return what `vicreg.vcreg_loss` does."""
-        (loss,) = _call("evaluate", (z,), self._of_vcreg(settings))
+        (loss,) = self._call("evaluate", (z,), {**_VCREG, **settings})
         return loss
 
     def vcreg_value_and_grad(self, z: Array, **settings: Any) -> tuple[Array, Array]:
         """Return what `vicreg.vcreg_value_and_grad` does."""
-        (loss,), (gradient,) = _call("value_and_grad", (z,), self._of_vcreg(settings))
+        (loss,), (gradient,) = self._call("value_and_grad", (z,), {**_VCREG, **settings})
         return loss, gradient
 
-    def _of_vicreg(self, settings: dict[str, Any], each_term: bool = False) -> Problem:
-        return self._objective(**settings, each_term=each_term)
-
-    def _of_vcreg(self, settings: dict[str, Any]) -> Problem:
-        return self._objective(**{"convention": "vcreg", **settings}, pooled=True)
+    def _call(
+        self, function: str, views: tuple[Array, ...], settings: dict[str, Any], **others: Any
+    ) -> tuple[Any, ...]:
+        objective, weights = self._objective(**settings, **others)
+        names = tuple(f"views[{place}]" for place in range(len(views)))
+        adapter = adapter_for(checked_library(views, names, objective, weights))
+        sample_weight = settings.get("sample_weight")
+        arrays = with_sample_weight(views, names[0], sample_weight, objective)
+        result: tuple[Any, ...] = getattr(adapter, function)(arrays, objective, weights)
+        return result
 
     def _objective(
         self,
@@ -86,21 +96,17 @@ class Path:
         method: str = "auto",
         feature_axis: int | Sequence[int] = -1,
         sample_axis: int | Sequence[int] | None = None,
+        sample_weight: Array | None = None,
         **others: Any,
     ) -> Problem:
+        others["weighted"] = sample_weight is not None
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes, others = (feature_axis, sample_axis), {"sizes": self.sizes, **others}
         return checked_objective(convention, weights, gamma, eps, method, axes, **others)
 
 
-def _call(function: str, views: tuple[Array, ...], problem: Problem) -> tuple[Any, ...]:
-    objective, weights = problem
-    names = tuple(f"views[{place}]" for place in range(len(views)))
-    adapter = adapter_for(checked_library(views, names, objective, weights))
-    result: tuple[Any, ...] = getattr(adapter, function)(views, objective, weights)
-    return result
-
-
+#: What the functions of one view have that those of several have not.
+_VCREG = {"convention": "vcreg", "pooled": True}
 _ON_DEVICE = Sizes(
     on_device=True, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
 )

@@ -73,6 +73,10 @@ class JaxTrainer:
         encoded = _encoded(self._layers, jnp.asarray(images.reshape(-1, SIDE * SIDE)))
         return Encoded(*map(np.asarray, encoded))
 
+    def layers(self) -> list[Layer]:
+        """Return the layers as they are now, as NumPy arrays."""
+        return [Layer(*map(np.asarray, layer)) for layer in self._layers]
+
 
 def _encoded(layers: list[Layer], images: jax.Array) -> tuple[jax.Array, jax.Array]:
     output = representation = images

@@ -63,6 +63,10 @@ class StandardTrainer:
         outputs = forward(self._layers, xp.asarray(images.reshape(-1, SIDE * SIDE)), xp)
         return Encoded(self._to_numpy(outputs[ENCODER_LAYERS]), self._to_numpy(outputs[-1]))
 
+    def layers(self) -> list[Layer]:
+        """Return the layers as they are now, as NumPy arrays."""
+        return [Layer(*map(self._to_numpy, layer)) for layer in self._layers]
+
     def _to_numpy(self, array: Any) -> Floats:
         # CuPy arrays are converted to NumPy by .get(), which NumPy arrays lack.
         return np.asarray(array.get() if hasattr(array, "get") else array)

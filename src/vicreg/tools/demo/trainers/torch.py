@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from vicreg._losses.vicreg import vicreg_terms
+from vicreg._losses.vicreg import VICRegTerms, vicreg_terms
 from vicreg.tools.demo.digits import SIDE
 from vicreg.tools.demo.encoder import (
     ENCODER_LAYERS,
@@ -22,6 +23,7 @@ from vicreg.tools.demo.encoder import (
 __all__ = ["TorchTrainer", "make_trainer"]
 
 Floats = npt.NDArray[np.floating[Any]]
+TermsOf = Callable[..., VICRegTerms[Any]]
 
 
 def make_trainer(layers: list[Layer], weights: TermWeights) -> TorchTrainer:
@@ -38,23 +40,35 @@ class TorchTrainer:
         The initial layers, as NumPy arrays.
     weights : TermWeights
         The weights that differ from the convention's.
+    terms : callable, optional
+        The loss and its terms of two embeddings and `weights`, by default `vicreg.vicreg_terms`.
+    wrap : callable, optional
+        What is done to the module that is trained, such as ``DistributedDataParallel``.
     """
 
-    def __init__(self, layers: list[Layer], weights: TermWeights) -> None:
+    def __init__(
+        self,
+        layers: list[Layer],
+        weights: TermWeights,
+        terms: TermsOf = vicreg_terms,
+        wrap: Callable[[torch.nn.Module], torch.nn.Module] | None = None,
+    ) -> None:
         linear = [_linear(layer) for layer in layers]
         self._encoder = torch.nn.Sequential(
             *(part for layer in linear[:ENCODER_LAYERS] for part in (layer, torch.nn.ReLU()))
         )
         expander = [part for layer in linear[ENCODER_LAYERS:] for part in (layer, torch.nn.ReLU())]
         self._expander = torch.nn.Sequential(*expander[:-1])
-        self._weights = weights
-        parameters = [*self._encoder.parameters(), *self._expander.parameters()]
-        self._adam = torch.optim.Adam(parameters, lr=LEARNING_RATE)
+        self._weights, self._terms = weights, terms
+        both = torch.nn.Sequential(self._encoder, self._expander)
+        self._trained = both if wrap is None else wrap(both)
+        self._linear = linear
+        self._adam = torch.optim.Adam(both.parameters(), lr=LEARNING_RATE)
 
     def step(self, first: Floats, second: Floats) -> TermValues:
         """Take one step of Adam on two views, shape (n, 8, 8); return the loss before it."""
-        z1, z2 = (self._expander(self._encoder(_flat(view))) for view in (first, second))
-        terms = vicreg_terms(z1, z2, **self._weights)
+        z1, z2 = (self._trained(_flat(view)) for view in (first, second))
+        terms = self._terms(z1, z2, **self._weights)
         self._adam.zero_grad()
         terms.loss.backward()
         self._adam.step()
@@ -66,9 +80,17 @@ class TorchTrainer:
         representation = self._encoder(_flat(images))
         return Encoded(representation.numpy(), self._expander(representation).numpy())
 
+    def layers(self) -> list[Layer]:
+        """Return the layers as they are now, as NumPy arrays."""
+        return [
+            Layer(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy())
+            for layer in self._linear
+        ]
+
 
 def _linear(layer: Layer) -> torch.nn.Linear:
-    linear = torch.nn.Linear(*layer.weight.shape)
+    inputs, outputs = layer.weight.shape
+    linear = torch.nn.Linear(inputs, outputs, dtype=torch.from_numpy(layer.bias).dtype)
     with torch.no_grad():
         linear.weight.copy_(torch.from_numpy(layer.weight.T))
         linear.bias.copy_(torch.from_numpy(layer.bias))
