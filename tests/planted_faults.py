@@ -847,6 +847,42 @@ FAULTS = [
         "return _where(objective.comm.rank >= 0, values)",
         ("ranks_jax",),
     ),
+    # What a call costs.
+    Fault(
+        "views counted as operations",
+        "tools/benchmark/counting/torch.py",
+        "if not (name in _ALLOCATE or _is_view(func)):",
+        "if name not in _ALLOCATE:",
+        ("bench_count",),
+    ),
+    Fault(
+        "bytes counted for elements of one byte",
+        "tools/benchmark/counting/counts.py",
+        "return itemsize * math.prod(",
+        "return math.prod(",
+        ("bench_count",),
+    ),
+    Fault(
+        "an array that is updated in place counted as written alone",
+        "tools/benchmark/counting/standard.py",
+        "self._add(name, given, [out])",
+        "self._add(name, [], [out])",
+        ("bench_count",),
+    ),
+    Fault(
+        "launches added to the work of the GPU",
+        "tools/benchmark/counting/estimate.py",
+        "max(self.launches, self.on_gpu)",
+        "self.launches + self.on_gpu",
+        ("bench_count",),
+    ),
+    Fault(
+        "products of a loop counted",
+        "tools/benchmark/counting/jax.py",
+        'elif equation.primitive.name != "while":',
+        "else:",
+        ("bench_count",),
+    ),
 ]
 
 

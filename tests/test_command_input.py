@@ -65,6 +65,9 @@ BAD: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("bench", "--size"): ((), (*NAMES, "nanxnan", "1x4", "4x0", "4x4x4", "infxinf", "1e3x4")),
     ("bench", "--dtype"): ((), (*NAMES, "int8")),
     ("bench", "--mode"): ((), NAMES),
+    ("bench", "--launch-us"): (("--count",), (*NUMBERS, "0")),
+    ("bench", "--bandwidth-tbs"): (("--count",), (*NUMBERS, "0")),
+    ("bench", "--tflops"): (("--count",), (*NUMBERS, "0")),
     ("bench", "--json"): ((), FILES),
     ("bench", "--html"): ((), FILES),
     ("bench", "--plot"): ((), FIGURES),
@@ -77,6 +80,7 @@ Ended = tuple[int, str, str]
 WORK = (
     "demo.study.run_study",
     "benchmark.study.run_study",
+    "benchmark.counting.study.count_study",
     "verification.suite.run_suite",
     "verification.distributed.study.run_package",
 )
@@ -257,6 +261,8 @@ def test_every_option_is_in_the_table() -> None:
         ("bench", "--size=4"),
         ("bench", "--quick=1"),
         ("bench", "--jason"),
+        ("bench", "--count", "--backend=mlx"),
+        ("bench", "--tflops=50"),
         ("conventions", "--json", "report.txt"),
     ],
     ids=" ".join,

@@ -12,7 +12,7 @@ from typing import Any
 
 from vicreg.tools import libraries
 
-__all__ = ["LIBRARIES", "published_formula"]
+__all__ = ["LIBRARIES", "published_formula", "published_formula_in"]
 
 Array = Any
 
@@ -48,9 +48,19 @@ def _torch() -> Callable[[Array, Array], Array]:
     return published
 
 
-def _like_numpy(library: str) -> Callable[[Array, Array], Array]:
-    """Return the formula for a library whose arrays have NumPy's methods."""
-    xp = import_module(libraries.LIBRARIES[library].namespace)
+def published_formula_in(xp: Any) -> Callable[[Array, Array], Array]:
+    """Return the formula in a namespace whose arrays have NumPy's methods.
+
+    Parameters
+    ----------
+    xp : namespace
+        With NumPy's functions.
+
+    Returns
+    -------
+    callable
+        As `published_formula` does.
+    """
 
     def published(x: Array, y: Array) -> Array:
         n, d = x.shape
@@ -86,4 +96,6 @@ def published_formula(library: str) -> Callable[[Array, Array], Array]:
     callable
         A function of two arrays that returns the loss. It needs d ≥ 2.
     """
-    return _torch() if library == "torch" else _like_numpy(library)
+    if library == "torch":
+        return _torch()
+    return published_formula_in(import_module(libraries.LIBRARIES[library].namespace))

@@ -34,6 +34,8 @@ __all__ = [
     "Study",
     "is_quick",
     "problems",
+    "reason_of",
+    "room_lacking",
     "run_study",
 ]
 
@@ -257,7 +259,7 @@ def _name(backend: Backend, problem: Problem) -> str:
 
 def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons) -> Result | None:
     where = _name(backend, problem)
-    lacking = _room_lacking("its views and gradients", _COPIES * problem.bytes_of_views)
+    lacking = room_lacking("its views and gradients", _COPIES * problem.bytes_of_views)
     if lacking:
         reasons.append((where, lacking))
         return None
@@ -271,7 +273,7 @@ def _timed(backend: Backend, problem: Problem, effort: Effort, reasons: _Reasons
                 return None
             times = time_in_turns(calls, backend.synchronise, effort)
         except Exception as error:  # a library may raise anything, such as its own memory errors
-            reasons.append((where, _reason(error)))
+            reasons.append((where, reason_of(error)))
             return None
     return Result(
         backend.name,
@@ -315,7 +317,7 @@ def _warmed_up(
                 reasons.append(reason)
             continue
         except Exception as error:
-            reasons.append((what, _reason(error)))
+            reasons.append((what, reason_of(error)))
             continue
         if name != VICREG and not problem.compiled and seconds > effort.patience:
             reasons.append((what, f"a call took {seconds:.0f} s, beyond {effort.patience:.0f}"))
@@ -327,10 +329,10 @@ def _warmed_up(
 def _room_for_matrices_lacking(name: str, backend: Backend, problem: Problem) -> str | None:
     if name != PUBLISHED or backend.device != "cpu":
         return None  # a full GPU raises an exception
-    return _room_lacking("its d x d matrices", _MATRICES * problem.d**2 * BYTES[problem.dtype])
+    return room_lacking("its d x d matrices", _MATRICES * problem.d**2 * BYTES[problem.dtype])
 
 
-def _room_lacking(what: str, needed: int) -> str | None:
+def room_lacking(what: str, needed: int) -> str | None:
     """Return why `what` does not fit into the memory; None if it does."""
     available = available_memory()
     if available is None or needed <= available:
@@ -359,6 +361,7 @@ def _watch(
         reasons.append((f"{_name(backend, problem)}, memory of {name}", str(error)))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error of a library in one line."""
     lines = str(error).strip().splitlines()
     return ": ".join([f"raised {type(error).__name__}", *lines[:1]])

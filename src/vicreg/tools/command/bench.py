@@ -1,5 +1,6 @@
 """``vicreg bench``: the speed and the memory of the loss on this machine."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vicreg.tools.command.bench_count import check_options, count
 from vicreg.tools.command.errors import UsageError, one_line_errors
 from vicreg.tools.command.shared import (
     Backends,
@@ -43,6 +45,12 @@ vicreg bench --backend torch --compile      eager and under torch.compile
 vicreg bench --size 512x4096 --dtype float64
 vicreg bench --html bench.html              a page with plots to hand on
 vicreg bench --json bench.json              every sample, as data
+vicreg bench --count                        what a call costs, without a clock
+vicreg bench --count --backend torch --size 256x8192
+
+--count prints the operations, the bytes and the multiply-adds of a call in PyTorch, CuPy and JAX,
+and the time that they stand for on a GPU. It takes seconds, needs no GPU, and gives the same on a
+busy machine.
 
 A ratio with a ~ is uncertain: the machine was busy, or the quartiles are on both sides of 1.
 """
@@ -80,21 +88,55 @@ def add_to(app: typer.Typer) -> None:
                 help="Few rounds; of two small sizes unless --size is given.",
             ),
         ] = False,
+        count_only: Annotated[
+            bool,
+            typer.Option("--count", help="Count operations, bytes and multiply-adds instead."),
+        ] = False,
+        launch_us: Annotated[
+            float | None,
+            typer.Option(
+                metavar="US",
+                help="With --count: a GPU's microseconds to launch a call; 4.",
+            ),
+        ] = None,
+        bandwidth_tbs: Annotated[
+            float | None,
+            typer.Option(
+                metavar="TBS", help="With --count: its memory's 10^12 bytes a second; 3."
+            ),
+        ] = None,
+        tflops: Annotated[
+            float | None,
+            typer.Option(
+                metavar="TFLOPS", help="With --count: its products' 10^12 operations a second; 50."
+            ),
+        ] = None,
         json_file: JsonFile = None,
         html_file: Annotated[
             Path | None,
-            typer.Option("--html", metavar="FILE", help="Write a page with plots."),
+            typer.Option(
+                "--html",
+                metavar="FILE",
+                help="Write a page with plots, or with --count of tables.",
+            ),
         ] = None,
         plot: PlotFile = None,
     ) -> None:
         with one_line_errors("bench"):
             require("numpy")
-            if html_file:
+            if html_file and not count_only:
                 require("matplotlib")
             files = {"--json": json_file, "--html": html_file, "--plot": plot}
+            gpu = {"--launch-us": launch_us, "--bandwidth-tbs": bandwidth_tbs, "--tflops": tflops}
+            measures = {"--compile": compile_too, "--quick": quick, "--plot": plot}
+            check_options(count_only, measures, gpu)
             check_files(files)
-            sizes = _sizes(size, quick, bool(html_file or plot))
-            study = _measure(backend, device, sizes, dtype, mode, compile_too, quick)
+            sizes = _sizes(size, quick, bool(html_file or plot) and not count_only)
+            wanted = _problems(sizes, dtype, mode, compile_too)
+            if count_only:
+                count(backend, device, wanted, gpu, files)
+                return
+            study = _measure(backend, device, wanted, quick)
             _show(study, report_console(json_file))
             _write(study, files, quick)
 
@@ -123,29 +165,36 @@ def _size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _problems(
+    sizes: Sequence[tuple[int, int]], dtypes: Sequence[str] | None, mode: str, compile_too: bool
+) -> Sequence[Any]:
+    from vicreg.tools.benchmark.computations import MODES
+    from vicreg.tools.benchmark.study import problems
+
+    dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
+    chosen("--mode", [mode], MODES)
+    return problems(sizes, dtypes, mode, compile_too)
+
+
 def _measure(
     names: Sequence[str] | None,
     devices: Sequence[str] | None,
-    sizes: Sequence[tuple[int, int]],
-    dtypes: Sequence[str] | None,
-    mode: str,
-    compile_too: bool,
+    wanted: Sequence[Any],
     quick: bool,
 ) -> Any:
     from vicreg.tools.backends import find_backends
-    from vicreg.tools.benchmark.computations import MODES, PUBLISHED, VICREG
-    from vicreg.tools.benchmark.study import LIBRARIES, problems, run_study
+    from vicreg.tools.benchmark.computations import PUBLISHED, VICREG
+    from vicreg.tools.benchmark.study import LIBRARIES, run_study
     from vicreg.tools.benchmark.timing import FULL, QUICK
     from vicreg.tools.progress import steps_progress
 
-    chosen_dtypes = chosen("--dtype", dtypes or ["float32"], DTYPES)
-    chosen("--mode", [mode], MODES)
     names = chosen("--backend", names or LIBRARIES, NAMES)
     backends, left_out = find_backends(names, devices or ())
-    if not any(set(one.dtypes) & set(chosen_dtypes) for one in backends):
-        reasons = left_out.values() or [f"no {' or '.join(chosen_dtypes)} there"]
+    dtypes = dict.fromkeys(problem.dtype for problem in wanted)
+    if not any(dtypes.keys() & set(one.dtypes) for one in backends):
+        reasons = left_out.values() or [f"no {' or '.join(dtypes)} there"]
         raise RequirementError(f"nothing to run on: {'; '.join(dict.fromkeys(reasons))}")
-    largest = max(sizes, key=lambda size: size[0] * size[1])
+    largest = max(((problem.n, problem.d) for problem in wanted), key=math.prod)
     _warn_if_busy()
 
     def memory(problem: Any) -> Sequence[str]:
@@ -157,7 +206,7 @@ def _measure(
         steps: list[Any] = []
         study = run_study(
             backends,
-            problems(sizes, chosen_dtypes, mode, compile_too),
+            wanted,
             QUICK if quick else FULL,
             memory,
             lambda total: steps.append(

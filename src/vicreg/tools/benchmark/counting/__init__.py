@@ -1,0 +1,1 @@
+"""What a call costs, counted without a clock: operations, bytes and multiply-adds."""
