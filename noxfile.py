@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,16 @@ LIBRARIES = {
     "mparray": ["mparray>=0.2", "numpy>=2.0"],
     "cupy": ["cupy-cuda12x>=14", "numpy>=2.0"],
 }
+
+# What `numpydoc lint` reads: where the public docstrings stand, as in .pre-commit-config.yaml.
+PUBLIC_MODULES = [
+    "src/vicreg/__init__.py",
+    *(f"src/vicreg/{name}.py" for name in ("distributed", "jax", "lightning", "testing", "torch")),
+    *(f"src/vicreg/{name}.py" for name in ("_conventions", "_diagnostics", "_monitor")),
+    *(f"src/vicreg/_losses/{name}.py" for name in ("vcreg", "vicreg", "vicregl")),
+    *(f"src/vicreg/_core/{name}.py" for name in ("communicator", "plan")),
+    *(f"src/vicreg/tools/identification/{name}.py" for name in ("__init__", "result")),
+]
 
 # Installed without what they depend on: what is needed of that is there.
 LIGHTNING = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
@@ -94,14 +105,69 @@ def tests_each(session: nox.Session, library: str) -> None:
     session.run("pytest", "--library", library, *session.posargs)
 
 
+# The libraries whose oldest releases docs/versions.md names.
+VERSIONED = ["numpy", "torch", "jax", "mlx", "dask"]
+
+
+def at_their_floors(requirements: list[str]) -> list[str]:
+    """Return requirements such as ``numpy>=2.0`` as ``numpy==2.0``."""
+    return [requirement.replace(">=", "==") for requirement in requirements]
+
+
+@nox.session
+@nox.parametrize("library", VERSIONED)
+def tests_oldest(session: nox.Session, library: str) -> None:
+    """The default tests of one library, with the oldest releases that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    floors = at_their_floors([*extras[library], *extras["numpy"]])
+    session.install(".", *dict.fromkeys(floors), "rich", *group("test"))
+    # By itself: array-api-extra, which the tests use, asks for a newer one, and works without.
+    session.install("--no-deps", *at_their_floors(project["dependencies"]))
+    session.run("pytest", "--library", library, "-m", "not long", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("library", VERSIONED)
+def tests_newest(session: nox.Session, library: str) -> None:
+    """The default tests of one library, with the newest releases and pre-releases."""
+    newest = [re.split("[>=]", requirement)[0] for requirement in LIBRARIES[library]]
+    session.install(".", "rich", *group("test"))
+    session.install("--upgrade", "--pre", *newest, "array-api-compat")
+    session.run("pytest", "--library", library, "-m", "not long", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style, what imports what, and the packages that would be published."""
+    """Check the style, the docstrings, what imports what, and the packages to publish."""
     session.install(*group("lint"), ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("numpydoc", "lint", *PUBLIC_MODULES)
     session.run("lint-imports")
-    folder = session.create_tmp()
+    build(session, session.create_tmp())
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build what is published into `dist`; `-- --tag v0.1.0` says which version it must be."""
+    session.install(*group("lint"), ".")
+    if session.posargs:
+        _, tag = session.posargs
+        session.run("python", "-c", IS_THE_VERSION, tag)
+    shutil.rmtree("dist", ignore_errors=True)
+    build(session, "dist")
+
+
+IS_THE_VERSION = """
+import sys, vicreg
+if sys.argv[1] != f"v{vicreg.__version__}":
+    sys.exit(f"the tag {sys.argv[1]} is not that of version {vicreg.__version__}")
+"""
+
+
+def build(session: nox.Session, folder: str) -> None:
+    """Build the sdist and from it the wheel, and check how an index would show them."""
     session.run("python", "-m", "build", "--outdir", folder)
     session.run("twine", "check", "--strict", *map(str, Path(folder).glob("vicreg-*")))
 

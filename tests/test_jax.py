@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg._core.library import Library
 from vicreg._core.sizes import Sizes
 from vicreg.tools.verification.paths import Path
 
@@ -119,6 +121,13 @@ def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
     bound = rounding("float32", shape[0], shape[-1])
     np.testing.assert_allclose(got[0], wanted[0], rtol=bound)
     assert [out.dtype for out in exported.out_avals] == [jnp.float32] * 3
+
+
+def test_no_method_is_a_bare_partial() -> None:
+    """From Python 3.14 on, a `functools.partial` in a class would be passed the instance too."""
+    for kind in (Library, *Library.__subclasses__()):
+        bare = [name for name, at in vars(kind).items() if isinstance(at, functools.partial)]
+        assert bare == [], kind
 
 
 def test_products_ask_for_the_precision_of_their_inputs(views) -> None:
