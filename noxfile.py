@@ -192,13 +192,25 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", *flags, *session.posargs, "docs", "docs/_build/html")
 
 
-@nox.session
-def bench(session: nox.Session) -> None:
-    """Run the benchmark, and print the wanted figures beside the measured ones."""
+def install_for_benchmarks(session: nox.Session) -> None:
     session.install(TORCH)
     session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     if shutil.which("nvidia-smi"):  # JAX needs a separate package for GPUs
         session.install("jax[cuda12]>=0.7.2")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmark, and print the wanted figures beside the measured ones."""
+    install_for_benchmarks(session)
     session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Check and measure the package on this machine's GPU, and write the report to commit."""
+    install_for_benchmarks(session)
+    session.install(*group("test"))
+    session.run("python", "benchmarks/gpu.py", *session.posargs)
