@@ -18,6 +18,7 @@ from vicreg import (
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
+    vicregl_loss,
 )
 from vicreg._core.library import Library
 from vicreg._core.sizes import Sizes
@@ -121,6 +122,30 @@ def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
     bound = rounding("float32", shape[0], shape[-1])
     np.testing.assert_allclose(got[0], wanted[0], rtol=bound)
     assert [out.dtype for out in exported.out_avals] == [jnp.float32] * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda x, y, n: vicreg_loss(x, y, sample_weight=n), [(4, 9), (4, 9), (4,)]),
+        (
+            lambda x: vcreg_loss(x, variance_weight=1, covariance_weight=1, penalty="smooth_l1"),
+            [(9, 4)],
+        ),
+        pytest.param(
+            lambda x, y, at: vicregl_loss(
+                [x[:, 0], y[:, 0]], [x, y], [at, at], num_matches=(4, 2)
+            ),
+            [(4, 9, 8), (4, 9, 8), (4, 9, 2)],
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["weights", "smooth L1", "VICRegL"],
+)
+def test_others_are_lowered_for_devices_that_are_not_here(function, shapes) -> None:
+    views = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    exported = export.export(jax.jit(jax.value_and_grad(function)), platforms=("cuda", "tpu"))
+    assert [out.dtype for out in exported(*views).out_avals] == [jnp.float32] * 2
 
 
 def test_no_method_is_a_bare_partial() -> None:
