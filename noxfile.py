@@ -26,7 +26,7 @@ LIBRARIES = {
     "dask": ["dask[array]>=2025.5", "numpy>=2.0"],
     "array_api_strict": ["array-api-strict>=2.3", "numpy>=2.0"],
     "ndonnx": ["ndonnx>=0.17", "onnxruntime>=1.20", "numpy>=2.0"],
-    "mparray": ["mparray>=0.2", "numpy>=2.0"],
+    "mparray": ["mparray>=0.2.2", "numpy>=2.0"],
     "cupy": ["cupy-cuda12x>=14", "numpy>=2.0"],
 }
 

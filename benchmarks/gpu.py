@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,7 @@ class Deadline:
         else:
             ended, said = ran.returncode, last_line(ran.stderr) or last_line(ran.stdout)
         taken = round(time.monotonic() - start, 1)
-        step = {"command": " ".join(command), "passed": ended == 0, "seconds": taken}
+        step = {"command": shlex.join(command), "passed": ended == 0, "seconds": taken}
         return step if ended == 0 else step | {"said": said}
 
 
@@ -120,7 +121,7 @@ def count(
 
 def with_report(command: list[str], deadline: Deadline, file: Path) -> Step:
     step = deadline.run([*command, "--json", str(file)])
-    step["command"] = " ".join(command)
+    step["command"] = shlex.join(command)
     return step | ({"report": json.loads(file.read_text())} if file.exists() else {})
 
 
