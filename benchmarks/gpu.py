@@ -38,6 +38,8 @@ LIBRARIES = ("cupy", "torch", "jax", "mlx")
 
 #: The tests of values, gradients, axes, dtypes, devices and bad input: see CONTRIBUTING.md.
 TESTS = ("pytest", "-q", "-m", "representative and not long", "-p", "no:cacheprovider")
+#: Where the launches, the bytes or the products take longest, on a large GPU.
+SIZES = ("32x64", "256x8192", "2048x2048")
 #: What the numbers of the model are measured with: elements to add, rows to multiply.
 ELEMENTS, ROWS = 2**26, 8192
 QUICK_ELEMENTS, QUICK_ROWS = 2**20, 256
@@ -50,6 +52,10 @@ class Deadline:
 
     def __init__(self, minutes: float) -> None:
         self._end = time.monotonic() + 60 * minutes
+
+    def share(self, parts: int) -> Deadline:
+        """Return a deadline after an equal part of the time left, so that each has some."""
+        return Deadline((self._end - time.monotonic()) / 60 / parts)
 
     def run(self, command: Sequence[str], **variables: str) -> Step:
         """Run a module of Python; return what was run, how it ended and how long it took."""
@@ -98,7 +104,8 @@ def verify(backend: Backend, deadline: Deadline, folder: Path) -> Step:
 def bench(backend: Backend, deadline: Deadline, folder: Path, quick: bool) -> Step:
     """Run ``vicreg bench``."""
     where = ["--backend", backend.name, "--device", backend.device]
-    command = ["vicreg", "bench", *where, *(["--quick"] if quick else [])]
+    sizes = [word for size in SIZES for word in ("--size", size)]
+    command = ["vicreg", "bench", *where, *(["--quick"] if quick else sizes)]
     return with_report(command, deadline, folder / "bench.json")
 
 
@@ -211,7 +218,10 @@ def report_of(backends: Iterable[Backend], deadline: Deadline, quick: bool) -> d
     backends = list(backends)
     return {
         "made_with": description(backends),
-        "results": [checked(backend, deadline, quick) for backend in backends],
+        "results": [
+            checked(backend, deadline.share(len(backends) - place), quick)
+            for place, backend in enumerate(backends)
+        ],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,9 @@ class _Answers:
     def __init__(self, failing: str = "") -> None:
         self.commands: list[list[str]] = []
         self._failing = failing
+
+    def share(self, parts: int) -> _Answers:
+        return self
 
     def run(self, command: list[str]) -> dict[str, Any]:
         self.commands.append(command)
@@ -108,6 +112,12 @@ def test_a_step_that_does_not_end_in_time_fails(gpu: ModuleType) -> None:
     step = gpu.Deadline(0).run(["timeit", "-n", "1", "-r", "1", "import time; time.sleep(9)"])
     assert not step["passed"]
     assert step["said"] == "it did not end in time"
+
+
+def test_libraries_share_the_time(gpu: ModuleType) -> None:
+    whole = gpu.Deadline(9)
+    assert whole.share(3)._end - time.monotonic() == pytest.approx(180, abs=1)
+    assert whole.share(1)._end == pytest.approx(whole._end, abs=1)
 
 
 def test_tests_are_counted(gpu: ModuleType, tmp_path: Path) -> None:
