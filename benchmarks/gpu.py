@@ -167,7 +167,7 @@ def seconds(call: Callable[[], Any], backend: Backend) -> float:
 def compared(measured: Step, counted: Step) -> list[dict[str, Any]]:
     """Return the measured and the estimated time of each problem."""
     estimates = {
-        (one["n"], one["d"], one["computation"]): one["estimated_seconds"]
+        (one["n"], one["d"], one["computation"]): one["estimated_seconds"]["call"]
         for one in counted.get("report", {}).get("results", ())
         if one["estimated_seconds"] is not None
     }

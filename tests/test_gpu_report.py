@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 
 from vicreg.tools.backends import backend_named
-from vicreg.tools.benchmark.counting.study import BACKWARD, CLOSED_FORM
+from vicreg.tools.benchmark import report
+from vicreg.tools.benchmark.computations import Problem
+from vicreg.tools.benchmark.counting import report as counting_report
+from vicreg.tools.benchmark.counting.study import BACKWARD, CLOSED_FORM, count_study
+from vicreg.tools.benchmark.study import run_study
+from vicreg.tools.benchmark.timing import Effort
 
 pytest.importorskip("rich")
 
 ROOT = Path(__file__).parents[1]
+EFFORT = Effort(rounds=3, sample=1e-6, budget=1e-3, fewest=2, patience=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,9 @@ class _Answers:
         size = {"n": 32, "d": 64}
         if "--count" in command:
             for name, estimated in ((CLOSED_FORM, 1e-3), (BACKWARD, 2e-3), ("published", 9.0)):
-                results.append(size | {"computation": name, "estimated_seconds": estimated})
+                results.append(
+                    size | {"computation": name, "estimated_seconds": {"call": estimated}}
+                )
             results.append(size | {"computation": BACKWARD, "estimated_seconds": None})
         elif "bench" in command:
             results.append(size | {"seconds": {"vicreg": {"median": 3e-3}}})
@@ -142,3 +150,18 @@ def test_what_is_said_of_gpus_agrees_with_the_reports() -> None:
     reported = (ROOT / "benchmarks" / "reports" / "gpu.json").exists()
     readme = (ROOT / "README.md").read_text()
     assert ("**no GPU has run it yet**" in readme) is not reported
+
+
+def test_the_reports_of_the_command_have_what_is_compared(gpu: ModuleType) -> None:
+    """What `bench --json` and `bench --count --json` write, of one size."""
+    problem = Problem(5, 7)
+    backend = backend_named("numpy")
+    timed = run_study([backend], [problem], EFFORT, lambda _: ())
+    counted = count_study(["cupy"], [problem])
+    (row,) = gpu.compared(
+        {"report": json.loads(json.dumps(report.as_json(timed)))},
+        {"report": json.loads(json.dumps(counting_report.as_json(counted)))},
+    )
+    assert (row["n"], row["d"]) == (5, 7)
+    assert row["measured"] == timed.results[0].times["vicreg"].quartiles.median
+    assert row["estimated"] == counted.rows[0].estimate.seconds
