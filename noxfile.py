@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -25,9 +26,19 @@ LIBRARIES = {
     "dask": ["dask[array]>=2025.5", "numpy>=2.0"],
     "array_api_strict": ["array-api-strict>=2.3", "numpy>=2.0"],
     "ndonnx": ["ndonnx>=0.17", "onnxruntime>=1.20", "numpy>=2.0"],
-    "mparray": ["mparray>=0.2", "numpy>=2.0"],
+    "mparray": ["mparray>=0.2.2", "numpy>=2.0"],
     "cupy": ["cupy-cuda12x>=14", "numpy>=2.0"],
 }
+
+# What `numpydoc lint` reads: where the public docstrings stand, as in .pre-commit-config.yaml.
+PUBLIC_MODULES = [
+    "src/vicreg/__init__.py",
+    *(f"src/vicreg/{name}.py" for name in ("distributed", "jax", "lightning", "testing", "torch")),
+    *(f"src/vicreg/{name}.py" for name in ("_conventions", "_diagnostics", "_monitor")),
+    *(f"src/vicreg/_losses/{name}.py" for name in ("vcreg", "vicreg", "vicregl")),
+    *(f"src/vicreg/_core/{name}.py" for name in ("communicator", "plan")),
+    *(f"src/vicreg/tools/identification/{name}.py" for name in ("__init__", "result")),
+]
 
 # Installed without what they depend on: what is needed of that is there.
 LIGHTNING = ["lightning>=2.6", "pytorch-lightning", "lightning-utilities", "torchmetrics"]
@@ -94,14 +105,69 @@ def tests_each(session: nox.Session, library: str) -> None:
     session.run("pytest", "--library", library, *session.posargs)
 
 
+# The libraries whose oldest releases docs/versions.md names.
+VERSIONED = ["numpy", "torch", "jax", "mlx", "dask"]
+
+
+def at_their_floors(requirements: list[str]) -> list[str]:
+    """Return requirements such as ``numpy>=2.0`` as ``numpy==2.0``."""
+    return [requirement.replace(">=", "==") for requirement in requirements]
+
+
+@nox.session
+@nox.parametrize("library", VERSIONED)
+def tests_oldest(session: nox.Session, library: str) -> None:
+    """The default tests of one library, with the oldest releases that pyproject.toml allows."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    floors = at_their_floors([*extras[library], *extras["numpy"]])
+    session.install(".", *dict.fromkeys(floors), "rich", *group("test"))
+    # By itself: array-api-extra, which the tests use, asks for a newer one, and works without.
+    session.install("--no-deps", *at_their_floors(project["dependencies"]))
+    session.run("pytest", "--library", library, "-m", "not long", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("library", VERSIONED)
+def tests_newest(session: nox.Session, library: str) -> None:
+    """The default tests of one library, with the newest releases and pre-releases."""
+    newest = [re.split("[>=]", requirement)[0] for requirement in LIBRARIES[library]]
+    session.install(".", "rich", *group("test"))
+    session.install("--upgrade", "--pre", *newest, "array-api-compat")
+    session.run("pytest", "--library", library, "-m", "not long", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the style, what imports what, and the packages that would be published."""
+    """Check the style, the docstrings, what imports what, and the packages to publish."""
     session.install(*group("lint"), ".")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("numpydoc", "lint", *PUBLIC_MODULES)
     session.run("lint-imports")
-    folder = session.create_tmp()
+    build(session, session.create_tmp())
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build what is published into `dist`; `-- --tag v0.1.0` says which version it must be."""
+    session.install(*group("lint"), ".")
+    if session.posargs:
+        _, tag = session.posargs
+        session.run("python", "-c", IS_THE_VERSION, tag)
+    shutil.rmtree("dist", ignore_errors=True)
+    build(session, "dist")
+
+
+IS_THE_VERSION = """
+import sys, vicreg
+if sys.argv[1] != f"v{vicreg.__version__}":
+    sys.exit(f"the tag {sys.argv[1]} is not that of version {vicreg.__version__}")
+"""
+
+
+def build(session: nox.Session, folder: str) -> None:
+    """Build the sdist and from it the wheel, and check how an index would show them."""
     session.run("python", "-m", "build", "--outdir", folder)
     session.run("twine", "check", "--strict", *map(str, Path(folder).glob("vicreg-*")))
 
@@ -126,13 +192,25 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", *flags, *session.posargs, "docs", "docs/_build/html")
 
 
-@nox.session
-def bench(session: nox.Session) -> None:
-    """Run the benchmark, and print the wanted figures beside the measured ones."""
+def install_for_benchmarks(session: nox.Session) -> None:
     session.install(TORCH)
     session.install(".[cpu,cupy]")
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm")
     if shutil.which("nvidia-smi"):  # JAX needs a separate package for GPUs
         session.install("jax[cuda12]>=0.7.2")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmark, and print the wanted figures beside the measured ones."""
+    install_for_benchmarks(session)
     session.run("vicreg", "bench", *session.posargs)
     session.run("python", "benchmarks/wanted.py")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Check and measure the package on this machine's GPU, and write the report to commit."""
+    install_for_benchmarks(session)
+    session.install(*group("test"))
+    session.run("python", "benchmarks/gpu.py", *session.posargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,6 +74,14 @@ def _of(name: str) -> list[Backend]:
 
 
 BACKENDS = tuple(backend for name in NAMES for backend in _of(name))
+
+
+def on_device(chosen: Iterable[Backend], device: str) -> list[Backend]:
+    """Return each library of `chosen` that has such a device, there: "cuda" is its first GPU."""
+    names = dict.fromkeys(backend.name for backend in chosen)
+    found, _ = backends.find_backends(names, [device])
+    first = {one.name: one.device for one in reversed(found)}
+    return [Backend(name, first[name]) for name in names if name in first]
 
 
 def why_not(backend: Backend) -> str | None:

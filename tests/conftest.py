@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from array_api_extra.testing import patch_lazy_xp_functions
-from backends import BACKENDS, Backend, why_not
+from backends import BACKENDS, Backend, on_device, why_not
 
 from vicreg._core.sizes import Sizes
 from vicreg.tools.verification import paths
@@ -40,6 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the libraries that the shared tests run on (may be given more than once)",
     )
     parser.addoption(
+        "--device",
+        help="the device of each library that the shared tests run on, as cuda or mps",
+    )
+    parser.addoption(
         "--part",
         type=_part,
         metavar="K/N",
@@ -58,6 +62,9 @@ def pytest_configure(config: pytest.Config) -> None:
     missing = set(config.getoption("--library") or ()) - INSTALLED
     if missing:
         raise pytest.UsageError(f"not installed: {', '.join(sorted(missing))}")
+    device = config.getoption("--device")
+    if device is not None and not on_device(BACKENDS, device):
+        raise pytest.UsageError(f"no library has the device {device} here")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -66,6 +73,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen = metafunc.config.getoption("--library")
     backends = [b for b in BACKENDS if chosen is None or b.name in chosen]
+    if (device := metafunc.config.getoption("--device")) is not None:
+        backends = on_device(backends, device)
     metafunc.parametrize("xp", backends, ids=str, indirect=True)
 
 

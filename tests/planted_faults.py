@@ -1098,6 +1098,20 @@ FAULTS = [
         "active = spread < 1.0",
         ("properties",),
     ),
+    Fault(
+        "a partial in JAX's adapter that Python 3.14 would bind",
+        "_adapters/jax.py",
+        "take_along_axis = staticmethod(",
+        "take_along_axis = (",
+        ("jax",),
+    ),
+    Fault(
+        "values of weights asked for on a GPU",
+        "_core/sample_weights.py",
+        "or not xp.can_ask(weight):",
+        "or False:",
+        ("torch",),
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,13 +18,17 @@ from vicreg import (
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
+    vicregl_loss,
 )
+from vicreg._core.library import Library
 from vicreg.tools.verification.paths import Path
 
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
 from jax import export  # noqa: E402
+
+from vicreg._adapters import jax as adapter  # noqa: E402
 
 N, D = 5, 11
 
@@ -118,6 +123,38 @@ def test_export_for_devices_that_are_not_here(shape: tuple[int, ...]) -> None:
     bound = rounding("float32", shape[0], shape[-1])
     np.testing.assert_allclose(got[0], wanted[0], rtol=bound)
     assert [out.dtype for out in exported.out_avals] == [jnp.float32] * 3
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes"),
+    [
+        (lambda x, y, n: vicreg_loss(x, y, sample_weight=n), [(4, 9), (4, 9), (4,)]),
+        (
+            lambda x: vcreg_loss(x, variance_weight=1, covariance_weight=1, penalty="smooth_l1"),
+            [(9, 4)],
+        ),
+        pytest.param(
+            lambda x, y, at: vicregl_loss(
+                [x[:, 0], y[:, 0]], [x, y], [at, at], num_matches=(4, 2)
+            ),
+            [(4, 9, 8), (4, 9, 8), (4, 9, 2)],
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=["weights", "smooth L1", "VICRegL"],
+)
+def test_others_are_lowered_for_devices_that_are_not_here(function, shapes) -> None:
+    views = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    exported = export.export(jax.jit(jax.value_and_grad(function)), platforms=("cuda", "tpu"))
+    assert [out.dtype for out in exported(*views).out_avals] == [jnp.float32] * 2
+
+
+def test_no_method_is_a_bare_partial() -> None:
+    """From Python 3.14 on, a `functools.partial` in a class would be passed the instance too."""
+    assert type(adapter.xp) in Library.__subclasses__()
+    for kind in Library.__subclasses__():
+        bare = [name for name, at in vars(kind).items() if isinstance(at, functools.partial)]
+        assert bare == [], kind
 
 
 def test_products_ask_for_the_precision_of_their_inputs(views) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from one_graph import in_one_graph
 
 from vicreg import (
     covariance_loss,
+    diagnose,
     vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
     vicreg_value_and_grad,
+    vicregl_loss,
 )
 
 torch = pytest.importorskip("torch")
@@ -29,7 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from vicreg._conventions import codebases, conventions  # noqa: E402
 from vicreg._core.sizes import DEFAULT_SIZES  # noqa: E402
 from vicreg.tools.verification.paths import Path  # noqa: E402
-from vicreg.torch import VICRegLoss  # noqa: E402
+from vicreg.torch import VCReg, VICRegLoss  # noqa: E402
 
 SETTINGS = [
     {"convention": convention, "method": method, "covariance_weight": 3.0}
@@ -276,6 +279,40 @@ def test_nothing_waits_for_the_device(method: str) -> None:
     loss.backward()
     assert a.grad.device.type == "meta"
     assert all(term.device.type == "meta" for term in vicreg_terms(a, b, **settings))
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [
+        lambda a, b, n: vicreg_loss(a, b, sample_weight=n),
+        lambda a, b, n: vicreg_value_and_grad(a, b, sample_weight=n)[1],
+        lambda a, b, n: vicreg_loss(a, b, invariance_weight=n[0]),
+        lambda a, b, n: grad_of_grad(vicreg_loss(a, b), a),
+        lambda a, b, n: VCReg(variance_weight=1.0, covariance_weight=1.0)(a),
+        lambda a, b, n: regional(a, b, n),
+        lambda a, b, n: diagnose(a).std,
+    ],
+    ids=["weights", "closed form", "traced", "second derivative", "layer", "VICRegL", "diagnosis"],
+)
+def test_nothing_else_waits_for_the_device_either(computed: Callable) -> None:
+    a, b = (torch.empty(6, 8, device="meta", requires_grad=True) for _ in range(2))
+    got = computed(a, b, torch.empty(6, device="meta"))
+    for one in got if isinstance(got, tuple) else (got,):
+        assert one.device.type == "meta"
+        if one.requires_grad:
+            assert torch.autograd.grad(one.sum(), a)[0].device.type == "meta"
+
+
+def grad_of_grad(loss: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(loss, a, create_graph=True)
+    return torch.autograd.grad(gradient.sum(), a)[0]
+
+
+def regional(a: torch.Tensor, b: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return VICRegL's loss of two views, whose maps have the embeddings at each of 9 places."""
+    maps = [view[:, None, None].expand(6, 3, 3, 8) for view in (a, b)]
+    places = counts[:, None, None, None].expand(6, 3, 3, 2)
+    return vicregl_loss([a, b], maps, [places, places], num_matches=(4, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,4 +1,4 @@
-"""Tests for an array library: are the loss and its gradient right on its arrays?
+"""Tests for an array library: that the loss and its gradient are right on its arrays.
 
 In a library's tests::
 

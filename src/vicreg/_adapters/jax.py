@@ -25,7 +25,9 @@ class _JAX(Library):
     sums_pairwise = True
 
     #: Of places that are in bounds, which costs less to trace and to compile.
-    take_along_axis = functools.partial(jnp.take_along_axis, mode="promise_in_bounds")
+    take_along_axis = staticmethod(
+        functools.partial(jnp.take_along_axis, mode="promise_in_bounds")
+    )  # from Python 3.14 on, a partial would take the instance as its first argument
 
     @property
     def strip_length(self) -> int:  # type: ignore[override]
