@@ -1026,9 +1026,8 @@ FAULTS = [
     Fault(
         "what is saved of a view kept while the next is worked on",
         "_core/engine.py",
-        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n",
-        "        saved = _forward(samples, terms, values, any(wanted[place] for place in places))\n"
-        "        values.kept = saved\n",
+        "saved = _forward(samples, terms, values, any(",
+        "saved = values.kept = _forward(samples, terms, values, any(",
         ("bench_count",),
     ),
     Fault(
@@ -1037,6 +1036,20 @@ FAULTS = [
         "if not products or not are_fused:",
         "if not products or not are_fused or array.ndim > 3:",
         ("growth",),
+    ),
+    Fault(
+        "the row of the first part for each part of a gradient",
+        "_adapters/torch/library.py",
+        "row if axis == 0 else row[start:end]",
+        "row if axis == 0 else row[: end - start]",
+        ("paths",),
+    ),
+    Fault(
+        "what is between the views added to a copy of the gradients",
+        "_core/engine.py",
+        "yield [Samples(samples.xp, z, samples.sizes) for z in views], list(own)",
+        "yield [Samples(samples.xp, z, samples.sizes) for z in views], [one * 1 for one in own]",
+        ("paths",),
     ),
     Fault(
         "one block of columns in a loop, whose product the compiler moves out of it",
