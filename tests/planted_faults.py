@@ -194,8 +194,8 @@ FAULTS = [
     Fault(
         "PyTorch's factor of a product that is added",
         "_adapters/torch/library.py",
-        "alpha=factor, out=total",
-        "alpha=abs(factor) / 2, out=total",
+        "_PRODUCTS[total.ndim](total, left, right, alpha=factor",
+        "_PRODUCTS[total.ndim](total, left, right, alpha=abs(factor) / 2",
         tests=("paths",),
     ),
     Fault(
