@@ -194,8 +194,8 @@ FAULTS = [
     Fault(
         "PyTorch's factor of a product that is added",
         "_adapters/torch/library.py",
-        "alpha=factor, out=total",
-        "alpha=abs(factor) / 2, out=total",
+        "_PRODUCTS[total.ndim](total, left, right, alpha=factor",
+        "_PRODUCTS[total.ndim](total, left, right, alpha=abs(factor) / 2",
         tests=("paths",),
     ),
     Fault(
@@ -1033,11 +1033,8 @@ FAULTS = [
     Fault(
         "what is saved of a view kept while the next is worked on",
         "_core/engine.py",
-        "            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)\n\n"
-        "    for group",
-        "            _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)\n"
-        "        values.kept = saved\n\n"
-        "    for group",
+        "saved = _forward(samples, terms, values, any(",
+        "saved = values.kept = _forward(samples, terms, values, any(",
         ("bench_count",),
     ),
     Fault(
@@ -1046,6 +1043,20 @@ FAULTS = [
         "        if not products:\n",
         "        if not products or array.ndim > 3:\n",
         ("growth",),
+    ),
+    Fault(
+        "the row of the first part for each part of a gradient",
+        "_adapters/torch/library.py",
+        "row if axis == 0 else row[start:end]",
+        "row if axis == 0 else row[: end - start]",
+        ("paths",),
+    ),
+    Fault(
+        "what is between the views added to a copy of the gradients",
+        "_core/engine.py",
+        "yield [Samples(samples.xp, z, samples.sizes) for z in views], list(own)",
+        "yield [Samples(samples.xp, z, samples.sizes) for z in views], [one * 1 for one in own]",
+        ("paths",),
     ),
     Fault(
         "one block of columns in a loop, whose product the compiler moves out of it",

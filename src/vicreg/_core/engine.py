@@ -104,13 +104,29 @@ def value_and_gradients(
         work_on(*group)
     in_place = not _is_stacked(per_view, objective)
     for place, term in _present(terms):
-        differences = term.differences(per_view)
-        values.add(place, term.between_views(per_view, differences))
-        if cotangents[place] is not None:
-            term.add_gradients(
-                per_view, differences, cotangents[place], gradients, wanted, in_place
-            )
+        for views_of, own in _in_blocks(per_view, gradients, in_place):
+            differences = term.differences(views_of)
+            values.add(place, term.between_views(views_of, differences))
+            if cotangents[place] is not None:
+                term.add_gradients(views_of, differences, cotangents[place], own, wanted, in_place)
     return values.of_terms, _without_absent(per_view, gradients)
+
+
+def _in_blocks(
+    per_view: list[Samples], gradients: Gradients, in_place: bool
+) -> Iterator[tuple[list[Samples], Gradients]]:
+    """Yield the views and their gradients, a block of samples at a time where these are updated.
+
+    So what is formed between the views is never as large as one of them.
+    """
+    samples = per_view[0]
+    is_updated = in_place and samples.xp.squares_in_blocks and samples.weights is None
+    if not is_updated or any(gradient is None for gradient in gradients):
+        yield per_view, gradients
+        return
+    for block in samples.blocks(*(each.z for each in per_view), *gradients):
+        views, own = block[: len(per_view)], block[len(per_view) :]
+        yield [Samples(samples.xp, z, samples.sizes) for z in views], list(own)
 
 
 def pushforward(
@@ -473,6 +489,8 @@ def _gradient(
             products.extend(part.products)
     xp, gradient = samples.xp, added
     if row is not None or products:
-        own = xp.scaled_rows_and_products(samples.give_centred(), row, products)
+        own = xp.scaled_rows_and_products(
+            samples.give_centred(), row, products, samples.sizes.large
+        )
         gradient = own if added is None else memory.add(xp, own, added)
     return None if gradient is None else samples.in_statistics(gradient)

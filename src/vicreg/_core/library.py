@@ -185,7 +185,7 @@ class Library:
         return memory.multiply(self, self.matmul(left, right), scale)
 
     def scaled_rows_and_products(
-        self, array: Array, row: Array | None, products: Sequence[Product]
+        self, array: Array, row: Array | None, products: Sequence[Product], large: int
     ) -> Array | None:
         """Return ``array * row + Σ factor * (left @ right)``; None where there is nothing.
 
@@ -197,6 +197,8 @@ class Library:
             None is 0.
         products : sequence of Product
             Of `array` itself, or of others.
+        large : int
+            Of so many elements a library may form it in parts, so that no other array is as large.
         """
         total = None
         for product_of in products:

@@ -46,6 +46,9 @@ class Sizes:
         sums of so many.
     squared : int
         How many squares are formed at a time, in libraries that gain by it.
+    large : int
+        Of how many elements a gradient is formed in parts, in the memory of the centred view, in
+        libraries that do.
     columns : int
         How many columns of the covariance there are at a time, where it is larger than a view.
     """
@@ -63,6 +66,7 @@ class Sizes:
     sorted: int = 64
     summed: int = 512
     squared: int = 2**18
+    large: int = 2**20
     columns: int = 256
 
 

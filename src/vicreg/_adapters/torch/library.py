@@ -94,10 +94,17 @@ class _Eager(_Torch):
         return product if len(sets) < 2 else product.view(*sets, *product.shape[-2:])
 
     def scaled_rows_and_products(
-        self, array: Tensor, row: Tensor | None, products: Sequence[Product]
+        self, array: Tensor, row: Tensor | None, products: Sequence[Product], large: int
     ) -> Tensor | None:
         if not products:
-            return super().scaled_rows_and_products(array, row, products)
+            return super().scaled_rows_and_products(array, row, products, large)
+        # A product of `array` from the left needs whole rows of it, the others whole columns.
+        axis = 0 if any(product.left is array for product in products) else 1
+        is_large = self.squares_in_blocks and array.ndim == 2 and array.numel() >= large
+        are_scaled = all(isinstance(product.factor, float) for product in products)
+        is_long = array.shape[-2:][axis] > array.shape[-2:][1 - axis]
+        if row is not None and is_large and are_scaled and is_long:
+            return self._in_parts(array, row, products, axis)
         total = None if row is None else _stacked(array * row[..., None, :])
         for product in products:
             if total is None:
@@ -109,6 +116,26 @@ class _Eager(_Torch):
             operands = _stacked(left), _stacked(right)
             _PRODUCTS[total.ndim](total, *operands, alpha=factor, out=total)
         return total if total is None or array.ndim < 4 else total.view(array.shape)
+
+    def _in_parts(
+        self, array: Tensor, row: Tensor, products: Sequence[Product], axis: int
+    ) -> Tensor:
+        """Do the same in the memory of `array`, a quarter of it at a time."""
+        length = array.shape[axis]
+        size = -(-length // 4)  # few, since the other factor is read again for each
+        for start in range(0, length, size):
+            end = min(start + size, length)
+            part = (slice(start, end),) if axis == 0 else (slice(None), slice(start, end))
+            total: Any = None
+            for left, right, factor, _ in products:
+                left, right = (left[part], right) if axis == 0 else (left, right[part])
+                if total is None:
+                    total = self.scaled_product(left, right, factor)
+                else:
+                    torch.addmm(total, left, right, alpha=factor, out=total)
+            own = array[part]
+            torch.addcmul(total, own, row if axis == 0 else row[start:end], out=own)
+        return array
 
 
 #: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``.

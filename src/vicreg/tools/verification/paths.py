@@ -120,6 +120,7 @@ _IN_PARTS = Sizes(
     sorted=4,
     summed=4,
     squared=20,
+    large=0,
     columns=4,
 )
 
