@@ -194,8 +194,8 @@ FAULTS = [
     Fault(
         "PyTorch's factor of a product that is added",
         "_adapters/torch/library.py",
-        "_PRODUCTS[total.ndim](total, left, right, alpha=factor",
-        "_PRODUCTS[total.ndim](total, left, right, alpha=abs(factor) / 2",
+        "*operands, alpha=factor",
+        "*operands, alpha=abs(factor) / 2",
         tests=("paths",),
     ),
     Fault(
