@@ -1054,8 +1054,8 @@ FAULTS = [
     Fault(
         "what is between the views added to a copy of the gradients",
         "_core/engine.py",
-        "yield [Samples(samples.xp, z, samples.sizes) for z in views], list(own)",
-        "yield [Samples(samples.xp, z, samples.sizes) for z in views], [one * 1 for one in own]",
+        "yield views, list(block[k : 2 * k])",
+        "yield views, [one * 1 for one in block[k : 2 * k]]",
         ("paths",),
     ),
     Fault(

@@ -119,14 +119,16 @@ def _in_blocks(
 
     So what is formed between the views is never as large as one of them.
     """
-    samples = per_view[0]
-    is_updated = in_place and samples.xp.squares_in_blocks and samples.weights is None
-    if not is_updated or any(gradient is None for gradient in gradients):
+    samples, weights = per_view[0], per_view[0].weights
+    k, each = len(per_view), () if weights is None else (weights.each,)
+    is_updated = in_place and samples.xp.squares_in_blocks
+    if not is_updated or any(gradient is None for gradient in gradients[:k]):
         yield per_view, gradients
         return
-    for block in samples.blocks(*(each.z for each in per_view), *gradients):
-        views, own = block[: len(per_view)], block[len(per_view) :]
-        yield [Samples(samples.xp, z, samples.sizes) for z in views], list(own)
+    for block in samples.blocks(*(view.z for view in per_view), *gradients[:k], *each):
+        of_block = None if weights is None else weights.of_some(block[-1])
+        views = [Samples(samples.xp, z, samples.sizes, weights=of_block) for z in block[:k]]
+        yield views, list(block[k : 2 * k])
 
 
 def pushforward(

@@ -19,6 +19,7 @@ weigh 0 there, and the terms leave it out of their averages. The weights are not
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,12 @@ class SampleWeights:
         enough = xp.full_like(total, correction + 1)
         self._samples = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
+
+    def of_some(self, each: Array) -> SampleWeights:
+        """Return these weights for some of the samples, which have `each`; their sum stays."""
+        some = copy.copy(self)
+        some.each, some.is_present = each, each != 0
+        return some
 
     def clean(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""

@@ -124,10 +124,11 @@ _IN_PARTS = Sizes(
     columns=4,
 )
 
-#: Views stacked; as on a device, where no value is seen; one by one, as large ones are; and in
-#: parts, as even larger ones are. On none is a covariance formed because it is small.
+#: Small views by default, stacked; as on a device, where no value is seen; one by one, as large
+#: ones are; and in parts, as even larger ones are. Only by default is the covariance of small
+#: views formed where the Gram matrix is smaller.
 PATHS = (
-    Path("stacked", Sizes(defined=0)),
+    Path("stacked", DEFAULT_SIZES),
     Path("as on a device", _ON_DEVICE),
     Path("one by one", Sizes(stacked=0, defined=0)),
     Path("one by one, in parts", _IN_PARTS),
