@@ -367,6 +367,15 @@ def test_a_gradient_costs_one_product_more_than_the_value(n: int, d: int) -> Non
     assert products(lambda: mapped(*stack)) == 2 * (product + thin)
 
 
+def test_many_positions_of_few_samples_take_the_gram_route() -> None:
+    """Each is small; all together they are not, and would form 64 covariances of 32 × 32."""
+    n, positions, d = 8, 64, 32
+    z = torch.linspace(-1.0, 1.0, n * positions * d).reshape(n, positions, d)
+    one = z[:, 0], z[:, 1]
+    assert products(lambda: vicreg_value_and_grad(*one)) == 2 * 2 * n * d * d
+    assert products(lambda: vicreg_value_and_grad(z, z + z**2)) == 2 * 2 * positions * n * n * d
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
 def test_each_backward_pass_of_a_retained_graph_has_its_own_gradient(dtype: torch.dtype) -> None:
     a, b = views(dtype=dtype)

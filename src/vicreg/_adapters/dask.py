@@ -62,9 +62,10 @@ def value_and_grad(
 def _rechunked(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, ...]:
     views, weight = objective.split(arrays)
     shape, axes = views[0].shape, objective.axes
-    n, d = axes.core_shape(shape)[-2:]
+    core_shape = axes.core_shape(shape)
+    n, d = core_shape[-2:]
     *others, features = axes.split(len(shape))
-    by_gram = uses_gram(objective.method, n, d, objective.sizes)
+    by_gram = uses_gram(objective.method, core_shape, objective.sizes)
     if by_gram:
         wanted = dict.fromkeys(itertools.chain(*others), -1) | dict.fromkeys(features, "auto")
     else:

@@ -95,7 +95,8 @@ def value_and_gradients(
     values, gradients = _Values(terms), [None] * len(wanted)
 
     def work_on(places: range, samples: Samples) -> None:
-        # What is saved of one group may be larger than its gradient: it ends with this function.
+        # A function of its own, so that what is saved of one group is freed before the next: it
+        # may be larger than the gradient.
         saved = _forward(samples, terms, values, any(wanted[place] for place in places))
         for chosen, part, of_part in _wanted_of(per_view, places, samples, saved, wanted):
             _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
@@ -103,24 +104,25 @@ def value_and_gradients(
     for group in _groups(per_view, objective):
         work_on(*group)
     in_place = not _is_stacked(per_view, objective)
-    for place, term in _present(terms):
-        for views_of, own in _in_blocks(per_view, gradients, in_place):
-            differences = term.differences(views_of)
-            values.add(place, term.between_views(views_of, differences))
+    for some, own in _in_blocks(per_view, gradients, in_place):
+        for place, term in _present(terms):
+            differences = term.differences(some)
+            values.add(place, term.between_views(some, differences))
             if cotangents[place] is not None:
-                term.add_gradients(views_of, differences, cotangents[place], own, wanted, in_place)
+                term.add_gradients(some, differences, cotangents[place], own, wanted, in_place)
     return values.of_terms, _without_absent(per_view, gradients)
 
 
 def _in_blocks(
     per_view: list[Samples], gradients: Gradients, in_place: bool
 ) -> Iterator[tuple[list[Samples], Gradients]]:
-    """Yield the views and their gradients, a block of samples at a time where these are updated.
+    """Yield the views and their gradients: whole, or a block of samples at a time.
 
-    So what is formed between the views is never as large as one of them.
+    In blocks, nothing that is formed between the views is as large as one of them.
     """
     samples, weights = per_view[0], per_view[0].weights
     k, each = len(per_view), () if weights is None else (weights.each,)
+    # Only what is updated in place may be updated by its blocks.
     is_updated = in_place and samples.xp.squares_in_blocks
     if not is_updated or any(gradient is None for gradient in gradients[:k]):
         yield per_view, gradients

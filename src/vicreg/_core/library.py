@@ -55,8 +55,8 @@ class Library:
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
     squares_in_blocks : bool
-        Whether squares that are summed, or samples times their weights, are formed a block of
-        samples at a time. It pays where each product is an array in memory.
+        Whether squares that are summed, samples times their weights and differences of views are
+        formed a block of samples at a time. It pays where each is an array in memory.
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     top_k_indices : callable or None
@@ -187,7 +187,7 @@ class Library:
     def scaled_rows_and_products(
         self, array: Array, row: Array | None, products: Sequence[Product], large: int
     ) -> Array | None:
-        """Return ``array * row + Σ factor * (left @ right)``; None where there is nothing.
+        """Return ``array * row`` plus the products; None where there is neither.
 
         Parameters
         ----------
@@ -196,9 +196,10 @@ class Library:
         row : array, shape (..., d), or None
             None is 0.
         products : sequence of Product
-            Of `array` itself, or of others.
+            `array` may be in them.
         large : int
-            Of so many elements a library may form it in parts, so that no other array is as large.
+            From so many elements on a library may form it in parts, so that no other array is as
+            large.
         """
         total = None
         for product_of in products:

@@ -146,13 +146,15 @@ class Objective:
             )
             if wanted[1]
             else None,
-            self._covariance(covariance / counts.positions, counts, n, d) if wanted[2] else None,
+            self._covariance(covariance / counts.positions, counts, (*positions, n, d))
+            if wanted[2]
+            else None,
         )
 
-    def _covariance(self, coefficient: Any, counts: Counts, n: int, d: int) -> Term:
+    def _covariance(self, coefficient: Any, counts: Counts, shape: tuple[int, ...]) -> Term:
         divisor = counts.samples - self.convention.covariance_correction
         if self.penalty == "square":
             each = coefficient * counts.is_counted
-            return covariance_term(each, divisor, self.method, n, d, self.sizes)
+            return covariance_term(each, divisor, self.method, shape, self.sizes)
         root = math.sqrt(coefficient) if isinstance(coefficient, float) else coefficient**0.5
         return SmoothL1(root * counts.is_counted / divisor, self.delta * root, self.sizes)

@@ -37,8 +37,8 @@ class Sizes:
         Whether fewer are kept apart where there are few samples. False is for a number of samples
         that stands for any.
     defined : int
-        Where n d² is at most this, the covariance is formed by the definition if the method is
-        "auto": it takes fewer calls.
+        Where n d² times the positions is at most this, the covariance is formed by the definition
+        if the method is "auto": it takes fewer calls.
     sorted : int
         The largest features are looked for in runs of so many; not fewer than are kept apart.
     summed : int
@@ -47,8 +47,8 @@ class Sizes:
     squared : int
         How many squares are formed at a time, in libraries that gain by it.
     large : int
-        Of how many elements a gradient is formed in parts, in the memory of the centred view, in
-        libraries that do.
+        From how many elements on a gradient is formed in parts, in the memory of the centred
+        view, in libraries that do.
     columns : int
         How many columns of the covariance there are at a time, where it is larger than a view.
     """

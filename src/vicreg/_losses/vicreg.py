@@ -118,11 +118,11 @@ def vicreg_loss(
     method : {"auto", "gram", "covariance"}, optional
         How the covariance term is computed: from the n × n Gram matrix, or from the d × d
         covariance, which is the plain definition. Both give the same number, except for rounding.
-        "auto" takes the smaller matrix, or, of small views (n · d² ≤ 2¹⁸), the covariance. In
-        NumPy, JAX and Dask, and in PyTorch on a CPU without ``torch.compile`` and ``torch.vmap``,
-        both are accurate for any features. Elsewhere the Gram matrix is accurate while at most 32
-        features are far larger than the rest and uncorrelated with each other; if you have more,
-        choose "covariance".
+        "auto" takes the smaller matrix, or, of small views (n · d² ≤ 2¹⁸ over all positions),
+        the covariance. In NumPy, JAX and Dask, and in PyTorch on a CPU without ``torch.compile``
+        and ``torch.vmap``, both are accurate for any features. Elsewhere the Gram matrix is
+        accurate while at most 32 features are far larger than the rest and uncorrelated with each
+        other; if you have more, choose "covariance".
     feature_axis, sample_axis : int or sequence of int, optional
         The axes of the features and of the samples: one axis, or several that are flattened in
         the order given. If there are other axes, each position on them has statistics of its own,

@@ -11,6 +11,8 @@ it is too large itself.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from vicreg._core.sizes import Sizes
@@ -22,21 +24,22 @@ from vicreg._core.terms.covariance.smooth_l1 import SmoothL1
 __all__ = ["Definition", "Gram", "SmoothL1", "covariance_term", "uses_gram"]
 
 
-def uses_gram(method: str, n: int, d: int, sizes: Sizes) -> bool:
-    """Whether the covariance term goes by the Gram route: a choice of shape alone.
+def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
+    """Whether the covariance term of views of `shape`, ``(..., n, d)``, goes by the Gram route.
 
-    It takes more calls of the library, which cost more than its fewer multiply-adds save where
-    both are few.
+    A choice of shape alone. The route takes more calls of the library, which on small views cost
+    more than its fewer multiply-adds save.
     """
     if method != "auto":
         return method == "gram"
+    *positions, n, d = shape
     # Of a size that stands for any, as an exporter has, less is asked: its limit is 0.
-    is_small = sizes.defined > 0 and n * d * d <= sizes.defined
+    is_small = sizes.defined > 0 and math.prod(positions) * n * d * d <= sizes.defined
     return n <= d and not is_small
 
 
 def covariance_term(
-    coefficient: Any, divisor: Any, method: str, n: int, d: int, sizes: Sizes
+    coefficient: Any, divisor: Any, method: str, shape: Sequence[int], sizes: Sizes
 ) -> Term:
     """Return `coefficient` times the squared covariances, by the route that costs less.
 
@@ -48,11 +51,11 @@ def covariance_term(
         Of the covariance.
     method : {"auto", "gram", "covariance"}
         The route; "auto" is the Gram route where there are no more samples than features, and
-        not few of either.
-    n, d : int
-        The number of samples and of features.
+        the views are not small.
+    shape : sequence of int
+        That of a view as the core works on it, ``(..., n, d)``.
     sizes : Sizes
         From which size on it works in parts.
     """
     scale = coefficient**0.5 / divisor
-    return Gram(scale, sizes) if uses_gram(method, n, d, sizes) else Definition(scale)
+    return Gram(scale, sizes) if uses_gram(method, shape, sizes) else Definition(scale)
