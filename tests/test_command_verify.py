@@ -275,7 +275,7 @@ def test_failures_are_counted_when_there_are_many() -> None:
     numpy = ("numpy", "float64")
     many = {"gradient": 0.5} | {f"gradient {place}": 3.0 + place for place in range(5)}
     one = Measurement(*numpy, "wide", "official", "stacked", "Gram route", {"loss": 2.0}, many)
-    elsewhere = Measurement(*numpy, "wide", "official", "one by one", "Gram route", {"loss": 1.5})
+    elsewhere = Measurement(*numpy, "wide", "official", "in parts", "Gram route", {"loss": 1.5})
     worse = Measurement(*numpy, "tall", "paper", complaint="raised MemoryError: none left")
     passed = Measurement("torch", "float32", "tall", "paper", values={"loss": 0.5})
     results = Results(0, [passed] + [one] * 20 + [elsewhere, worse])
@@ -287,7 +287,7 @@ def test_failures_are_counted_when_there_are_many() -> None:
     )
     # Another path's worst before the same one's others.
     assert lines[2] == (
-        "numpy float64, official, wide (one by one; Gram route): the loss is off by 1.5 times its "
+        "numpy float64, official, wide (in parts; Gram route): the loss is off by 1.5 times its "
         "bound"
     )
     assert lines[-1] == "and 10 more (--json FILE has them all)"

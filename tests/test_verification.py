@@ -463,25 +463,25 @@ def _one_apart_twice(keeping_apart):
     return wrong
 
 
-STACKED, ON_DEVICE, ONE_BY_ONE, PARTS_PATH = map(str, PATHS)
+STACKED, ON_DEVICE, IN_PARTS, ONE_BY_ONE = map(str, PATHS)
 
 #: (module, name, what is made of it, the paths that go there)
 FAULTS_OF_PATHS = {
-    "views swapped": (engine, "_place", _swapped, {STACKED, ON_DEVICE}),
-    "mirrored wrong": (samples, "_from_strips", _not_mirrored, {PARTS_PATH}),
-    "alone": (engine, "_forward", _alone_off, {ONE_BY_ONE, PARTS_PATH}),
-    "kept apart and not": (Gram, "_keeping_apart", _one_apart_twice, {PARTS_PATH}),
+    "views swapped": (engine, "_place", _swapped, {STACKED, ON_DEVICE, IN_PARTS}),
+    "mirrored wrong": (samples, "_from_strips", _not_mirrored, {IN_PARTS, ONE_BY_ONE}),
+    "alone": (engine, "_forward", _alone_off, {ONE_BY_ONE}),
+    "kept apart and not": (Gram, "_keeping_apart", _one_apart_twice, {ONE_BY_ONE}),
     "by columns": (
         gram,
         "of_columns",
         lambda f: lambda *a, **settings: f(*a, **settings) * (1 + 1e-6),
-        {PARTS_PATH},
+        {ONE_BY_ONE},
     ),
     "nothing kept apart": (
         Gram,
         "_keeping_nothing_apart",
         lambda f: lambda *a: f(*a)._replace(own=f(*a).own * (1 - 1e-6)),
-        {ONE_BY_ONE},  # the covariance of small views is formed
+        {IN_PARTS},  # the covariance of small views is formed
     ),
 }
 

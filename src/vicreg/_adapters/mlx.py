@@ -196,7 +196,7 @@ def _gradients(
     @mx.custom_function
     def function(*tensors: Array) -> tuple[Array, ...]:
         views, cotangents = tensors[:k], tensors[k : k + count]
-        saved = engine.unflatten(tensors[k + count :], views, objective)
+        saved = engine.unflatten(xp, tensors[k + count :], views, objective)
         return pullback(xp, views, cotangents, saved)
 
     def from_views(*tensors: Array) -> tuple[Array, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class _Indexed(Library):
 
 
 class _NumPy(_Indexed):
-    squares_in_blocks = True
+    blocks_of_samples = True
 
     def can_ask(self, array: Array) -> bool:
         return True
@@ -81,7 +82,7 @@ class _NumPy(_Indexed):
 class _OnDevice(_Indexed):
     """CuPy: each call takes longer to begin than small arrays take to be worked on."""
 
-    stacks = True
+    stacked_products = sys.maxsize
 
 
 def library(array: Array, on_device: bool = False) -> Library:

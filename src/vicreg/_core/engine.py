@@ -5,8 +5,9 @@ forms gradients from that (reverse mode), and ``pushforward`` the change of each
 direction (forward mode). ``value_and_gradients`` does the first two at once and no part twice.
 
 Small views are stacked and worked on as one array, since each call of a library costs more than
-its work there; on a device other than the CPU, all views are. Large ones on a CPU are worked on
-one after another: nothing is copied, and what was computed of one leaves its memory to the next.
+its work there. Larger ones are too where the library says so: on a device other than the CPU, and
+in PyTorch. All others are worked on one after another: what was computed of one leaves its memory
+to the next.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vicreg._core.library import Library, Product
 from vicreg._core.objective import Objective
 from vicreg._core.sample_weights import SampleWeights, as_constant, of_each, total_of
 from vicreg._core.samples import Samples, ShiftedSamples
-from vicreg._core.terms import Term
+from vicreg._core.terms import Term, products_size
 from vicreg._core.terms.base import Factors
 
 Array = Any
@@ -103,7 +104,7 @@ def value_and_gradients(
 
     for group in _groups(per_view, objective):
         work_on(*group)
-    in_place = not _is_stacked(per_view, objective)
+    in_place = _updates_gradients(per_view, objective)
     for some, own in _in_blocks(per_view, gradients, in_place):
         for place, term in _present(terms):
             differences = term.differences(some)
@@ -122,9 +123,9 @@ def _in_blocks(
     """
     samples, weights = per_view[0], per_view[0].weights
     k, each = len(per_view), () if weights is None else (weights.each,)
-    # Only what is updated in place may be updated by its blocks.
-    is_updated = in_place and samples.xp.squares_in_blocks
-    if not is_updated or any(gradient is None for gradient in gradients[:k]):
+    # Only what is there, and is updated in place, may be updated by its blocks.
+    is_updated = in_place and not any(gradient is None for gradient in gradients[:k])
+    if samples.is_one_block(samples.z) or not is_updated:
         yield per_view, gradients
         return
     for block in samples.blocks(*(view.z for view in per_view), *gradients[:k], *each):
@@ -257,7 +258,7 @@ def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
 
 
 def unflatten(
-    arrays: Sequence[Array], views: Sequence[Array], objective: Objective
+    xp: Library, arrays: Sequence[Array], views: Sequence[Array], objective: Objective
 ) -> tuple[Saved, ...]:
     """Return what `flatten` made `arrays` of, for these `views`."""
     views, _ = objective.split(views)
@@ -269,7 +270,7 @@ def unflatten(
             next(left) if any(counts) else None,
             tuple(tuple(itertools.islice(left, count)) for count in counts),
         )
-        for _ in range(1 if _stacks(shape, objective) else len(views))
+        for _ in range(1 if _stacks(xp, shape, objective) else len(views))
     )
 
 
@@ -356,19 +357,28 @@ def _samples(
     return Samples(xp, z, objective.sizes, mean, weights)
 
 
-def _stacks(shape: Sequence[int], objective: Objective) -> bool:
+def _stacks(xp: Library, shape: tuple[int, ...], objective: Objective) -> bool:
     """Whether views laid out as `shape`, ``(k, ..., n, d)``, are worked on as one array."""
-    limit = objective.sizes.stacked
+    views, *of_view = shape
+    sizes = objective.sizes
     if objective.batch is not None:
-        return shape[0] > 1  # so that the ranks reach each other once for all views
+        return views > 1  # so that the ranks reach each other once for all views
     # Of a size that stands for any, as an exporter has, nothing is asked: its limit is 0.
-    return limit > 0 and shape[0] > 1 and math.prod(shape[1:]) <= limit
+    if sizes.stacked == 0 or views == 1:
+        return False
+    if math.prod(of_view) <= sizes.stacked:
+        return True
+    return products_size(objective.method, of_view, sizes) <= xp.stacked_products
 
 
-def _is_stacked(per_view: Sequence[Samples], objective: Objective) -> bool:
-    """Whether these views are stacked: their gradients then are slices of one array."""
-    shape = (len(per_view), *per_view[0].z.shape)
-    return _stacks(shape, objective) or (per_view[0].xp.stacks and len(per_view) > 1)
+def _updates_gradients(per_view: Sequence[Samples], objective: Objective) -> bool:
+    """Whether what is between the views is added to their gradients in place.
+
+    Gradients of small views, if they are slices of one array, become arrays of their own instead:
+    none keeps the memory of the others.
+    """
+    is_small = math.prod(per_view[0].z.shape) <= objective.sizes.stacked
+    return len(per_view) == 1 or not (is_small or objective.batch is not None)
 
 
 def _stacked(
@@ -392,7 +402,7 @@ def _groups(
     """Yield what is worked on at once, with the places of its views."""
     means = [None] * len(per_view) if saved is None else [group.mean for group in saved]
     xp, weights = per_view[0].xp, per_view[0].weights
-    if _is_stacked(per_view, objective):
+    if _stacks(xp, (len(per_view), *per_view[0].z.shape), objective):
         yield range(len(per_view)), _stacked(xp, per_view, objective, means[0], weights)
         return
     for place, (samples, mean) in enumerate(zip(per_view, means, strict=True)):
@@ -458,7 +468,7 @@ def _gradients(
     ):
         for chosen, part, of_part in _wanted_of(per_view, places, samples, of_group, wanted):
             _place(_gradient(part, terms, of_part, cotangents), chosen, gradients)
-    in_place = not _is_stacked(per_view, objective)
+    in_place = _updates_gradients(per_view, objective)
     for place, term in _present(terms):
         if cotangents[place] is not None:
             differences = term.differences(per_view)
@@ -494,7 +504,7 @@ def _gradient(
     xp, gradient = samples.xp, added
     if row is not None or products:
         own = xp.scaled_rows_and_products(
-            samples.give_centred(), row, products, samples.sizes.large
+            samples.give_centred(), row, products, samples.sizes.part
         )
         gradient = own if added is None else memory.add(xp, own, added)
     return None if gradient is None else samples.in_statistics(gradient)

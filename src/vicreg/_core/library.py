@@ -54,11 +54,12 @@ class Library:
     strip_length : int
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
-    squares_in_blocks : bool
-        Whether squares that are summed, samples times their weights and differences of views are
-        formed a block of samples at a time. It pays where each is an array in memory.
-    stacks : bool
-        Whether views of any size are stacked, since each call costs the library much.
+    blocks_of_samples : bool
+        Whether what is only formed to be summed or added, such as squares and the differences of
+        views, is formed a block of samples at a time. It pays where each is an array in memory.
+    stacked_products : int
+        Views of any size are stacked where the products of one view, n × n or d × d at each
+        position, are at most so many numbers. It pays where each call costs the library much.
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.
@@ -70,8 +71,8 @@ class Library:
     updates_in_place: bool = True
     sums_pairwise: bool = False
     strip_length: int = 0
-    squares_in_blocks: bool = False
-    stacks: bool = False
+    blocks_of_samples: bool = False
+    stacked_products: int = 0
     top_k_indices: Callable[[Array, int], Array] | None = None
     put_along_axis: Callable[[Array, Array, Any], None] | None = None
 
@@ -185,7 +186,7 @@ class Library:
         return memory.multiply(self, self.matmul(left, right), scale)
 
     def scaled_rows_and_products(
-        self, array: Array, row: Array | None, products: Sequence[Product], large: int
+        self, array: Array, row: Array | None, products: Sequence[Product], part: int
     ) -> Array | None:
         """Return ``array * row`` plus the products; None where there is neither.
 
@@ -197,9 +198,9 @@ class Library:
             None is 0.
         products : sequence of Product
             `array` may be in them.
-        large : int
-            From so many elements on a library may form it in parts, so that no other array is as
-            large.
+        part : int
+            How many numbers a library may form at a time where there are more, so that no other
+            array is as large.
         """
         total = None
         for product_of in products:

@@ -175,16 +175,21 @@ class Samples:
     def _weighted_squares(self, rows: Array, parts: Array) -> Array:
         return memory.multiply(self.xp, rows * rows, parts)
 
+    def is_one_block(self, array: Array) -> bool:
+        """Whether `array`, ``(..., n, anything)``, is not cut into blocks of samples."""
+        is_small = array.shape[-2] < 2 or math.prod(array.shape) <= self.sizes.block
+        return is_small or not self.xp.blocks_of_samples
+
     def blocks(self, array: Array, *others: Array) -> Iterator[tuple[Array, ...]]:
         """Yield the same block of samples of each array, ``(..., n, anything)``, one by one.
 
         What is formed of a block of the first stays in a processor's cache.
         """
-        rows = array.shape[-2]
-        size = max(self.sizes.squared * rows // max(math.prod(array.shape), 1), 1)
-        if not self.xp.squares_in_blocks or rows <= size:
+        if self.is_one_block(array):
             yield (array, *others)
             return
+        rows = array.shape[-2]
+        size = max(self.sizes.block * rows // math.prod(array.shape), 1)
         for start in range(0, rows, size):
             block = slice(start, min(start + size, rows))
             yield tuple(each[..., block, :] for each in (array, *others))

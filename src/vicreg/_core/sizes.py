@@ -17,7 +17,7 @@ class Sizes:
     ----------
     stacked : int
         Views of up to so many elements are stacked and worked on as one array, since each call of
-        a library costs more than its work there.
+        a library costs more than its work there. 0 is for none, whatever the library says.
     strips, strip_length : int
         Into how many strips a product of a matrix with its own transpose is cut at most, and how
         many rows one has at least if not as many as the library says. Four strips leave 10 of 16
@@ -44,11 +44,11 @@ class Sizes:
     summed : int
         How many numbers are added one after another, in libraries that add so. Longer sums are
         sums of so many.
-    squared : int
-        How many squares are formed at a time, in libraries that gain by it.
-    large : int
-        From how many elements on a gradient is formed in parts, in the memory of the centred
-        view, in libraries that do.
+    block : int
+        How many numbers a block of samples has, in libraries that work on one after another.
+    part : int
+        How many numbers of a gradient are formed at a time, in the memory of the centred views,
+        in libraries that do so where there are twice as many.
     columns : int
         How many columns of the covariance there are at a time, where it is larger than a view.
     """
@@ -65,8 +65,8 @@ class Sizes:
     defined: int = 2**18
     sorted: int = 64
     summed: int = 512
-    squared: int = 2**18
-    large: int = 2**20
+    block: int = 2**18
+    part: int = 2**19
     columns: int = 256
 
 

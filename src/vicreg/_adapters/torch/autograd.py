@@ -372,10 +372,9 @@ def _pullback(
     """Return the wanted gradients; the cotangents are those of the terms that are computed."""
     given = iter(cotangents)
     of_terms = [None if term is None else next(given) for term in objective.terms_of(views)]
-    of_views = engine.unflatten(saved, views, objective)
-    return engine.pullback(
-        library(objective, cotangents), views, of_views, of_terms, objective, wanted
-    )
+    xp = library(objective, cotangents)
+    of_views = engine.unflatten(xp, saved, views, objective)
+    return engine.pullback(xp, views, of_views, of_terms, objective, wanted)
 
 
 def _only_computed(ctx: Any, of_terms: Tensors) -> Tensors:

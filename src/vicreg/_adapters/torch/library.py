@@ -48,6 +48,8 @@ _FUNCTIONS = (
 class _Torch(Library):
     sums_pairwise = True
     strip_length = 128
+    # The products of 512 samples or features: of more, a call costs little beside its work.
+    stacked_products = 2**18
 
     def without_gradient(self, array: Tensor) -> Tensor:
         return array.detach()
@@ -63,7 +65,7 @@ class _Torch(Library):
 class _Eager(_Torch):
     """PyTorch where nothing is recorded: calls that do several things at once, in place."""
 
-    squares_in_blocks = True
+    blocks_of_samples = True
 
     def can_ask(self, array: Tensor) -> bool:
         return array.device.type == "cpu" and _has_values(array)
@@ -94,17 +96,17 @@ class _Eager(_Torch):
         return product if len(sets) < 2 else product.view(*sets, *product.shape[-2:])
 
     def scaled_rows_and_products(
-        self, array: Tensor, row: Tensor | None, products: Sequence[Product], large: int
+        self, array: Tensor, row: Tensor | None, products: Sequence[Product], part: int
     ) -> Tensor | None:
         if not products:
-            return super().scaled_rows_and_products(array, row, products, large)
+            return super().scaled_rows_and_products(array, row, products, part)
         # A product of `array` from the left needs whole rows of it, the others whole columns.
-        axis = 0 if any(product.left is array for product in products) else 1
-        is_large = self.squares_in_blocks and array.ndim == 2 and array.numel() >= large
+        axis = -2 if any(product.left is array for product in products) else -1
+        is_large = self.blocks_of_samples and array.ndim < 4 and array.numel() >= 2 * part
         are_scaled = all(isinstance(product.factor, float) for product in products)
-        is_long = array.shape[-2:][axis] > array.shape[-2:][1 - axis]
+        is_long = array.shape[axis] > array.shape[-3 - axis]
         if row is not None and is_large and are_scaled and is_long:
-            return self._in_parts(array, row, products, axis)
+            return self._in_parts(array, row, products, axis, part)
         total = None if row is None else _stacked(array * row[..., None, :])
         for product in products:
             if total is None:
@@ -118,23 +120,26 @@ class _Eager(_Torch):
         return total if total is None or array.ndim < 4 else total.view(array.shape)
 
     def _in_parts(
-        self, array: Tensor, row: Tensor, products: Sequence[Product], axis: int
+        self, array: Tensor, row: Tensor, products: Sequence[Product], axis: int, part: int
     ) -> Tensor:
-        """Do the same in the memory of `array`, a quarter of it at a time."""
-        length = array.shape[axis]
-        size = -(-length // 4)  # few, since the other factor is read again for each
+        """Do the same in the memory of `array`, a `part` of it at a time."""
+        length, times_plus = array.shape[axis], _PRODUCTS[array.ndim]
+        size = max(part * length // array.numel(), 1)
+        row = row[..., None, :]
         for start in range(0, length, size):
-            end = min(start + size, length)
-            part = (slice(start, end),) if axis == 0 else (slice(None), slice(start, end))
+            count = min(size, length - start)
             total: Any = None
             for left, right, factor, _ in products:
-                left, right = (left[part], right) if axis == 0 else (left, right[part])
+                if axis == -2:
+                    left = left.narrow(axis, start, count)
+                else:
+                    right = right.narrow(axis, start, count)
                 if total is None:
                     total = self.scaled_product(left, right, factor)
                 else:
-                    torch.addmm(total, left, right, alpha=factor, out=total)
-            own = array[part]
-            torch.addcmul(total, own, row if axis == 0 else row[start:end], out=own)
+                    times_plus(total, left, right, alpha=factor, out=total)
+            own = array.narrow(axis, start, count)
+            torch.addcmul(total, own, row if axis == -2 else row.narrow(-1, start, count), out=own)
         return array
 
 
@@ -151,7 +156,7 @@ class _OnDevice(_Eager):
     """PyTorch where each call takes longer to begin than small arrays to be worked on."""
 
     strip_length = 0
-    squares_in_blocks = False
+    blocks_of_samples = False
 
     def can_ask(self, array: Tensor) -> bool:
         return False

@@ -1,7 +1,7 @@
 """The paths through the core, which it chooses by size and by device, for arrays of any size.
 
-The core stacks small views, and all views on a device other than the CPU. With large ones, it
-forms products in strips, sums in runs, and covariances in blocks of columns. An exact truth exists
+The core stacks small views, and in some libraries large ones too. With large ones, it forms
+products in strips, sums in runs, and covariances in blocks of columns. An exact truth exists
 for small arrays only. So each path here has the public functions with other sizes in the
 objective: small arrays on a CPU then take the path of large ones, or that of a device.
 """
@@ -9,7 +9,7 @@ objective: small arrays on a CPU then take the path of large ones, or that of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
@@ -110,28 +110,22 @@ _VCREG = {"convention": "vcreg", "pooled": True}
 _ON_DEVICE = Sizes(
     on_device=True, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
 )
-_IN_PARTS = Sizes(
-    stacked=0,
-    strip_length=3,
-    cancels=1e30,
-    kept_apart=3,
-    kept_apart_unseen=3,
-    defined=0,
-    sorted=4,
-    summed=4,
-    squared=20,
-    large=0,
-    columns=4,
+_STACKED_IN_PARTS = Sizes(
+    stacked=1, strip_length=3, defined=0, summed=4, block=20, part=8, columns=4
+)
+_ONE_BY_ONE = replace(
+    _STACKED_IN_PARTS, stacked=0, cancels=1e30, kept_apart=3, kept_apart_unseen=3, sorted=4
 )
 
-#: Small views by default, stacked; as on a device, where no value is seen; one by one, as large
-#: ones are; and in parts, as even larger ones are. Only by default is the covariance of small
-#: views formed where the Gram matrix is smaller.
+#: Small views by default, stacked; as on a device, where no value is seen; in parts, as large ones
+#: are, stacked where the library wants it so; and in parts, each view by itself, as even larger
+#: ones are. Only by default is the covariance of small views formed where the Gram matrix is
+#: smaller, and only on the last path does its route's difference cancel, or is said to.
 PATHS = (
     Path("stacked", DEFAULT_SIZES),
     Path("as on a device", _ON_DEVICE),
-    Path("one by one", Sizes(stacked=0, defined=0)),
-    Path("one by one, in parts", _IN_PARTS),
+    Path("in parts", _STACKED_IN_PARTS),
+    Path("one by one, in parts", _ONE_BY_ONE),
 )
 
 #: The path of the public functions, by the size of the arrays.

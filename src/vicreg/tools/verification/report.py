@@ -36,8 +36,8 @@ PAIRS = (
 )
 PATHS_CAPTION = (
     "The largest error on each path that the code chooses by size and by device: small views "
-    "stacked, as on a GPU, one by one, and everything in parts, with small inputs that "
-    "are made to take that path; and large inputs as called. In full precision."
+    "stacked, as on a GPU, in parts, and in parts with each view by itself, with small inputs "
+    "that are made to take that path; and large inputs as called. In full precision."
 )
 #: The dtypes in the tables of paths and pairs, if any of them ran: half precision adds nothing but
 #: one rounding.

@@ -21,7 +21,7 @@ from vicreg._core.terms.covariance.definition import Definition
 from vicreg._core.terms.covariance.gram import Gram
 from vicreg._core.terms.covariance.smooth_l1 import SmoothL1
 
-__all__ = ["Definition", "Gram", "SmoothL1", "covariance_term", "uses_gram"]
+__all__ = ["Definition", "Gram", "SmoothL1", "covariance_term", "products_size", "uses_gram"]
 
 
 def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
@@ -36,6 +36,13 @@ def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
     # Of a size that stands for any, as an exporter has, less is asked: its limit is 0.
     is_small = sizes.defined > 0 and math.prod(positions) * n * d * d <= sizes.defined
     return n <= d and not is_small
+
+
+def products_size(method: str, shape: Sequence[int], sizes: Sizes) -> int:
+    """Return how many products the route forms of views of `shape`: n × n, or d × d, a position."""
+    *positions, n, d = shape
+    side = n if uses_gram(method, shape, sizes) else d
+    return math.prod(positions) * side * side
 
 
 def covariance_term(
