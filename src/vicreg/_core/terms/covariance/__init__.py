@@ -39,7 +39,7 @@ def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
 
 
 def products_size(method: str, shape: Sequence[int], sizes: Sizes) -> int:
-    """Return how many products the route forms of views of `shape`: n × n, or d × d, a position."""
+    """Return how many products the route forms: n × n, or d × d, at each position."""
     *positions, n, d = shape
     side = n if uses_gram(method, shape, sizes) else d
     return math.prod(positions) * side * side
