@@ -167,7 +167,7 @@ def test_products_ask_for_the_precision_of_their_inputs(views) -> None:
 
 
 def test_a_gradient_has_two_products_a_view(views) -> None:
-    """One of n · d · min(n, d) forwards, one backwards, and the thin ones of the split."""
+    """One of n · d · min(n, d) forwards, one backwards, and a thin one of the split forwards."""
 
     def products(function) -> int:
         closed = jax.jit(function).lower(*views).as_text()
@@ -178,7 +178,7 @@ def test_a_gradient_has_two_products_a_view(views) -> None:
     assert products(jax.grad(vicreg_loss)) == 2
     # And one in a loop of no rounds, where the value is wanted.
     assert products(lambda x, y: vicreg_loss(x, y, **gram)) == 1 + 1 + 1
-    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **gram))) == 2 + 2
+    assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **gram))) == 2 + 1
     assert products(lambda x, y: vicreg_loss(x, y, **covariance)) == 1
     assert products(jax.grad(lambda x, y: vicreg_loss(x, y, **covariance))) == 2
     assert products(jax.grad(lambda x, y: vicreg_loss(x, y, covariance_weight=0))) == 0

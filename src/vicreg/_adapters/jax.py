@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg._core import collapse, engine, local, ranks, sample_weights
+from vicreg._core import collapse, engine, local, ranks, sample_weights, sums
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Part
@@ -22,6 +22,7 @@ Array = Any
 
 class _JAX(Library):
     updates_in_place = False
+    fuses = True
     sums_pairwise = True
 
     #: Of places that are in bounds, which costs less to trace and to compile.
@@ -40,6 +41,15 @@ class _JAX(Library):
 
     def without_gradient(self, array: Array) -> Array:
         return jax.lax.stop_gradient(array)
+
+    def thin_product(self, left: Array, right: Array) -> Array:
+        """Return what the default does as a sum of outer products.
+
+        The compiler forms it where it is added. A product would be one more array of that size,
+        and on a CPU one of few columns is slow.
+        """
+        columns = range(left.shape[-1])
+        return sums.total(left[..., :, i : i + 1] * right[..., i : i + 1, :] for i in columns)
 
     def can_choose(self, array: Array) -> bool:
         return True

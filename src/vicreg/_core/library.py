@@ -23,6 +23,7 @@ class Product(NamedTuple):
     right: Array
     factor: Any
     smaller: Literal["left", "right"] = "left"
+    is_thin: bool = False  # whether `left` has few columns
 
     @property
     def operands(self) -> tuple[Array, Array]:
@@ -48,6 +49,8 @@ class Library:
         Whether the core may update arrays that it has made. False where the library records what
         the core does, to differentiate it, or batches it. Where ``a += b`` is a new array and
         nothing is recorded it is True.
+    fuses : bool
+        Whether a compiler forms what is only added where it is added, and keeps no array of it.
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
@@ -69,6 +72,7 @@ class Library:
     """
 
     updates_in_place: bool = True
+    fuses: bool = False
     sums_pairwise: bool = False
     strip_length: int = 0
     blocks_of_samples: bool = False
@@ -181,6 +185,10 @@ class Library:
         """Return the sum of the squares over the last two axes, ``(..., a, b)`` to ``(...)``."""
         return sums.of_each_set(self, array * array, run)
 
+    def thin_product(self, left: Array, right: Array) -> Array:
+        """Return ``left @ right``, `left` having few columns, to be added to other products."""
+        return self.matmul(left, right)
+
     def scaled_product(self, left: Array, right: Array, scale: Any) -> Array:
         """Return ``scale * (left @ right)``, a new array."""
         return memory.multiply(self, self.matmul(left, right), scale)
@@ -204,7 +212,8 @@ class Library:
         """
         total = None
         for product_of in products:
-            product = self.matmul(*product_of.operands)
+            form = self.thin_product if product_of.is_thin else self.matmul
+            product = form(*product_of.operands)
             total = product if total is None else memory.add(self, total, product)
         if row is None:
             return total

@@ -129,7 +129,7 @@ class _Eager(_Torch):
         for start in range(0, length, size):
             count = min(size, length - start)
             total: Any = None
-            for left, right, factor, _ in products:
+            for left, right, factor, *_ in products:
                 if axis == -2:
                     left = left.narrow(axis, start, count)
                 else:

@@ -67,7 +67,12 @@ class Invariance(Term):
                 gradients[place] = -change if gradient is None else subtract(gradient, change)
 
         factor = views[0].of_each(2.0 * self.coefficient * cotangent)
-        scaled = [memory.multiply(xp, array, factor) for array in differences]
+        if xp.fuses and self.pairs is not None:
+            # The other way round, which no compiler takes for the differences of the value: one
+            # that both use would be in memory from the first use to the last.
+            scaled = [-factor * (views[b].z - views[a].z) for a, b in self.pairs]
+        else:
+            scaled = [memory.multiply(xp, array, factor) for array in differences]
         if self.pairs is None:
             for place, change in enumerate(scaled):
                 plus(place, change)

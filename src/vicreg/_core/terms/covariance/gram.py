@@ -101,7 +101,7 @@ class Gram(Term):
         factor = 4.0 * self.scale * cotangent
         products = [Product(k, samples.everyone.centred, factor)]
         if a.shape[-1]:
-            products.append(Product(a, m, factor))
+            products.append(Product(a, m, factor, is_thin=True))
         return Linear(row=-of_features(factor) * diagonal, products=tuple(products))
 
 
