@@ -66,7 +66,7 @@ class Sizes:
     sorted: int = 64
     summed: int = 512
     block: int = 2**18
-    part: int = 2**19
+    part: int = 2**20
     columns: int = 256
 
 
