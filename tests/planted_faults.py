@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         "kept-apart features left out of the gradient",
         "_core/terms/covariance/gram.py",
-        "products.append(Product(a, m, factor))",
-        "products.append(Product(a, 0.0 * m, factor))",
+        "products.append(Product(a, m, factor, is_thin=True))",
+        "products.append(Product(a, 0.0 * m, factor, is_thin=True))",
         ("paths",),
     ),
     Fault(
@@ -1047,9 +1047,23 @@ FAULTS = [
     Fault(
         "the row of the first part for each part of a gradient",
         "_adapters/torch/library.py",
-        "row if axis == 0 else row[start:end]",
-        "row if axis == 0 else row[: end - start]",
+        "row if axis == -2 else row.narrow(-1, start, count)",
+        "row if axis == -2 else row.narrow(-1, 0, count)",
         ("paths",),
+    ),
+    Fault(
+        "a sum of outer products without the last",
+        "_adapters/jax.py",
+        "columns = range(left.shape[-1])",
+        "columns = range(left.shape[-1] - 1)",
+        ("paths",),
+    ),
+    Fault(
+        "differences that a compiler fuses with the wrong sign",
+        "_core/terms/invariance.py",
+        "-factor * (views[b].z - views[a].z)",
+        "factor * (views[b].z - views[a].z)",
+        ("jax", "paths"),
     ),
     Fault(
         "what is between the views added to a copy of the gradients",
