@@ -377,8 +377,11 @@ def _updates_gradients(per_view: Sequence[Samples], objective: Objective) -> boo
     Gradients of small views, if they are slices of one array, become arrays of their own instead:
     none keeps the memory of the others.
     """
-    is_small = math.prod(per_view[0].z.shape) <= objective.sizes.stacked
-    return len(per_view) == 1 or not (is_small or objective.batch is not None)
+    limit = objective.sizes.stacked
+    if len(per_view) == 1 or objective.batch is not None:
+        return len(per_view) == 1
+    # As in `_stacks`, nothing is asked where the limit is 0.
+    return limit == 0 or math.prod(per_view[0].z.shape) > limit
 
 
 def _stacked(

@@ -177,8 +177,10 @@ class Samples:
 
     def is_one_block(self, array: Array) -> bool:
         """Whether `array`, ``(..., n, anything)``, is not cut into blocks of samples."""
-        is_small = array.shape[-2] < 2 or math.prod(array.shape) <= self.sizes.block
-        return is_small or not self.xp.blocks_of_samples
+        # Of a size that stands for any, as an exporter has, nothing may be asked.
+        if not self.xp.blocks_of_samples:
+            return True
+        return array.shape[-2] < 2 or math.prod(array.shape) <= self.sizes.block
 
     def blocks(self, array: Array, *others: Array) -> Iterator[tuple[Array, ...]]:
         """Yield the same block of samples of each array, ``(..., n, anything)``, one by one.
