@@ -44,6 +44,8 @@ class Library:
 
     Attributes
     ----------
+    name : str
+        The name of `standard`.
     updates_in_place : bool
         Whether the core may update arrays that it has made. False where the library records what
         the core does, to differentiate it, or batches it. Where ``a += b`` is a new array and
@@ -77,6 +79,7 @@ class Library:
 
     def __init__(self, standard: Any, functions: dict[str, Any] | None = None) -> None:
         self._standard = standard
+        self.name: str = getattr(standard, "__name__", repr(standard))
         vars(self).update(functions or {})
 
     def __getattr__(self, name: str) -> Any:
