@@ -24,9 +24,9 @@ class Product(NamedTuple):
     factor: Any
     smaller: Literal["left", "right"] = "left"
 
-    @property
+    # No property: the compiler of PyTorch 2.7 knows none of a named tuple.
     def operands(self) -> tuple[Array, Array]:
-        """What is multiplied where the factor is not part of the product's call."""
+        """Return what is multiplied where the factor is not part of the product's call."""
         if self.smaller == "left":
             return self.factor * self.left, self.right
         return self.left, self.factor * self.right
@@ -206,7 +206,7 @@ class Library:
         """
         total = None
         for product_of in products:
-            product = self.matmul(*product_of.operands)
+            product = self.matmul(*product_of.operands())
             total = product if total is None else memory.add(self, total, product)
         if row is None:
             return total
