@@ -187,6 +187,7 @@ def docs(session: nox.Session) -> None:
     session.install(TORCH)
     session.install(".[numpy,jax,mlx,dask,command,plot]", *group("docs"))
     session.install("--no-deps", "pytorch-metric-learning>=2.9", "tqdm", *LIGHTNING)
+    session.install("mpi4py>=4")  # for an example, which does without where there is no mpiexec
     shutil.rmtree("docs/_build", ignore_errors=True)
     flags = ["--fail-on-warning", "--keep-going", "-b", "html"]
     session.run("sphinx-build", *flags, *session.posargs, "docs", "docs/_build/html")

@@ -45,15 +45,15 @@ def mean_square_norm(z1: Array, z2: Array) -> Number:
     return ((z1 - z2) * (z1 - z2)).sum(axis=1).mean()
 
 
-def hinge_on_std(eps: float, correction: int) -> Callable[[Array, float], Number]:
-    def hinge(z: Array, gamma: float) -> Number:
+def hinge_on_std(own_eps: float, correction: int) -> Callable[..., Number]:
+    def hinge(z: Array, gamma: float, eps: float | None = None) -> Number:
         variance = covariance_matrix(z, correction).diagonal()
-        return relu(gamma - (variance + eps) ** 0.5).mean()
+        return relu(gamma - (variance + (own_eps if eps is None else eps)) ** 0.5).mean()
 
     return hinge
 
 
-def hinge_on_variance(z: Array, gamma: float) -> Number:
+def hinge_on_variance(z: Array, gamma: float, eps: None = None) -> Number:
     return relu(gamma - covariance_matrix(z, 0).diagonal()).mean()
 
 
@@ -74,7 +74,7 @@ class Formula(NamedTuple):
     """One convention: the terms of a pair and of a view, and how those of two views combine."""
 
     invariance: Callable[[Array, Array], Number] | None
-    variance: Callable[[Array, float], Number]
+    variance: Callable[..., Number]  # of a view, γ and ε
     covariance: Callable[[Array], Number]
     sum_variance: bool  # the sum of two views, or their mean
     sum_covariance: bool
@@ -98,13 +98,35 @@ Pairs = Sequence[tuple[int, int]]
 
 
 def terms(
-    views: Sequence[Array], convention: str, gamma: float = 1.0, pairs: Pairs | None = None
+    views: Sequence[Array],
+    convention: str,
+    gamma: float = 1.0,
+    pairs: Pairs | None = None,
+    eps: float | None = None,
+    times: np.ndarray | None = None,
 ) -> tuple[Number, Number, Number]:
-    """Return (invariance, variance, covariance) of views ``(n, ..., d)``; all pairs if None."""
+    """Return (invariance, variance, covariance) of views ``(n, ..., d)``.
+
+    Parameters
+    ----------
+    views, convention, gamma
+        As in `vicreg.vicreg_loss`.
+    pairs : sequence of pairs, optional
+        All of them if None.
+    eps : float, optional
+        The convention's own if None.
+    times : array of int, shape (n,) or (n, positions), optional
+        How often each sample occurs, in each position at least twice one. Once if None.
+    """
     formula = CONVENTIONS[convention]
     n, d = views[0].shape[0], views[0].shape[-1]
     flat = [view.reshape(n, -1, d) for view in views]
-    sets = [[view[:, p, :] for view in flat] for p in range(flat[0].shape[1])]
+    positions = flat[0].shape[1]
+    if times is None:
+        times = np.ones(n, dtype=int)
+    times = np.broadcast_to(np.reshape(times, (n, -1)), (n, positions))
+    rows = [np.repeat(np.arange(n), times[:, p]) for p in range(positions)]
+    sets = [[view[rows[p], p, :] for view in flat] for p in range(positions)]
 
     def of_pairs(views: Sequence[Array]) -> Number:
         if formula.invariance is None:
@@ -116,10 +138,12 @@ def terms(
         return average([term(view) for view in views]) * (2 if is_sum else 1)
 
     def variance(z: Array) -> Number:
-        return formula.variance(z, gamma)
+        return formula.variance(z, gamma, eps)
 
     return (
-        average([of_pairs(views) for views in sets]),
+        # The mean over all samples, of which a position may have more than another.
+        sum(len(own) * of_pairs(views) for own, views in zip(rows, sets, strict=True))
+        / sum(map(len, rows)),
         average([of_views(variance, views, formula.sum_variance) for views in sets]),
         average([of_views(formula.covariance, views, formula.sum_covariance) for views in sets]),
     )
@@ -131,9 +155,11 @@ def loss(
     weights: tuple[float, float, float] = (25.0, 25.0, 1.0),
     gamma: float = 1.0,
     pairs: Pairs | None = None,
+    eps: float | None = None,
+    times: np.ndarray | None = None,
 ) -> Number:
     """Return the weighted sum of the terms."""
-    each = terms(views, convention, gamma, pairs)
+    each = terms(views, convention, gamma, pairs, eps, times)
     return sum(w * term for w, term in zip(weights, each, strict=True))
 
 

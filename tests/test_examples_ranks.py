@@ -25,8 +25,8 @@ ENVIRONMENT = {
 }
 
 
-def output_of(name: str, *launcher: str, needs: tuple[str, ...]) -> str:
-    """Return what an example prints; none of its processes is left."""
+def output_of(name: str, *launcher: str, needs: tuple[str, ...], limit: float = LIMIT) -> str:
+    """Return what an example prints within `limit` seconds; none of its processes is left."""
     for module in needs:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
@@ -40,11 +40,11 @@ def output_of(name: str, *launcher: str, needs: tuple[str, ...]) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        pytest.fail(f"{name} took more than {LIMIT} s:\n{output}")
+        pytest.fail(f"{name} took more than {limit} s:\n{output}")
     assert process.returncode == 0, output
     return output
 

@@ -58,6 +58,21 @@ def test_each_path_and_each_term_alone(library: str, path: Path) -> None:
             assert largest_error(np.asarray(gradient), right) <= bound
 
 
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_pytorch_goes_back_to_a_view_that_nothing_depends_on(path: Path) -> None:
+    """By the invariance alone, of a view in no pair: its gradient is 0, in each backward pass."""
+    torch = pytest.importorskip("torch")
+    views = [torch.tensor(view, requires_grad=True) for view in drawn()]
+    settings = dict(zip(WEIGHTS, (1.0, 0.0, 0.0), strict=True)) | {"pairs": PAIRS}
+    loss = path.vicreg_loss(*views, **settings)
+    for _ in range(2):
+        gradients = torch.autograd.grad(loss, views, retain_graph=True)
+        assert not gradients[3].any()
+        for gradient, right in zip(gradients, truth(drawn(), (1.0, 0.0, 0.0)), strict=True):
+            bound = rounding("float64", SHAPE[0], SHAPE[-1])
+            assert largest_error(gradient.numpy(), right) <= bound
+
+
 def test_one_pair_of_two_views_is_what_there_is_without() -> None:
     """To the last bit, and in either order."""
     views = drawn(views=2)

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -380,158 +383,309 @@ def test_property(xp: Backend, holds: Callable, path: Path, count: int) -> None:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a view (n, ..., d) is given: its samples, positions and features on some axes each."""
+
+    samples: tuple[int, ...]
+    positions: tuple[int, ...]
+    features: tuple[int, ...]
+    places: tuple[int, ...]  # where each of these axes stands
+
+    def given(self, view: np.ndarray) -> np.ndarray:
+        lengths = self.samples + self.positions + self.features
+        return np.moveaxis(view.reshape(lengths), range(len(lengths)), self.places)
+
+    def back(self, view: np.ndarray) -> np.ndarray:
+        shape = (math.prod(self.samples), *self.positions, math.prod(self.features))
+        return np.moveaxis(view, self.places, range(view.ndim)).reshape(shape)
+
+    def weight(self, times: np.ndarray) -> np.ndarray:
+        """Return how often samples occur as what broadcasts to a view without its features."""
+        own = self.places[: -len(self.features)]
+        lengths = (*self.samples, *(times.shape[1:] or [1 for _ in self.positions]))
+        return times.reshape(lengths).transpose(np.argsort(own))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        samples, features = self.places[: len(self.samples)], self.places[-len(self.features) :]
+        axes = {"sample_axis": samples, "feature_axis": features}
+        return {name: own[0] if len(own) == 1 else own for name, own in axes.items()}
+
+
+@st.composite
+def layouts(draw: st.DrawFn, shape: tuple[int, ...]) -> Layout:
+    samples, features = (draw(axes_of(shape[place])) for place in (0, -1))
+    count = len(samples) + len(features) + len(shape) - 2
+    places = draw(st.permutations(range(count)))
+    return Layout(samples, shape[1:-1], features, tuple(places))
+
+
+def axes_of(length: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Return strategies of one axis of this length, or two."""
+    parts = [part for part in range(2, length) if length % part == 0]
+    return st.sampled_from([(length,), *((part, length // part) for part in parts)])
+
+
+@dataclass(frozen=True)
 class Configuration:
     """All that a call can differ in."""
 
     batch: Batch
+    layout: Layout
     path: Path
     dtype: str
     gamma: float
-    axes: tuple[int, ...]  # where each axis of (n, ..., d) stands in a view
-    times: tuple[int, ...] | None  # how often each sample occurs
+    eps: float | None
+    pairs: tuple[tuple[int, int], ...] | None
+    times: np.ndarray | None  # how often each sample occurs, in each position or everywhere
     wanted: tuple[bool, ...]  # which views need a gradient
-    way: str  # of WAYS
-    signs: tuple[float, ...]  # of the terms' cotangents
+    way: str  # how the gradient is had
+    cotangents: tuple[float | None, ...] | None  # of the loss and the terms; None: of the loss
+
+    @property
+    def convention(self) -> Convention:
+        own = self.batch.convention
+        return own if self.eps is None else dataclasses.replace(own, name="mine", eps=self.eps)
 
     @property
     def settings(self) -> dict[str, Any]:
-        sample, *_, feature = self.axes
-        axes = {"sample_axis": sample, "feature_axis": feature}
-        return self.batch.settings | axes | {"gamma": self.gamma}
-
-    def as_called(self, view: np.ndarray) -> np.ndarray:
-        """Return a view (n, ..., d) with its axes where they stand."""
-        return np.moveaxis(view, range(view.ndim), self.axes)
-
-    def hidden(self, view: np.ndarray) -> np.ndarray:
-        """Return a view with NaN where a sample does not occur."""
-        if self.times is None:
-            return view
-        return np.where(np.reshape(self.times, (-1, *[1] * (view.ndim - 1))) > 0, view, np.nan)
-
-    def repeated(self, view: np.ndarray) -> np.ndarray:
-        return view if self.times is None else np.repeat(view, self.times, axis=0)
+        own = {"gamma": self.gamma, "eps": self.eps, "pairs": self.pairs}
+        return self.batch.settings | self.layout.settings | own
 
     def sample_weight(self, xp: Backend) -> Any:
-        """Return how often each sample occurs, to broadcast to a view without its features."""
-        if self.times is None:
-            return None
-        sample, *_, feature = self.axes
-        shape = [1] * (len(self.axes) - 1)
-        shape[sample - (sample > feature)] = -1
-        return xp.asarray(np.reshape(self.times, shape))
+        return None if self.times is None else xp.asarray(self.layout.weight(self.times))
+
+    def given(self) -> Views:
+        """Return the views as they are given, NaN where a sample does not occur."""
+        views = self.batch.views
+        if self.times is not None:
+            missing = np.ones((1,) * (views[0].ndim - self.times.ndim))
+            absent = np.multiply.outer(self.times, missing) == 0
+            views = [np.where(absent, np.nan, view) for view in views]
+        return [self.layout.given(view) for view in views]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the terms in what is differentiated."""
+        of_loss, *each = self.cotangents or (1.0, None, None, None)
+        return tuple(
+            (of_loss or 0.0) * weight + (own or 0.0)
+            for weight, own in zip(self.batch.weights, each, strict=True)
+        )
+
+    @property
+    def directions(self) -> Views:
+        rng = np.random.default_rng(self.batch.seed)
+        return [rng.choice([-1.0, 1.0], self.batch.shape) for _ in range(self.batch.count)]
+
+    def definition(self, views: Views) -> complex:
+        return definition.loss(
+            views,
+            self.batch.convention.name,
+            self.weights,
+            self.gamma,
+            self.pairs,
+            self.eps,
+            self.times,
+        )
 
 
-#: How the gradient is had; those after the first need automatic differentiation.
-WAYS = ("closed form", "of the loss", "of the terms")
-COMPILED = ("of the loss, compiled", "of the terms, compiled")
-DIFFERENTIATES = ("torch", "jax", "mlx")
+#: How a gradient is had where there is automatic differentiation.
+BACKWARD, COMPILED, CLOSED_FORM = "backward", "compiled", "closed form"
+
+
+def eager_ways(xp: Backend) -> list[str]:
+    """Return the ways to a gradient, and to the derivative along a direction."""
+    if not xp.tools_backend.differentiates:
+        return [CLOSED_FORM]
+    others = (xp.tools_backend.gradient_ways, xp.tools_backend.forward_ways, mapped_ways(xp))
+    return [CLOSED_FORM, BACKWARD, *(name for ways in others for name in ways)]
+
+
+def mapped_ways(xp: Backend) -> dict[str, Callable[..., Sequence[Any]]]:
+    """Return maps of the gradient over two batches: the gradient by the second."""
+    if xp.name not in ("jax", "mlx"):
+        return {}  # PyTorch's are in `gradient_ways`
+    library = importlib.import_module("jax" if xp.name == "jax" else "mlx.core")
+
+    def of_two(function: Callable, arrays: Sequence[Any]) -> list[Any]:
+        gradient = library.grad(function, argnums=tuple(range(len(arrays))))
+        both = library.vmap(gradient)(*(xp.xp.stack([0 * array, array]) for array in arrays))
+        return [each[1] for each in both]
+
+    return {"vmap of grad": of_two}
 
 
 @st.composite
 def configurations(draw: st.DrawFn, xp: Backend, ways: Sequence[str]) -> Configuration:
     batch = draw(batches())
-    n, places = batch.shape[0], range(len(batch.shape))
-    counts = st.lists(st.integers(0, 2), min_size=n, max_size=n).filter(lambda t: sum(t) > 1)
+    n, *positions, _ = batch.shape
+    convention = batch.convention
+    way = draw(st.sampled_from(ways))
+    cotangents = st.tuples(*[st.sampled_from([None, 1.0, -0.5, 0.0])] * 4)
+    pairs = list(itertools.combinations(range(batch.count), 2))
+    some = st.lists(st.sampled_from(pairs), min_size=1, unique=True).map(tuple)
     return Configuration(
         batch=batch,
+        layout=draw(layouts(batch.shape)),
         path=draw(st.sampled_from(PATHS)),
         dtype=draw(st.sampled_from(xp.dtypes)),
         gamma=draw(st.sampled_from([1.0, 0.5, 2.0])),
-        axes=tuple(draw(st.permutations(places))),
-        times=draw(st.none() | counts.map(tuple)),
-        wanted=tuple(draw(st.lists(st.booleans(), min_size=3, max_size=3).filter(any)))
-        if batch.count == 3
-        else draw(st.sampled_from([(True, True), (True, False), (False, True)])),
-        way=draw(st.sampled_from(ways)),
-        signs=draw(st.tuples(*[st.sampled_from([1.0, -1.0])] * 3)),
+        eps=draw(st.sampled_from([None, 0.25]) if convention.hinge_on == "std" else st.none()),
+        pairs=draw(st.none() if convention.invariance == "none" else st.none() | some),
+        times=draw(st.none() | occurrences(n) | occurrences(n, *positions)),
+        wanted=tuple(draw(st.lists(st.booleans(), min_size=3, max_size=3)))[: batch.count],
+        way=way,
+        cotangents=None if way == CLOSED_FORM else draw(st.none() | cotangents.filter(is_some)),
     )
 
 
+def is_some(cotangents: Sequence[float | None]) -> bool:
+    return any(each is not None for each in cotangents)
+
+
+def occurrences(*shape: int) -> st.SearchStrategy[np.ndarray]:
+    """Return how often samples occur: never, once or twice, in each position twice at least."""
+    size = math.prod(shape)
+    counts = st.lists(st.integers(0, 2), min_size=size, max_size=size)
+    arrays = counts.map(lambda times: np.reshape(times, shape))
+    return arrays.filter(lambda times: np.all(times.sum(axis=0) > 1))
+
+
+class Derivatives(NamedTuple):
+    """What a way gives."""
+
+    value: Any = None
+    gradients: Sequence[Any] = ()
+    along: Any = None  # the configuration's directions
+
+
 def computed(
-    xp: Backend, drawn: Configuration, views: list[Any]
-) -> tuple[Any, Sequence[Any], tuple[float, ...]]:
-    """Return what is differentiated, its gradients, and the weight of each term in it."""
-    weight = drawn.sample_weight(xp)
-    given = drawn.settings | ({} if weight is None else {"sample_weight": weight})
-    if drawn.way == "closed form":
-        loss, gradients = drawn.path.vicreg_value_and_grad(*views, **given)
-        return loss, gradients, drawn.batch.weights
-    weights = drawn.batch.weights
-    if "terms" in drawn.way:
-        weights = tuple(c * w for c, w in zip(drawn.signs, weights, strict=True))
+    xp: Backend, drawn: Configuration, views: Sequence[Any], weight: Any = None
+) -> Derivatives:
+    """Return what the configuration's way gives of these views."""
+    given, tools = drawn.settings, xp.tools_backend
+    if weight is not None:
+        given["sample_weight"] = weight
+    if drawn.way == CLOSED_FORM:
+        return Derivatives(*drawn.path.vicreg_value_and_grad(*views, **given))
 
     def function(*views: Any) -> Any:
-        if "terms" not in drawn.way:
+        if drawn.cotangents is None:
             return drawn.path.vicreg_loss(*views, **given)
-        terms = drawn.path.vicreg_terms(*views, **given)[1:]
-        return sum(c * term for c, term in zip(weights, terms, strict=True) if c)
+        terms = drawn.path.vicreg_terms(*views, **given)
+        pairs = zip(drawn.cotangents, terms, strict=True)
+        first, *others = [c * term for c, term in pairs if c is not None]
+        return sum(others, first)
 
-    if "compiled" in drawn.way:
+    if drawn.way in tools.forward_ways:
+        directions = [
+            xp.asarray(drawn.layout.given(each), drawn.dtype) for each in drawn.directions
+        ]
+        return Derivatives(along=tools.forward_ways[drawn.way](function, views, directions))
+    others = {**tools.gradient_ways, **mapped_ways(xp)}
+    if drawn.way in others:
+        return Derivatives(gradients=others[drawn.way](function, views))
+    if drawn.way == COMPILED:
         function = compiled(xp, function)
-    return *xp.tools_backend.differentiate(function, views, drawn.wanted), weights
+    if not any(drawn.wanted):
+        return Derivatives(function(*views))
+    return Derivatives(*tools.differentiate(function, views, drawn.wanted))
 
 
 def compiled(xp: Backend, function: Callable) -> Callable:
     xp.tools_backend.forget_compiled()
     if xp.name == "torch":
         return in_one_graph(function, backend="aot_eager")
-    if xp.name == "jax":
-        import jax
-
-        return jax.jit(function)
     return xp.tools_backend.compiled(function)
 
 
 @pytest.mark.long_on("jax")
 @FEW_OR_MANY
 def test_any_configuration_gives_the_definition(xp: Backend, count: int) -> None:
-    ways = WAYS if xp.name in DIFFERENTIATES else WAYS[:1]
-    count = min(count, 10) if xp.name in ("jax", "ndonnx") else 3 * count
+    is_slow = xp.name in ("jax", "dask", "ndonnx", "mparray")
+    count = min(3 * count, 10) if is_slow else 10 * count
 
-    @holds_for(count, configurations(xp, ways))
+    @holds_for(count, configurations(xp, eager_ways(xp)))
     def _(drawn: Configuration) -> None:
         gives_the_definition(xp, drawn)
 
 
 @pytest.mark.long
 def test_any_compiled_configuration_gives_the_definition(xp: Backend) -> None:
-    if xp.name not in DIFFERENTIATES:
+    if not xp.tools_backend.compiles:
         pytest.skip(f"{xp} has no compiler here")
 
-    @holds_for(8, configurations(xp, COMPILED))
+    @holds_for(12, configurations(xp, [COMPILED]))
     def _(drawn: Configuration) -> None:
         gives_the_definition(xp, drawn)
 
 
 def gives_the_definition(xp: Backend, drawn: Configuration) -> None:
-    arrays = [
-        xp.asarray(drawn.as_called(drawn.hidden(view)), drawn.dtype) for view in drawn.batch.views
-    ]
-    back = [np.moveaxis(xp.numpy(array), drawn.axes, range(array.ndim)) for array in arrays]
-    views = [np.where(np.isnan(view), 0, view) for view in back]  # as the dtype has them
-    name = drawn.batch.convention.name
+    arrays = [xp.asarray(view, drawn.dtype) for view in drawn.given()]
+    assume(is_smooth(drawn, as_held(xp, drawn, arrays)))
+    is_the_definition(xp, drawn, arrays, computed(xp, drawn, arrays, drawn.sample_weight(xp)))
 
-    def loss(views: Views) -> complex:
-        repeated = [drawn.repeated(view) for view in views]
-        return definition.loss(repeated, name, weights, drawn.gamma)
 
-    counted = [drawn.repeated(view) for view in views]
-    assume(has_one_derivative(counted, drawn.batch.convention, drawn.gamma))
-    value, gradients, weights = computed(xp, drawn, arrays)
-    size = scales(counted, drawn.batch.convention, drawn.gamma)
-    absolute = np.abs(weights)
-    n, d = counted[0].shape[0], counted[0].shape[-1]
+def as_held(xp: Backend, drawn: Configuration, arrays: Sequence[Any]) -> Views:
+    """Return the views (n, ..., d) with the values of the arrays, 0 where a sample is absent."""
+    return [np.nan_to_num(drawn.layout.back(xp.numpy(array)), nan=0.0) for array in arrays]
+
+
+def is_smooth(drawn: Configuration, views: Views) -> bool:
+    sets = positions_of(views, drawn.times)
+    return all(has_one_derivative(each, drawn.convention, drawn.gamma) for each in sets)
+
+
+def is_the_definition(
+    xp: Backend, drawn: Configuration, arrays: Sequence[Any], got: Derivatives
+) -> None:
+    """Check what has been computed of these arrays."""
+    views = as_held(xp, drawn, arrays)
+    sets = positions_of(views, drawn.times)
+    size = scales_of_sets(sets, drawn.convention, drawn.gamma)
+    of_loss, *each = np.abs(np.array(drawn.cotangents or (1.0, None, None, None), float))
+    absolute = np.nan_to_num(of_loss) * np.array(drawn.batch.weights) + np.nan_to_num(each)
     dtype = "float32" if drawn.dtype in HALF else drawn.dtype
-    bound = 4 * rounding(dtype, n, d)
-    assert abs(xp.numpy(value) - loss(views)) <= bound * size.of_loss(absolute)
+    bound = 4 * rounding(dtype, max(len(own[0]) for own in sets), views[0].shape[-1])
+    if got.value is not None:
+        error = abs(xp.numpy(got.value) - drawn.definition(views))
+        assert error <= bound * size.of_loss(absolute)
     if drawn.dtype in HALF:  # to which each gradient is rounded
         bound += UNIT_ROUNDOFF[drawn.dtype]
-    right = definition.gradients(loss, views)
-    largest = max(drawn.times or [1]) * size.of_gradient(absolute)
-    for place, (gradient, wanted) in enumerate(zip(gradients, right, strict=True)):
+    right = definition.gradients(drawn.definition, views)
+    largest = size.of_gradient(absolute) * (1 if drawn.times is None else drawn.times.max())
+    if got.along is not None:
+        along = drawn.directions
+        wanted = sum((g * v).sum() for g, v in zip(right, along, strict=True))
+        assert abs(xp.numpy(got.along) - wanted) <= bound * largest * sum(v.size for v in along)
+    for place, gradient in enumerate(got.gradients):
         if gradient is None:
             assert not drawn.wanted[place]
             continue
-        got = np.moveaxis(xp.numpy(gradient), drawn.axes, range(gradient.ndim))
-        assert np.abs(got - wanted).max() <= bound * largest
+        error = drawn.layout.back(xp.numpy(gradient)) - right[place]
+        assert np.abs(error).max() <= bound * largest
+
+
+def positions_of(views: Views, times: np.ndarray | None) -> list[Views]:
+    """Return the views of each position, (n, d) with each sample as often as it occurs."""
+    n, *positions, d = views[0].shape
+    flat = [view.reshape(n, -1, d) for view in views]
+    if times is None:
+        times = np.ones(n, dtype=int)
+    times = np.broadcast_to(times.reshape(n, -1), flat[0].shape[:2])
+    return [
+        [np.repeat(view[:, place], times[:, place], axis=0) for view in flat]
+        for place in range(math.prod(positions))
+    ]
+
+
+def scales_of_sets(sets: Sequence[Views], convention: Convention, gamma: float) -> Scales:
+    """Return the scales of what is the average over sets of samples."""
+    of_each = [scales(views, convention, gamma) for views in sets]
+    counts = np.array([len(views[0]) for views in sets])
+    # The invariance is over all samples, of which a set may have more than another.
+    shares = np.stack([counts / counts.sum(), *[np.ones(len(sets)) / len(sets)] * 2], axis=1)
+    terms = np.stack([each.terms for each in of_each])
+    gradients = np.stack([each.gradients for each in of_each])
+    return Scales((shares * terms).sum(axis=0), (shares * gradients).max(axis=0))

@@ -1,7 +1,8 @@
 """Trainings by this loss go where those by the published formula go, in every library.
 
 examples/trajectories.py trains them: by default for a few steps, and in the long test as it is
-run, for all of its steps and in two processes. `test_ranks_torch` has a training on two ranks.
+run, for all of its steps, and on two ranks of each library. By default there are two ranks of
+NumPy here, and of PyTorch in `test_ranks_torch`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import ranks
 from test_examples_ranks import EXAMPLES, output_of
 
 torch = pytest.importorskip("torch")
@@ -52,6 +54,22 @@ def test_in_float64_the_weights_agree(trajectories: ModuleType, pairs: list, lib
     assert np.abs(wanted[-1] - wanted[0]).max() > 5e-3  # nine steps of about the rate of 1e-3
 
 
+def test_on_two_ranks_the_weights_agree(trajectories: ModuleType, pairs: list) -> None:
+    """NumPy on threads, with other numbers of rows: each rank has the weights of one process."""
+    published = trajectories.in_torch("float64", terms=trajectories.published)
+    wanted = trajectories.weights_of(published, pairs, every=1)
+
+    def of_rank(comm: ranks.Thread) -> np.ndarray:
+        layers = trajectories.initial_layers(0, "float64")
+        trainer = trajectories.StandardTrainer(layers, {}, np, comm)
+        own = trajectories.own_rows(pairs, comm.rank)
+        return trajectories.weights_of(trainer, own, every=1)
+
+    first, second = ranks.on_threads(2, of_rank)
+    np.testing.assert_array_equal(first, second)
+    assert np.abs(first - wanted).max() < 1e-8
+
+
 def test_the_order_of_the_samples_changes_rounding_alone(
     trajectories: ModuleType, pairs: list
 ) -> None:
@@ -72,8 +90,12 @@ def test_the_order_of_the_samples_changes_rounding_alone(
 
 
 @pytest.mark.long
-def test_the_example() -> None:
+def test_the_example(trajectories: ModuleType) -> None:
     """It asserts what it says: 1e-8 in float64, and in float32 no faster than rounding."""
-    output = output_of(SCRIPT.name, needs=("matplotlib", "threadpoolctl"))
-    for name in ("PyTorch:", "NumPy:", "PyTorch, 2 processes:", "another order:"):
-        assert name in output
+    needs = ("matplotlib", "threadpoolctl")
+    output = output_of(SCRIPT.name, needs=needs, limit=400)  # a minute alone, eleven trainings
+    float64, float32 = output.split("float32: ")
+    for name in [*trajectories.LIBRARIES, *trajectories.ON_RANKS]:
+        assert f"  {name}:" in float64
+    for name in ["another order", *trajectories.LIBRARIES]:
+        assert f"  {name}:" in float32

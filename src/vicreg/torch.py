@@ -627,7 +627,7 @@ class VCReg(torch.nn.Module):
                 "last_terms must be read after the layer has regularized an input: in training "
                 "mode, with an input that requires a gradient, and not under torch.compile or "
                 "torch.func; after the backward pass where there is a comm, or the input is "
-                "checkpointed or dropped"
+                "checkpointed, dropped or changed in place"
             )
         loss, _, variance, covariance = outputs
         if not self._objective.each_term:

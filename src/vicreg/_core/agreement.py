@@ -40,7 +40,8 @@ class _Expected:
 
     form: int
     counts: tuple[int, ...]  # the rows of each rank
-    dtype: Any  # of what is sent
+    library: str
+    dtype: Any  # of what is sent, of that library
     length: int
 
 
@@ -85,6 +86,8 @@ class Agreement:
         """
         numbers = (own.form, own.settings_sum, own.count)
         expected = self._last and self._next.get(self._last, self._last)
+        if expected is not None and expected.library != xp.name:
+            expected = None  # a communicator may send arrays of several libraries
         while True:
             if expected is None:
                 sent = xp.zeros((0,), dtype=xp.float32, device=device)
@@ -105,7 +108,7 @@ class Agreement:
                 rest = (received[rank, header.shape[0] :] for rank in range(comm.size))
                 return counts, [xp.reshape(each, sent.shape) for each in rest]
             like = payload(counts)
-            expected = _Expected(own.form, counts, like.dtype, math.prod(like.shape))
+            expected = _Expected(own.form, counts, xp.name, like.dtype, math.prod(like.shape))
 
     def _remember(self, call: _Expected) -> None:
         if len(self._next) > _MOST:

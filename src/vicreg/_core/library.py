@@ -25,9 +25,9 @@ class Product(NamedTuple):
     smaller: Literal["left", "right"] = "left"
     is_thin: bool = False  # whether `left` has few columns
 
-    @property
+    # No property: the compiler of PyTorch 2.7 knows none of a named tuple.
     def operands(self) -> tuple[Array, Array]:
-        """What is multiplied where the factor is not part of the product's call."""
+        """Return what is multiplied where the factor is not part of the product's call."""
         if self.smaller == "left":
             return self.factor * self.left, self.right
         return self.left, self.factor * self.right
@@ -45,6 +45,8 @@ class Library:
 
     Attributes
     ----------
+    name : str
+        The name of `standard`.
     updates_in_place : bool
         Whether the core may update arrays that it has made. False where the library records what
         the core does, to differentiate it, or batches it. Where ``a += b`` is a new array and
@@ -82,6 +84,7 @@ class Library:
 
     def __init__(self, standard: Any, functions: dict[str, Any] | None = None) -> None:
         self._standard = standard
+        self.name: str = getattr(standard, "__name__", repr(standard))
         vars(self).update(functions or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -213,7 +216,7 @@ class Library:
         total = None
         for product_of in products:
             form = self.thin_product if product_of.is_thin else self.matmul
-            product = form(*product_of.operands)
+            product = form(*product_of.operands())
             total = product if total is None else memory.add(self, total, product)
         if row is None:
             return total

@@ -31,6 +31,7 @@ from vicreg._adapters.torch.library import (
 )
 from vicreg._core import engine, memory
 from vicreg._core import local as regions
+from vicreg._core.library import Library
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
 
@@ -275,11 +276,7 @@ class _Loss(_Differentiable):
                 None,
                 None,
                 *(
-                    engine.like_its_view(
-                        xp, memory.multiply(xp, gradient, cotangent), view, ctx.objective
-                    )
-                    if is_wanted
-                    else None
+                    _scaled(xp, gradient, cotangent, view, ctx.objective) if is_wanted else None
                     for gradient, view, is_wanted in zip(formed, views, wanted, strict=True)
                 ),
             )
@@ -288,6 +285,16 @@ class _Loss(_Differentiable):
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Any:
         changes = _changes(ctx, tangents)[0]
         return engine.weighted_sum(recorded, ctx.weights, changes, ctx.objective)
+
+
+def _scaled(
+    xp: Library, gradient: Tensor | None, cotangent: Tensor, view: Tensor, objective: Objective
+) -> Tensor:
+    """Return `gradient`, which is used, times `cotangent`, like its view; None is 0."""
+    if gradient is not None:
+        gradient = memory.multiply(xp, gradient, cotangent)
+    scaled: Tensor = engine.like_its_view(xp, gradient, view, objective)
+    return scaled
 
 
 def _loss_and_gradients(

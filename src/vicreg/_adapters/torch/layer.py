@@ -7,7 +7,7 @@ import itertools
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -56,6 +56,7 @@ class Pass:
     ) -> None:
         self.number = next(self._numbers)
         self._z, self._of_samples = weakref.ref(z), of_samples
+        self._version = _version(z, *of_samples)
         self._objective, self._weights = for_device(z, objective), weights
         self._log = log
         self._values: engine.Values | None = None
@@ -66,7 +67,7 @@ class Pass:
             log.record(self)
 
     def outputs(self) -> tuple[Tensor, ...] | None:
-        """Return the loss and its terms, detached; None where the activation left no trace.
+        """Return the loss and its terms, detached; None where the activation is gone, or changed.
 
         They are computed now if no backward pass has computed them. A term that the objective
         has no need of is 0.
@@ -74,7 +75,7 @@ class Pass:
         z = self._z()
         with torch.no_grad():
             # With `comm` every rank would have to ask.
-            if self._values is None and z is not None and self._objective.comm is None:
+            if self._values is None and self._is_as_it_was(z) and self._objective.comm is None:
                 with no_autocast(z):
                     xp = library(self._objective)
                     arrays = (z, *self._of_samples)
@@ -83,6 +84,10 @@ class Pass:
                 return None
             objective = replace(self._objective, each_term=True)
             return engine.outputs(library(objective), self._weights, self._values, objective)
+
+    def _is_as_it_was(self, z: Tensor | None) -> TypeGuard[Tensor]:
+        """Whether the activation is still there, and nothing has been changed in place."""
+        return z is not None and _version(z, *self._of_samples) == self._version
 
     def gradient(
         self, xp: Library, arrays: Arrays, objective: Objective, cotangents: engine.Cotangents
@@ -96,6 +101,11 @@ class Pass:
             gradient = cast(Tensor, own)
         self._log.record(self)
         return gradient
+
+
+def _version(*arrays: Tensor) -> tuple[int, ...]:
+    """Return how often each array has been changed in place; of inference tensors nobody knows."""
+    return tuple(-1 if array.is_inference() else array._version for array in arrays)
 
 
 def _values_and_gradient(

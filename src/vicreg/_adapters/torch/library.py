@@ -114,7 +114,7 @@ class _Eager(_Torch):
                 continue
             left, right, factor = product.left, product.right, product.factor
             if not isinstance(factor, float):
-                (left, right), factor = product.operands, 1.0
+                (left, right), factor = product.operands(), 1.0
             operands = _stacked(left), _stacked(right)
             _PRODUCTS[total.ndim](total, *operands, alpha=factor, out=total)
         return total if total is None or array.ndim < 4 else total.view(array.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,9 +41,19 @@ class JaxTrainer:
         The initial layers, as NumPy arrays.
     weights : TermWeights
         The weights that differ from the convention's.
+    terms : callable, optional
+        The loss and its terms of two embeddings and `weights`, by default `vicreg.vicreg_terms`.
+    place : callable, optional
+        Makes a JAX array of images, such as one whose rows are spread over devices.
     """
 
-    def __init__(self, layers: list[Layer], weights: TermWeights) -> None:
+    def __init__(
+        self,
+        layers: list[Layer],
+        weights: TermWeights,
+        terms: Callable[..., VICRegTerms[jax.Array]] = vicreg_terms,
+        place: Callable[[Floats], jax.Array] = jnp.asarray,
+    ) -> None:
         adam = optax.adam(LEARNING_RATE)
         self._layers = jax.tree.map(jnp.asarray, layers)
         self._state = adam.init(self._layers)
@@ -51,22 +62,22 @@ class JaxTrainer:
             layers: list[Layer], first: jax.Array, second: jax.Array
         ) -> tuple[jax.Array, VICRegTerms[jax.Array]]:
             z1, z2 = (_encoded(layers, view)[1] for view in (first, second))
-            terms = vicreg_terms(z1, z2, **weights)
-            return terms.loss, terms
+            found = terms(z1, z2, **weights)
+            return found.loss, found
 
         @jax.jit
         def step(layers: list[Layer], state: Any, first: jax.Array, second: jax.Array) -> Any:
-            gradients, terms = jax.grad(objective, has_aux=True)(layers, first, second)
+            gradients, found = jax.grad(objective, has_aux=True)(layers, first, second)
             updates, state = adam.update(gradients, state)
-            return optax.apply_updates(layers, updates), state, terms
+            return optax.apply_updates(layers, updates), state, found
 
-        self._step = step
+        self._step, self._place = step, place
 
     def step(self, first: Floats, second: Floats) -> TermValues:
         """Take one step of Adam on two views, shape (n, 8, 8); return the loss before it."""
-        views = (jnp.asarray(view.reshape(-1, SIDE * SIDE)) for view in (first, second))
-        self._layers, self._state, terms = self._step(self._layers, self._state, *views)
-        return TermValues(*map(float, terms))
+        views = (self._place(view.reshape(-1, SIDE * SIDE)) for view in (first, second))
+        self._layers, self._state, found = self._step(self._layers, self._state, *views)
+        return TermValues(*map(float, found))
 
     def encode(self, images: Floats) -> Encoded:
         """Return the outputs for images of shape (n, 8, 8)."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vicreg._core.communicator import Communicator
 from vicreg._losses.vicreg import vicreg_terms, vicreg_value_and_grad
 from vicreg.tools.demo.digits import SIDE
 from vicreg.tools.demo.encoder import (
@@ -36,10 +37,18 @@ class StandardTrainer:
         The weights that differ from the convention's.
     xp : module
         The array namespace: NumPy or CuPy.
+    comm : Communicator, optional
+        The ranks that train together, each on its own rows of a batch. None is this process alone.
     """
 
-    def __init__(self, layers: list[Layer], weights: TermWeights, xp: Any) -> None:
-        self._xp = xp
+    def __init__(
+        self,
+        layers: list[Layer],
+        weights: TermWeights,
+        xp: Any,
+        comm: Communicator | None = None,
+    ) -> None:
+        self._xp, self._comm = xp, comm
         self._layers = [Layer(*map(xp.asarray, layer)) for layer in layers]
         self._weights = weights
         self._adam = Adam(self._layers, xp)
@@ -51,9 +60,11 @@ class StandardTrainer:
         images = xp.asarray(np.concatenate([first, second]).reshape(-1, SIDE * SIDE))
         outputs = forward(self._layers, images, xp)
         z1, z2 = outputs[-1][: len(first)], outputs[-1][len(first) :]
-        _, gradients = vicreg_value_and_grad(z1, z2, **self._weights)
-        terms = vicreg_terms(z1, z2, **self._weights)
+        _, gradients = vicreg_value_and_grad(z1, z2, comm=self._comm, **self._weights)
+        terms = vicreg_terms(z1, z2, comm=self._comm, **self._weights)
         by_layer = backward(self._layers, outputs, xp.concatenate(gradients), xp)
+        if self._comm is not None:  # each rank has the sum over its own rows
+            by_layer = [Layer(*map(self._comm.all_reduce, layer)) for layer in by_layer]
         self._layers = self._adam.updated(self._layers, by_layer)
         return TermValues(*map(float, terms))
 
