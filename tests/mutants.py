@@ -21,6 +21,7 @@ import argparse
 import ast
 import compileall
 import difflib
+import gc
 import hashlib
 import importlib
 import json
@@ -328,7 +329,7 @@ def _texts(source: str) -> Iterator[str]:
     nodes = list(ast_nodes(root))
     operators = [get_operator(f"core/{name}")() for name in OPERATORS]
     for node in nodes:
-        if _is_strict(node):
+        if _is_assertion(node):
             continue
         for operator in operators:
             count = sum(1 for _ in operator.mutation_positions(node))
@@ -343,13 +344,13 @@ def _texts(source: str) -> Iterator[str]:
                 node.value = kept
 
 
-def _is_strict(node: Any) -> bool:
-    """Whether this is the True of ``strict=True``: an assertion, that two lengths are the same."""
+def _is_assertion(node: Any) -> bool:
+    """Whether this is the True of ``strict=True`` or ``frozen=True``, which only may raise."""
     argument = node.parent
     return (
         argument is not None
         and argument.type == "argument"
-        and argument.get_code().strip() == "strict=True"
+        and argument.get_code().strip() in ("strict=True", "frozen=True")
         and node is argument.children[-1]
     )
 
@@ -560,7 +561,7 @@ class _Chosen:
     def __init__(self, tests: list[str], budget: float, pipe: int) -> None:
         self.places = {test: place for place, test in enumerate(tests)}
         self.functions = {test.partition("[")[0].rpartition("::")[2] for test in tests}
-        self.end = time.monotonic() + budget
+        self.end = time.process_time() + budget
         self.pipe = pipe
         self.session: Any = None
 
@@ -591,7 +592,7 @@ class _Chosen:
             self.say("skipped" if report.skipped else "passed", report.nodeid)
 
     def pytest_runtest_logfinish(self) -> None:
-        if time.monotonic() > self.end:
+        if time.process_time() > self.end:
             self.session.shouldstop = "the time is over"
 
 
@@ -748,15 +749,13 @@ class Worker:
         whole = Run(None, [], 0, 0.0)
         for tests in groups:
             is_elsewhere = tests[0].partition("::")[0] in ALL_ELSEWHERE
-            budget = PROCESSES if is_elsewhere else self.budget - whole.seconds
-            if budget > 0:
-                run = self.run(tests, budget)
-                whole.ran += run.ran
-                whole.skipped += run.skipped
-                whole.seconds += run.seconds
-                if run.failed is not None:
-                    whole.failed = run.failed
-                    break
+            run = self.run(tests, PROCESSES if is_elsewhere else self.budget)
+            whole.ran += run.ran
+            whole.skipped += run.skipped
+            whole.seconds += run.seconds
+            if run.failed is not None:
+                whole.failed = run.failed
+                break
         return whole
 
 
@@ -798,13 +797,15 @@ def _try(mutant: Mutant) -> Outcome:
 
 
 def import_libraries() -> None:
-    sys.dont_write_bytecode = True  # of a mutant, which another one would then read
+    # What processes of the tests compile of a mutant must not be there for the next one.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = False  # of the tests themselves, whatever is set
     warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
     for name in IMPORTED:
         with suppress(ImportError):
             importlib.import_module(name)
     assert "vicreg" not in sys.modules
+    gc.freeze()  # or each child would go through all of it, and so copy it
 
 
 def try_all(mutants: list[Mutant], reached: Reached, budget: float, workers: int) -> list[Outcome]:
@@ -963,9 +964,11 @@ def main() -> int:
     parser.add_argument(
         "--summary", metavar="FILE", type=Path, help="write how many were caught and stop"
     )
-    parser.add_argument("--again", action="store_true", help="try those too that were caught")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--again", action="store_true", help="try those too that were caught")
+    which.add_argument("--untried", action="store_true", help="only those never tried before")
     parser.add_argument(
-        "--seconds", type=_above_zero, default=40, metavar="S", help="of tests for each mutant"
+        "--seconds", type=_above_zero, default=40, metavar="S", help="of computing for each mutant"
     )
     parser.add_argument(
         "--workers", type=_above_zero, default=os.cpu_count(), metavar="N", help="processes"
@@ -1001,7 +1004,7 @@ def main() -> int:
         return 0
     reached = reached_by_tests(given.reach)
     known = {} if given.again else known_results()
-    mutants = [one for one in mutants if not _is_known(one, known.get(one.key))]
+    mutants = [one for one in mutants if not _is_known(one, known.get(one.key), given.untried)]
     import_libraries()
     outcomes = try_all(mutants, reached, given.seconds, given.workers)
     wrong = [one for one in outcomes if one.caught == (one.key in excused)]
@@ -1011,8 +1014,9 @@ def main() -> int:
     return 1 if wrong or any(one.control for one in outcomes) else 0
 
 
-def _is_known(mutant: Mutant, outcome: Outcome | None) -> bool:
-    return outcome is not None and outcome.caught and outcome.text == _hash(mutant.text)
+def _is_known(mutant: Mutant, outcome: Outcome | None, even_if_missed: bool) -> bool:
+    is_same = outcome is not None and outcome.text == _hash(mutant.text)
+    return is_same and (outcome.caught or even_if_missed)
 
 
 def all_mutants() -> list[Mutant]:
