@@ -335,6 +335,23 @@ def test_the_covariance_route_sends_means_and_covariances() -> None:
         assert sent["all_reduce"] == 3 * (2 * d + 2 * d * d + 1) * 8
 
 
+def test_calls_that_take_turns_gather_once_each() -> None:
+    """As two losses of a training step do: what follows on a call is known from the last time."""
+    rows, threads = (5, 2), Threads(2)
+    losses = [ranks.whole(rows, (40,)), ranks.whole(rows, (4,))]
+
+    def of_rank(comm: Thread) -> None:
+        for turn in range(4):
+            if turn == 2:
+                threads.barrier.wait()
+                threads.calls[comm.rank] = Counter()
+            for whole in losses:
+                vicreg_loss(*ranks.own(whole, rows, comm.rank), comm=comm)
+
+    assert on_threads(2, of_rank, threads) == [None] * 2
+    assert [calls["all_gather"] for calls in threads.calls] == [4, 4]
+
+
 def test_a_rank_may_have_other_rows_in_each_call() -> None:
     batches = [((5, 2), 40), ((5, 3), 40), ((5, 3), 4), ((5, 2), 40), ((0, 8), 40), ((9, 9), 4)]
 
