@@ -572,6 +572,16 @@ def test_a_dead_feature_without_eps_has_no_gradient(
         assert np.all(np.any(gradient != 0, axis=0) == (np.arange(9) != 4))
 
 
+@pytest.mark.long_on("jax")
+def test_a_dead_feature_with_an_eps_that_is_0_in_float32_has_no_gradient(xp: Backend) -> None:
+    values = np.random.default_rng(5).standard_normal((7, 9))
+    values[:, 4] = 0.0
+    view = xp.asarray(values, "float32")
+    _, gradients = vicreg_value_and_grad(view, view, eps=1e-50)
+    for gradient in gradients:
+        assert np.all(xp.numpy(gradient)[:, 4] == 0)
+
+
 @pytest.mark.parametrize("method", ["gram", "covariance"])
 def test_nan_in_nan_out(xp: Backend, method: str) -> None:
     values = np.random.default_rng(6).standard_normal((4, 9))

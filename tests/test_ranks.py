@@ -419,6 +419,12 @@ def test_ranks_that_differ_are_told_who_does() -> None:
         "'an array of 1.0', 1.0) on rank 0",
     )
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
+    refused(
+        2,
+        lambda comm: vicreg_loss(*ranks.whole((4,), (2 + comm.rank, 6)), comm=comm),
+        "the positions",
+        "(2,) on rank 0; (3,) on rank 1",
+    )
 
 
 def test_what_is_too_long_to_show_differs_too() -> None:
