@@ -99,7 +99,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Change the package in thousands of small places; `-- --part 1/4` for a fourth of them."""
+    """Change the package in thousands of small places; `-- --part 1/6` for a sixth of them."""
     install_every_library(session)
     session.install(*group("mutants"))
     session.run("python", "tests/mutants.py", *session.posargs)

@@ -926,9 +926,16 @@ def conditions(path: str | Path) -> str:
     kept = json.loads(Path(path).read_text())
     versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
     count, failed = kept["controls"]
+    tried, caught, excused = (
+        sum(one.get(name, 0) for one in kept["files"].values())
+        for name in ("tried", "caught", "listed")
+    )
     return (
-        f"As of {kept['date']}, with {versions}. The tests of {count} caught mutants ran on the "
-        f"package as it is: {failed} failed. What was not tried has not been run yet."
+        f"As of {kept['date']}, with {versions}: of {tried} that were tried, {caught} were caught "
+        f"({caught / tried:.1%}), and {excused} cannot be caught, for the reasons below; without "
+        f"these it is {caught / (tried - excused):.1%}. Where a file was not tried whole, those "
+        "that were are a sample by a hash of their names, and the others have not been run yet. "
+        f"The tests of {count} caught mutants ran on the package as it is: {failed} failed."
     )
 
 

@@ -136,9 +136,10 @@ def test_the_largest_are_found_wherever_equals_stand(xp: Backend, count: int, ru
         [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10],
         [3.0, 3, 7, 7, 7, 3, 3, 3, 3, 8],
+        [9.0, 5, 5, 5, 8, 5, 5, 5, 6, 7],  # the largest begin a run
     ]
     found = xp.numpy(largest.one_hot(namespace(xp), xp.asarray(cases), count, run))
-    assert found.shape == (4, count, 10)
+    assert found.shape == (len(cases), count, 10)
     for values, one_hot in zip(cases, found, strict=True):
         assert np.all(one_hot.sum(axis=1) == 1)
         chosen = one_hot.argmax(axis=1)

@@ -421,9 +421,9 @@ def test_ranks_that_differ_are_told_who_does() -> None:
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
     refused(
         2,
-        lambda comm: vicreg_loss(*ranks.whole((4,), (2 + comm.rank, 6)), comm=comm),
+        lambda comm: vicreg_loss(*ranks.whole((4,), (2, 2 + comm.rank, 6)), comm=comm),
         "the positions",
-        "(2,) on rank 0; (3,) on rank 1",
+        "(2, 2) on rank 0; (2, 3) on rank 1",
     )
 
 
