@@ -98,6 +98,14 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the package in thousands of small places; `-- --part 1/6` for a sixth of them."""
+    install_every_library(session)
+    session.install(*group("mutants"))
+    session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session
 @nox.parametrize("library", list(LIBRARIES))
 def tests_each(session: nox.Session, library: str) -> None:
     """The tests of one library, in an environment without the others."""

@@ -136,9 +136,10 @@ def test_the_largest_are_found_wherever_equals_stand(xp: Backend, count: int, ru
         [0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         [1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10],
         [3.0, 3, 7, 7, 7, 3, 3, 3, 3, 8],
+        [9.0, 5, 5, 5, 8, 5, 5, 5, 6, 7],  # the largest begin a run
     ]
     found = xp.numpy(largest.one_hot(namespace(xp), xp.asarray(cases), count, run))
-    assert found.shape == (4, count, 10)
+    assert found.shape == (len(cases), count, 10)
     for values, one_hot in zip(cases, found, strict=True):
         assert np.all(one_hot.sum(axis=1) == 1)
         chosen = one_hot.argmax(axis=1)
@@ -570,6 +571,16 @@ def test_a_dead_feature_without_eps_has_no_gradient(
         gradient = xp.numpy(gradient)
         assert np.all(gradient[:, 4] == 0)
         assert np.all(np.any(gradient != 0, axis=0) == (np.arange(9) != 4))
+
+
+@pytest.mark.long_on("jax")
+def test_a_dead_feature_with_an_eps_that_is_0_in_float32_has_no_gradient(xp: Backend) -> None:
+    values = np.random.default_rng(5).standard_normal((7, 9))
+    values[:, 4] = 0.0
+    view = xp.asarray(values, "float32")
+    _, gradients = vicreg_value_and_grad(view, view, eps=1e-50)
+    for gradient in gradients:
+        assert np.all(xp.numpy(gradient)[:, 4] == 0)
 
 
 @pytest.mark.parametrize("method", ["gram", "covariance"])

@@ -125,6 +125,7 @@ def test_a_type_is_not_an_array(view: object) -> None:
 def test_a_list_of_views_is_told_to_be_passed_one_by_one() -> None:
     refused(TypeError, "pass the views one by one", views=([VIEW, VIEW], VIEW))
     refused(ValueError, "got 1: pass the views one by one", views=([VIEW, VIEW],))
+    refused(TypeError, "pass the views one by one", views=([VIEW], VIEW))
 
 
 def test_weights_by_position_are_told_to_be_named() -> None:

@@ -167,6 +167,14 @@ def test_gamma_and_eps(xp: Backend) -> None:
         assert largest_error(xp.numpy(gradient), right) <= bound
 
 
+def test_a_spread_of_gamma_has_no_slope(xp: Backend) -> None:
+    """At its kink the hinge has a derivative of 0, as PyTorch's relu has in the published code."""
+    z = xp.asarray([[1.0, -1.0], [-1.0, 1.0]])  # variances over n of exactly 1, which is gamma
+    weights = {"invariance_weight": 0, "variance_weight": 1, "covariance_weight": 0}
+    _, gradients = vicreg_value_and_grad(z, z, convention="article", **weights)
+    assert not any(np.any(xp.numpy(gradient)) for gradient in gradients)
+
+
 def test_a_weight_of_zero_leaves_the_others(xp: Backend) -> None:
     """Each term alone, and none: value and gradient."""
     views = random_views((5, 8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import subprocess
 import sys
@@ -39,6 +40,22 @@ def test_each_librarys_module_has_the_losses(library: str) -> None:
 
 def test_the_package_has_the_losses() -> None:
     assert set(_losses.__all__) < set(vicreg.__all__)
+
+
+@pytest.mark.parametrize(
+    ("loss", "other"),
+    [
+        ("vicreg_loss", "vicreg_terms"),
+        ("vicreg_loss", "vicreg_value_and_grad"),
+        ("vcreg_loss", "vcreg_value_and_grad"),
+        ("vicregl_loss", "vicregl_value_and_grad"),
+    ],
+)
+def test_functions_of_one_loss_have_the_same_settings(loss: str, other: str) -> None:
+    """And the same defaults."""
+    ours, theirs = (inspect.signature(getattr(vicreg, name)) for name in (loss, other))
+    others = [one for name, one in theirs.parameters.items() if name != "terms"]
+    assert [str(one) for one in ours.parameters.values()] == [str(one) for one in others]
 
 
 @pytest.mark.parametrize("name", ["", ".torch", ".jax", ".distributed", ".testing"])

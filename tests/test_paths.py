@@ -15,6 +15,8 @@ from backends import Backend
 from errors import largest_error, rounding
 
 from vicreg import vicreg_terms, vicreg_value_and_grad
+from vicreg._core.sizes import DEFAULT_SIZES
+from vicreg._core.terms.covariance import uses_gram
 from vicreg.tools.verification.paths import PATHS, Path
 
 #: Each route with as many features as it is taken for and with positions, of 2 and of 3 views; the
@@ -55,6 +57,20 @@ def draw(shape: tuple[int, ...], views: int) -> list[np.ndarray]:
     arrays *= np.linspace(0.5, 1.5, shape[-1])
     arrays[..., 3] *= 100
     return list(arrays)
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_gram"),
+    [
+        ((64, 64), False),  # n d² is 2¹⁸, the most of a small view
+        ((65, 65), True),  # as many samples as features
+        ((66, 65), False),
+        ((40, 64), False),
+        ((2, 40, 64), True),  # positions count
+    ],
+)
+def test_the_route_is_chosen_by_shape_alone(shape: tuple[int, ...], is_gram: bool) -> None:
+    assert uses_gram("auto", shape, DEFAULT_SIZES) == is_gram
 
 
 @pytest.mark.long_on("ndonnx")

@@ -335,6 +335,23 @@ def test_the_covariance_route_sends_means_and_covariances() -> None:
         assert sent["all_reduce"] == 3 * (2 * d + 2 * d * d + 1) * 8
 
 
+def test_calls_that_take_turns_gather_once_each() -> None:
+    """As two losses of a training step do: what follows on a call is known from the last time."""
+    rows, threads = (5, 2), Threads(2)
+    losses = [ranks.whole(rows, (40,)), ranks.whole(rows, (4,))]
+
+    def of_rank(comm: Thread) -> None:
+        for turn in range(4):
+            if turn == 2:
+                threads.barrier.wait()
+                threads.calls[comm.rank] = Counter()
+            for whole in losses:
+                vicreg_loss(*ranks.own(whole, rows, comm.rank), comm=comm)
+
+    assert on_threads(2, of_rank, threads) == [None] * 2
+    assert [calls["all_gather"] for calls in threads.calls] == [4, 4]
+
+
 def test_a_rank_may_have_other_rows_in_each_call() -> None:
     batches = [((5, 2), 40), ((5, 3), 40), ((5, 3), 4), ((5, 2), 40), ((0, 8), 40), ((9, 9), 4)]
 
@@ -402,6 +419,12 @@ def test_ranks_that_differ_are_told_who_does() -> None:
         "'an array of 1.0', 1.0) on rank 0",
     )
     refused(2, lambda comm: loss(comm, gamma=comm.rank + 1.0), "gamma", "1.0 on rank 0")
+    refused(
+        2,
+        lambda comm: vicreg_loss(*ranks.whole((4,), (2, 2 + comm.rank, 6)), comm=comm),
+        "the positions",
+        "(2, 2) on rank 0; (2, 3) on rank 1",
+    )
 
 
 def test_what_is_too_long_to_show_differs_too() -> None:

@@ -367,6 +367,16 @@ def test_a_gradient_costs_one_product_more_than_the_value(n: int, d: int) -> Non
     assert products(lambda: mapped(*stack)) == 2 * (product + thin)
 
 
+def test_second_derivatives_of_a_dead_feature_without_eps_are_finite() -> None:
+    views = torch.randn((2, 6, 4), dtype=torch.float64, generator=torch.manual_seed(0))
+    views[:, :, 2] = 0.7
+    z1, z2 = views[0].requires_grad_(), views[1]
+    loss = vicreg_loss(z1, z2, convention="jolibrain")
+    (first,) = torch.autograd.grad(loss, z1, create_graph=True)
+    (second,) = torch.autograd.grad((first * z2).sum(), z1)
+    assert torch.all(torch.isfinite(second))
+
+
 def test_many_positions_of_few_samples_take_the_gram_route() -> None:
     """Each is small; all together they are not, and would form 64 covariances of 32 × 32."""
     n, positions, d = 8, 64, 32

@@ -16,6 +16,7 @@ from errors import UNIT_ROUNDOFF, largest_error, rounding
 
 import vicreg
 from vicreg import vcreg_loss, vcreg_value_and_grad
+from vicreg._core.sizes import Sizes
 from vicreg._core.terms import SmoothL1
 from vicreg.tools.verification.paths import Path
 
@@ -98,6 +99,28 @@ def test_smooth_l1_in_blocks_of_columns(
     given = xp.asarray(z)
     in_small_blocks.vcreg_value_and_grad(given, **GIVEN, **SMOOTH_L1)
     np.testing.assert_array_equal(xp.numpy(given), z.astype(xp.dtypes[0]))
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "in_blocks"),
+    [(5, 8, False), (5, 9, True), (9, 9, False)],  # one block; two; C no larger than the view
+)
+def test_blocks_are_for_a_covariance_of_more_columns_that_is_larger_than_the_view(
+    n: int, d: int, in_blocks: bool
+) -> None:
+    assert SmoothL1(1.0, 1.0, Sizes(columns=8)).in_blocks(n, d) is in_blocks
+
+
+def test_smooth_l1_in_blocks_of_small_values(in_small_blocks: Path) -> None:
+    """The covariance alone: its squares are far below the products that order the blocks."""
+    z, weights = 1e-3 * representation((3, 12)), np.array([1.0, 2.0, 1.0])
+    loss, _ = in_small_blocks.vcreg_value_and_grad(
+        z, variance_weight=0.0, covariance_weight=0.7, sample_weight=weights, **SMOOTH_L1
+    )
+    wanted = definition.vcreg(
+        np.repeat(z, weights.astype(int), axis=0), (0.0, 0.7), delta=SMOOTH_L1["delta"]
+    )
+    assert largest_error(loss, wanted) <= rounding("float64", 4, 12)
 
 
 @pytest.mark.parametrize("sample_axis", [None, 0])

@@ -486,7 +486,7 @@ def _named(owner: str, given: Sequence[Any]) -> str:
         given = given[0]
     if any(getattr(value, "ndim", 0) for value in given):
         return f"{owner} takes no views, but makes what takes them: {owner}()(z1, z2)"
-    is_convention = isinstance(given[0], (str, Convention)) if given else True
+    is_convention = isinstance(next(iter(given), None), (str, Convention))
     names = ("convention",) if is_convention else [f"{term}_weight" for term in _TERMS]
     named = ", ".join(f"{name}={value!r}" for name, value in zip(names, given, strict=False))
     return f"{owner} takes arguments by name alone: {named}"

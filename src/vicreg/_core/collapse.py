@@ -334,8 +334,7 @@ def _effective_rank(xp: Library, values: Array, limit: Any) -> Array:
 
 def _participation_ratio(xp: Library, values: Array, limit: Any) -> Array:
     """Return (Σ λ)² / Σ λ², λ being the squares of the singular values."""
-    relative = values / _or_one(xp, values[0])
-    variances = relative * relative
+    variances = values * values  # in units of the largest deviation: none is out of range
     total = xp.sum(variances)
     rank = total * total / _or_one(xp, xp.sum(variances * variances))
     return _as_rank(xp, rank, values, limit)

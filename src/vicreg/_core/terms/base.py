@@ -41,9 +41,7 @@ class Term:
     #: How many arrays ``of_view`` keeps for the gradient.
     factors: int = 0
 
-    def of_view(
-        self, samples: Samples, differentiated: bool = True
-    ) -> tuple[Array | None, Factors]:
+    def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array | None, Factors]:
         """Return the part of one view, 0-d, and what its gradient is formed from.
 
         Where nothing is `differentiated`, factors may be left out that only gradients need.

@@ -33,7 +33,7 @@ class Variance(Term):
 
     factors = 1  # the spread of each feature
 
-    def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
+    def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return the part of one view, and the spread of each feature."""
         xp = samples.xp
         spread = self._spread(xp, samples.energies)

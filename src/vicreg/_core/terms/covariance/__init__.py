@@ -34,7 +34,7 @@ def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
         return method == "gram"
     *positions, n, d = shape
     # Of a size that stands for any, as an exporter has, less is asked: its limit is 0.
-    is_small = sizes.defined > 0 and math.prod(positions) * n * d * d <= sizes.defined
+    is_small = sizes.defined and math.prod(positions) * n * d * d <= sizes.defined
     return n <= d and not is_small
 
 

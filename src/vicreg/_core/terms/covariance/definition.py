@@ -23,7 +23,7 @@ class Definition(Term):
 
     factors = 1  # O
 
-    def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
+    def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return E of one view, and O."""
         xp = samples.xp
         o = xp.with_zero_diagonal(samples.centred_products(self.scale))

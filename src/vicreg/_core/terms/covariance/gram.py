@@ -45,7 +45,7 @@ class Gram(Term):
 
     factors = 4  # K of B, diag C with zeros for A, A, and M
 
-    def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
+    def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
         xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes
         part = functools.partial(of_columns, scale=self.scale, summed=sizes.summed)

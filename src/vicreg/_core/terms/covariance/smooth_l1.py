@@ -43,7 +43,7 @@ class SmoothL1(Term):
         """Whether C is formed in blocks of columns: a choice of shape alone."""
         return d > self.sizes.columns and d > n
 
-    def of_view(self, samples: Samples, differentiated: bool = True) -> tuple[Array, Factors]:
+    def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
         if self.in_blocks(samples.count, samples.features):
             return self._in_blocks(samples, differentiated)
