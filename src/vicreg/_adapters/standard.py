@@ -73,6 +73,7 @@ class _Indexed(Library):
 
 class _NumPy(_Indexed):
     squares_in_blocks = True
+    sums_whole_pairwise = True
 
     def can_ask(self, array: Array) -> bool:
         return True

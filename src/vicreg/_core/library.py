@@ -51,6 +51,9 @@ class Library:
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
+    sums_whole_pairwise : bool
+        Whether that is so of the sum of a whole array, be it not so of a sum over one axis. Sums
+        of equal numbers, added one after another, are rounded the same way each time.
     strip_length : int
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
@@ -69,6 +72,7 @@ class Library:
 
     updates_in_place: bool = True
     sums_pairwise: bool = False
+    sums_whole_pairwise: bool = False
     strip_length: int = 0
     squares_in_blocks: bool = False
     stacks: bool = False
