@@ -58,10 +58,16 @@ class Samples:
         self._energies: Array | None = None
 
     @property
-    def first(self) -> Array:
-        """The first sample that counts, ``(..., 1, d)``; 0 where none does."""
+    def near(self) -> Array:
+        """What is subtracted of each sample before their mean is taken, ``(..., 1, d)``.
+
+        Of each feature it is a value that some sample has, in the middle of those of the first
+        three: with a sample far from all others, each of the n differences would be rounded on
+        the scale of that one, which of the mean alone 1/n is left. Of few samples, and where they
+        have weights, it is the first that counts; 0 where none does.
+        """
         if self.weights is None:
-            return self.z[..., :1, :]
+            return self._middle_of_three()
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
@@ -69,7 +75,7 @@ class Samples:
 
     @property
     def mean(self) -> Array:
-        """The mean of the samples less the first of them, ``(..., 1, d)``."""
+        """The mean of the samples less `near`, ``(..., 1, d)``."""
         if self._mean is None:
             self._centred = self._centre()
         return self._mean
@@ -86,12 +92,22 @@ class Samples:
         return self._centred
 
     def _centre(self) -> Array:
-        # With the first sample subtracted the mean is rounded on the scale of the spread and not
-        # of a common offset, and a constant feature gives exact zeros.
-        shifted = self.z - self.first
+        # With a sample subtracted the mean is rounded on the scale of the spread and not of a
+        # common offset, and a constant feature gives exact zeros.
+        shifted = self.z - self.near
         if self._mean is None:
             self._mean = self._mean_of(shifted)
         return self._rooted(memory.subtract(self.xp, shifted, self._mean))
+
+    def _middle_of_three(self) -> Array:
+        xp, z = self.xp, self.z
+        first = z[..., :1, :]
+        # Of a number of samples that stands for any nothing is asked.
+        if not self.sizes.asks_samples or z.shape[-2] <= self.sizes.near_first:
+            return first
+        second, third = z[..., 1:2, :], z[..., 2:3, :]
+        larger = xp.maximum(first, second)
+        return xp.maximum(xp.minimum(first, second), xp.minimum(larger, third))
 
     def _mean_of(self, array: Array) -> Array:
         if self.weights is None:
@@ -218,7 +234,7 @@ class Samples:
 
 
 class ShiftedSamples(Samples):
-    """Samples less the first of them, which `z` are: their memory becomes that of ``centred``."""
+    """Samples less `near`, which `z` are: their memory becomes that of ``centred``."""
 
     def _centre(self) -> Array:
         if self._mean is None:
