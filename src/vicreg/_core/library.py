@@ -123,8 +123,7 @@ class Library:
     ) -> Array:
         """Return a sum over blocks of columns if it is `wanted`, and `otherwise` if not.
 
-        The derivative is that of `otherwise` in both cases. The default asks for the value of
-        `wanted`.
+        The derivative is that of `otherwise` in both cases.
 
         Parameters
         ----------
@@ -140,13 +139,7 @@ class Library:
         length : int
             The number of columns in a block, except the last.
         """
-        if not wanted:
-            return otherwise
-        d = array.shape[-1]
-        return sums.total(
-            part(self, array, array[..., start : min(start + length, d)], start)
-            for start in range(0, d, length)
-        )
+        raise NotImplementedError
 
     def stack_of_differences(self, arrays: Sequence[Array], rows: Sequence[Array]) -> Array:
         """Return each array less its row, as one array: ``(..., n, d)`` to ``(k, ..., n, d)``."""

@@ -9,9 +9,9 @@ number of entries that are summed to one value. Absolute values are entry by ent
 in u:
 
 centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc, a being the mean absolute
-              value of the numbers that are averaged. The core first subtracts the first sample:
-              a is the mean of D = |z − z₀|. Plain code forms z − mean(z): a is the mean of |z|,
-              and D is 0.
+              value of the numbers that are averaged. The core first subtracts z₀, the first
+              sample, or the middle one of three in each feature: a is the mean of D = |z − z₀|.
+              Plain code forms z − mean(z): a is the mean of |z|, and D is 0.
 covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: δ = u N a, the part of ē that
               is equal in all rows, has no effect in first order, since the columns of zc sum to 0.
               ẽ = 4u (|zc| + D) is the rest.
@@ -60,7 +60,7 @@ second derivative   along v. It is a sum of products of three factors from Z = |
               times that. The invariance is quadratic: 2 N u of |v| plus its mean over the views,
               times its scale. A library that differentiates the closed form centres F once more in
               its backward pass, which adds the mean of F over the samples; and it subtracts from
-              the first sample the sum over all of them, which is at most 2 N u of the sum of F.
+              z₀ the sum over all samples, which is at most 2 N u of the sum of F.
               It is assumed to be clear whether the hinge acts.
 
 Half precision is computed in float32, and each gradient is then rounded to half precision, with
@@ -107,7 +107,7 @@ class Rounding:
     returned_in : str
         The dtype of the gradients.
     plain : bool
-        Whether z − mean(z) is formed directly, and not after the first sample is subtracted.
+        Whether z − mean(z) is formed directly, and not after a sample is subtracted.
     method : {"auto", "gram", "covariance"}
         The route of the covariance term.
     kept_apart : int
@@ -180,6 +180,13 @@ def rounding_bounds(
     return bounds
 
 
+def _near(z: Floats) -> Floats:
+    """Return z₀, which the core subtracts before the mean is taken."""
+    some = z[: 3 if len(z) > DEFAULT_SIZES.near_first else 1]
+    near: Floats = np.median(some, axis=0, keepdims=True)
+    return near
+
+
 class _SampleSet:
     """One view of one sample set, with the errors of its centring and covariance."""
 
@@ -189,10 +196,10 @@ class _SampleSet:
         self.n, self.d = z.shape
         self.u = u = rounding.u
         self.size = size = self.n + self.d + _ROUNDINGS_OF_ONE
-        from_first = z - z[:1]
-        zc = self.zc = from_first - from_first.mean(axis=0)
-        moved = np.zeros_like(z) if rounding.plain else np.abs(from_first)
-        meant = np.abs(z if rounding.plain else from_first).mean(axis=0)
+        from_near = z - _near(z)
+        zc = self.zc = from_near - from_near.mean(axis=0)
+        moved = np.zeros_like(z) if rounding.plain else np.abs(from_near)
+        meant = np.abs(z if rounding.plain else from_near).mean(axis=0)
         self.of_mean = u * size * meant
         self.of_entries = 4 * u * (np.abs(zc) + moved)
         self.of_zc = self.of_mean + self.of_entries
@@ -421,8 +428,8 @@ def curvature_bounds(
 
 def _size_of(one: _SampleSet) -> Floats:
     """Return Z, the sum of the absolute values behind each entry of zc."""
-    from_first = np.abs(one.z - one.z[:1])
-    size: Floats = one.absolute + from_first + from_first.mean(axis=0)
+    from_near = np.abs(one.z - _near(one.z))
+    size: Floats = one.absolute + from_near + from_near.mean(axis=0)
     return size
 
 
@@ -436,5 +443,5 @@ def _sent_back(error: Floats) -> Floats:
     """Return `error` after the centring in a backward pass."""
     sent: Floats = error + error.mean(axis=0)
     # `error` is 8 N u F at least.
-    sent[0] += 2 / 8 * sent.sum(axis=0)
+    sent[: 3 if len(sent) > DEFAULT_SIZES.near_first else 1] += 2 / 8 * sent.sum(axis=0)
     return sent
