@@ -13,12 +13,23 @@ from hard_input import Family
 from vicreg.tools.dtypes import LARGEST, UNDERFLOW
 from vicreg.tools.verification.cases import rounded_to
 
-__all__ = ["CHOICES", "WEIGHTS", "Result", "Wanted", "exactly", "given", "in_numpy", "norm"]
+__all__ = [
+    "CHOICES",
+    "WEIGHTS",
+    "Result",
+    "Wanted",
+    "exactly",
+    "given",
+    "in_numpy",
+    "norm",
+    "settings",
+]
 
 Weights = Sequence[float]
 Result = tuple[float, list[np.ndarray]]  # a value and its gradients
 
 WEIGHTS = (25.0, 25.0, 1.0)
+NAMES = ("invariance_weight", "variance_weight", "covariance_weight")
 
 #: The loss, and each term alone.
 CHOICES: dict[str, Weights] = {"loss": WEIGHTS}
@@ -91,3 +102,10 @@ def norm(array: np.ndarray) -> float:
 
 def in_numpy(library: Backend, value, gradients) -> tuple[float, list[np.ndarray]]:
     return float(library.numpy(value)), [library.numpy(gradient) for gradient in gradients]
+
+
+def settings(library: Backend, weights, **others) -> dict:
+    """Return the weights as settings: of JAX as arrays, so that it compiles once for all."""
+    if library.name == "jax":
+        weights = [library.asarray(weight, "float32") for weight in weights]
+    return dict(zip(NAMES, weights, strict=True)) | others

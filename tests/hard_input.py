@@ -37,6 +37,8 @@ class Family:
         Returns the second view: ``other(rng, first)``. By default it is drawn like the first.
     uncorrelated : int
         How many features are uncorrelated with each other and large beside the others.
+    far_first : bool
+        Whether the first sample is far from all others.
     equal : bool
         Whether long sums are of equal numbers, which are all rounded alike.
     draws : int
@@ -50,6 +52,7 @@ class Family:
     shape: tuple[int, int]
     other: Other | None = None
     uncorrelated: int = 0
+    far_first: bool = False
     equal: bool = False
     draws: int = 1
 
@@ -310,9 +313,17 @@ FAMILIES = (
     Family("orthogonal samples", "K is diagonal", orthogonal_samples, WIDE),
     Family("a tight frame", "K is its own square", tight_frame, WIDE),
     # Single samples and entries.
-    Family("a far first sample", "1e6", with_sample(0, 1e6), WIDE, equal=True),
-    Family("a far first sample, tall", "1e6", with_sample(0, 1e6), TALL, equal=True),
-    Family("a first sample of 1e3", "of the size of the others' sum", with_sample(0, 1e3), WIDE),
+    Family("a far first sample", "1e6", with_sample(0, 1e6), WIDE, far_first=True, equal=True),
+    Family(
+        "a far first sample, tall", "1e6", with_sample(0, 1e6), TALL, far_first=True, equal=True
+    ),
+    Family(
+        "a first sample of 1e3",
+        "of the size of the others' sum",
+        with_sample(0, 1e3),
+        WIDE,
+        far_first=True,
+    ),
     Family("a far last sample", "1e6", with_sample(-1, 1e6), WIDE, equal=True),
     Family("one large entry", "1e6", with_entry(1e6), WIDE, draws=4),
     # What repeats.

@@ -63,11 +63,11 @@ class Samples:
 
         Of each feature it is a value that some sample has, in the middle of those of the first
         three: with a sample far from all others, each of the n differences would be rounded on
-        the scale of that one, which of the mean alone 1/n is left. Of few samples, and where they
-        have weights, it is the first that counts; 0 where none does.
+        the scale of that one. Of few samples, where they have weights, and where each call costs
+        the library much, it is the first that counts; 0 where none does.
         """
         if self.weights is None:
-            return self._middle_of_three()
+            return self._first_or_middle()
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
@@ -99,11 +99,13 @@ class Samples:
             self._mean = self._mean_of(shifted)
         return self._rooted(memory.subtract(self.xp, shifted, self._mean))
 
-    def _middle_of_three(self) -> Array:
-        xp, z = self.xp, self.z
+    def _first_or_middle(self) -> Array:
+        xp, z, sizes = self.xp, self.z, self.sizes
         first = z[..., :1, :]
         # Of a number of samples that stands for any nothing is asked.
-        if not self.sizes.asks_samples or z.shape[-2] <= self.sizes.near_first:
+        if not sizes.asks_samples or sizes.on_device or xp.stacks:
+            return first
+        if z.shape[-2] <= sizes.near_first:
             return first
         second, third = z[..., 1:2, :], z[..., 2:3, :]
         larger = xp.maximum(first, second)

@@ -10,8 +10,9 @@ in u:
 
 centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc, a being the mean absolute
               value of the numbers that are averaged. The core first subtracts z₀, the first
-              sample, or the middle one of three in each feature: a is the mean of D = |z − z₀|.
-              Plain code forms z − mean(z): a is the mean of |z|, and D is 0.
+              sample, or the middle one of three in each feature: a is the mean of D = |z − z₀|,
+              the larger of the two. Plain code forms z − mean(z): a is the mean of |z|, and D
+              is 0.
 covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: δ = u N a, the part of ē that
               is equal in all rows, has no effect in first order, since the columns of zc sum to 0.
               ẽ = 4u (|zc| + D) is the rest.
@@ -180,11 +181,13 @@ def rounding_bounds(
     return bounds
 
 
-def _near(z: Floats) -> Floats:
-    """Return z₀, which the core subtracts before the mean is taken."""
-    some = z[: 3 if len(z) > DEFAULT_SIZES.near_first else 1]
-    near: Floats = np.median(some, axis=0, keepdims=True)
-    return near
+def _moved(z: Floats) -> Floats:
+    """Return D, the distance to what the core subtracts before the mean is taken."""
+    from_first: Floats = np.abs(z - z[:1])
+    if len(z) <= DEFAULT_SIZES.near_first:
+        return from_first
+    larger: Floats = np.maximum(from_first, np.abs(z - np.median(z[:3], axis=0)))
+    return larger
 
 
 class _SampleSet:
@@ -196,10 +199,10 @@ class _SampleSet:
         self.n, self.d = z.shape
         self.u = u = rounding.u
         self.size = size = self.n + self.d + _ROUNDINGS_OF_ONE
-        from_near = z - _near(z)
-        zc = self.zc = from_near - from_near.mean(axis=0)
-        moved = np.zeros_like(z) if rounding.plain else np.abs(from_near)
-        meant = np.abs(z if rounding.plain else from_near).mean(axis=0)
+        from_first = z - z[:1]
+        zc = self.zc = from_first - from_first.mean(axis=0)
+        moved = np.zeros_like(z) if rounding.plain else _moved(z)
+        meant = (np.abs(z) if rounding.plain else moved).mean(axis=0)
         self.of_mean = u * size * meant
         self.of_entries = 4 * u * (np.abs(zc) + moved)
         self.of_zc = self.of_mean + self.of_entries
@@ -428,8 +431,8 @@ def curvature_bounds(
 
 def _size_of(one: _SampleSet) -> Floats:
     """Return Z, the sum of the absolute values behind each entry of zc."""
-    from_near = np.abs(one.z - _near(one.z))
-    size: Floats = one.absolute + from_near + from_near.mean(axis=0)
+    moved = _moved(one.z)
+    size: Floats = one.absolute + moved + moved.mean(axis=0)
     return size
 
 
