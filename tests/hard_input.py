@@ -231,7 +231,7 @@ def near(rng: Rng, first: Floats) -> Floats:
     return first + 1e-6 * rng.standard_normal(first.shape)
 
 
-WIDE, TALL = (48, 160), (256, 32)  # by the Gram route, by the definition
+WIDE, TALL = (48, 160), (512, 32)  # by the Gram route, by the definition
 WIDER = (40, 288)
 FOR_100, FOR_200 = (112, 144), (208, 256)
 

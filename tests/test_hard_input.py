@@ -211,6 +211,23 @@ def test_four_times_the_plain_definition_in_half_precision(
         check(promise_of(xp, family), draws, what)
 
 
+@pytest.mark.parametrize("name", ["orthogonal samples", "a tight frame"])
+def test_sums_of_equal_squares_in_numpy(name: str) -> None:
+    """The diagonal of K holds almost equal numbers, which NumPy adds up in pairs of short sums.
+
+    One after another they would be wrong by some n/2 roundings. Here no allowance is made.
+    """
+    library, family, alone = Backend("numpy"), BY_NAME[name], CHOICES["covariance"]
+    views = [library.asarray(view, "float32") for view in given(family, "float32", 0)]
+    result = vicreg_value_and_grad(*views, **settings(library, alone))
+    wanted, yardstick = Wanted(exactly(family, "float32", 0), alone), plain(library, views)
+    of_value, _ = wanted.errors(*in_numpy(library, *result))
+    plainly, _ = wanted.errors(
+        *in_numpy(library, yardstick.loss(alone), yardstick.gradient(alone))
+    )
+    assert of_value <= 4 * plainly + 8 * U
+
+
 # Compiled and mapped.
 
 
