@@ -71,7 +71,6 @@ def draw(of_value: Axes, of_gradient: Axes, measured: dict[str, np.ndarray]) -> 
         ax.set_title(title)
     of_value.set_yticks(rows, [str(family) for family in FAMILIES], fontsize=7.5)
     of_value.set_ylim(len(rows) - 0.3, -0.7)
-    of_gradient.legend(loc="lower right", fontsize=8, handletextpad=0.1)
 
 
 def measure() -> dict[str, Any]:
@@ -94,4 +93,6 @@ if __name__ == "__main__":
             print(f"{LIBRARIES[name]}, {what}: {values[row, place]:.2g} ({FAMILIES[row]})")
     figure, (left, right) = plt.subplots(1, 2, figsize=(5.8, 11), sharey=True)
     draw(left, right, measured)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, handletextpad=0.1)
     figure.savefig(arguments.plot)
