@@ -65,9 +65,16 @@ FAULTS = [
     Fault(
         "a common offset not removed before the mean",
         "_core/samples.py",
-        "shifted = self.z - self.first",
-        "shifted = self.z - 0 * self.first",
+        "shifted = self.z - self.near",
+        "shifted = self.z - 0 * self.near",
         ("accuracy",),
+    ),
+    Fault(
+        "the first sample subtracted, be it far from all others",
+        "_core/samples.py",
+        "return xp.maximum(xp.minimum(first, second), xp.minimum(larger, third))",
+        "return first",
+        ("hard_input",),
     ),
     Fault(
         "mean of several views over one too few",
@@ -268,10 +275,24 @@ FAULTS = [
         ("accuracy",),
     ),
     Fault(
+        "the definition never taken, however much cancels",
+        "_core/terms/covariance/gram.py",
+        "                if parts.cancel(xp, sizes):\n                    return",
+        "                if False:\n                    return",
+        ("hard_input",),
+    ),
+    Fault(
+        "NumPy's numbers added one after another",
+        "_adapters/standard.py",
+        "sums_whole_pairwise = True",
+        "sums_whole_pairwise = False",
+        ("hard_input",),
+    ),
+    Fault(
         "the last columns of the definition left out",
-        "_core/library.py",
-        "for start in range(0, d, length)",
-        "for start in range(0, d - length, length)",
+        "_core/terms/covariance/gram.py",
+        "for start in range(0, samples.features, sizes.columns)",
+        "for start in range(0, samples.features - sizes.columns, sizes.columns)",
         ("accuracy", "paths"),
     ),
     Fault(
@@ -673,8 +694,8 @@ FAULTS = [
     Fault(
         "PyTorch's backward pass forgets the incoming gradient",
         "_adapters/torch/autograd.py",
-        "xp, memory.multiply(xp, gradient, cotangent), view, ctx.objective",
-        "xp, gradient, view, ctx.objective",
+        "gradient = memory.multiply(xp, gradient, cotangent)",
+        "gradient = memory.multiply(xp, gradient, 1.0)",
         ("torch",),
     ),
     Fault(
@@ -906,8 +927,8 @@ FAULTS = [
     Fault(
         "the covariances of one rank's rows where the difference cancels",
         "_core/terms/covariance/gram.py",
-        "xp.sum_of_blocks(wanted, difference, zc, part",
-        "xp.sum_of_blocks(wanted, difference, samples.centred, part",
+        "xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes\n        values",
+        "xp, zc, sizes = samples.xp, samples.centred, self.sizes\n        values",
         ("ranks",),
     ),
     Fault(
@@ -920,8 +941,8 @@ FAULTS = [
     Fault(
         "own rows from their own first one, the mean from the first of all",
         "_core/ranks.py",
-        "self.z - self._everyone.first",
-        "self.z - self.first",
+        "self.z - self._everyone.near",
+        "self.z - self.near",
         ("ranks",),
     ),
     Fault(
@@ -1183,8 +1204,8 @@ FAULTS = [
     Fault(
         "stale: what is centred in place is the caller's view",
         "_core/samples.py",
-        "shifted = self.z - self.first",
-        "shifted = memory.subtract(self.xp, self.z, self.first)",
+        "shifted = self.z - self.near",
+        "shifted = memory.subtract(self.xp, self.z, self.near)",
         ("stateful",),
     ),
     Fault(

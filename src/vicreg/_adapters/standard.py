@@ -74,6 +74,7 @@ class _Indexed(Library):
 
 class _NumPy(_Indexed):
     blocks_of_samples = True
+    sums_whole_pairwise = True
 
     def can_ask(self, array: Array) -> bool:
         return True

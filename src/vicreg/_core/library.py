@@ -56,6 +56,9 @@ class Library:
     sums_pairwise : bool
         Whether the library's own long sums are sums of short ones. Where they are not, a float32
         sum of a million numbers is wrong in its fourth digit, and the core sums in runs.
+    sums_whole_pairwise : bool
+        Whether that is so of the sum of a whole array, be it not so of a sum over one axis. Sums
+        of equal numbers, added one after another, are rounded the same way each time.
     strip_length : int
         How many rows a strip of a product of a matrix with its own transpose has at least; 0 if
         such products are formed whole. Strips pay where the library sees no symmetry.
@@ -76,6 +79,7 @@ class Library:
     updates_in_place: bool = True
     fuses: bool = False
     sums_pairwise: bool = False
+    sums_whole_pairwise: bool = False
     strip_length: int = 0
     blocks_of_samples: bool = False
     stacked_products: int = 0
@@ -127,8 +131,7 @@ class Library:
     ) -> Array:
         """Return a sum over blocks of columns if it is `wanted`, and `otherwise` if not.
 
-        The derivative is that of `otherwise` in both cases. The default asks for the value of
-        `wanted`.
+        The derivative is that of `otherwise` in both cases.
 
         Parameters
         ----------
@@ -144,13 +147,7 @@ class Library:
         length : int
             The number of columns in a block, except the last.
         """
-        if not wanted:
-            return otherwise
-        d = array.shape[-1]
-        return sums.total(
-            part(self, array, array[..., start : min(start + length, d)], start)
-            for start in range(0, d, length)
-        )
+        raise NotImplementedError
 
     def stack_of_differences(self, arrays: Sequence[Array], rows: Sequence[Array]) -> Array:
         """Return each array less its row, as one array: ``(..., n, d)`` to ``(k, ..., n, d)``."""

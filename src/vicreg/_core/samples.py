@@ -58,10 +58,16 @@ class Samples:
         self._energies: Array | None = None
 
     @property
-    def first(self) -> Array:
-        """The first sample that counts, ``(..., 1, d)``; 0 where none does."""
+    def near(self) -> Array:
+        """What is subtracted of each sample before their mean is taken, ``(..., 1, d)``.
+
+        Of each feature it is a value that some sample has, in the middle of those of the first
+        three: with a sample far from all others, each of the n differences would be rounded on
+        the scale of that one. Of few samples, where they have weights, and where each call costs
+        the library much, it is the first that counts; 0 where none does.
+        """
         if self.weights is None:
-            return self.z[..., :1, :]
+            return self._first_or_middle()
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
@@ -69,7 +75,7 @@ class Samples:
 
     @property
     def mean(self) -> Array:
-        """The mean of the samples less the first of them, ``(..., 1, d)``."""
+        """The mean of the samples less `near`, ``(..., 1, d)``."""
         if self._mean is None:
             self._centred = self._centre()
         return self._mean
@@ -86,12 +92,24 @@ class Samples:
         return self._centred
 
     def _centre(self) -> Array:
-        # With the first sample subtracted the mean is rounded on the scale of the spread and not
-        # of a common offset, and a constant feature gives exact zeros.
-        shifted = self.z - self.first
+        # With a sample subtracted the mean is rounded on the scale of the spread and not of a
+        # common offset, and a constant feature gives exact zeros.
+        shifted = self.z - self.near
         if self._mean is None:
             self._mean = self._mean_of(shifted)
         return self._rooted(memory.subtract(self.xp, shifted, self._mean))
+
+    def _first_or_middle(self) -> Array:
+        xp, z, sizes = self.xp, self.z, self.sizes
+        first = z[..., :1, :]
+        # Of a number of samples that stands for any nothing is asked.
+        if not sizes.asks_samples or sizes.on_device or xp.stacks:
+            return first
+        if z.shape[-2] <= sizes.near_first:
+            return first
+        second, third = z[..., 1:2, :], z[..., 2:3, :]
+        larger = xp.maximum(first, second)
+        return xp.maximum(xp.minimum(first, second), xp.minimum(larger, third))
 
     def _mean_of(self, array: Array) -> Array:
         if self.weights is None:
@@ -180,7 +198,8 @@ class Samples:
         # Of a size that stands for any, as an exporter has, nothing may be asked.
         if not self.xp.blocks_of_samples:
             return True
-        return array.shape[-2] < 2 or math.prod(array.shape) <= self.sizes.block
+        is_small: bool = math.prod(array.shape) <= self.sizes.block
+        return is_small or array.shape[-2] < 2
 
     def blocks(self, array: Array, *others: Array) -> Iterator[tuple[Array, ...]]:
         """Yield the same block of samples of each array, ``(..., n, anything)``, one by one.
@@ -225,7 +244,7 @@ class Samples:
 
 
 class ShiftedSamples(Samples):
-    """Samples less the first of them, which `z` are: their memory becomes that of ``centred``."""
+    """Samples less `near`, which `z` are: their memory becomes that of ``centred``."""
 
     def _centre(self) -> Array:
         if self._mean is None:

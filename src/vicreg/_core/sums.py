@@ -2,7 +2,7 @@
 
 A library that adds one number after another rounds each of them as often as there are numbers.
 Here a long sum is one of short ones, of runs; a library whose own sums are such says so by
-``sums_pairwise``.
+``sums_pairwise``, one of which only those of whole arrays are by ``sums_whole_pairwise``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def squares_over_samples(xp: Library, array: Array, run: int) -> Array:
 
 def everything(xp: Library, array: Array, run: int) -> Array:
     """Return the sum of every element, 0-d."""
-    if xp.sums_pairwise or math.prod(array.shape) < 2 * run:
+    if xp.sums_whole_pairwise or xp.sums_pairwise or math.prod(array.shape) < 2 * run:
         return xp.sum(array)
     rows = xp.sum_over_samples(array, run) if array.ndim > 1 else array
     return xp.sum(xp.sum_over_samples(xp.reshape(rows, (-1, 1)), run))
@@ -37,7 +37,7 @@ def everything(xp: Library, array: Array, run: int) -> Array:
 
 def of_each_set(xp: Library, array: Array, run: int) -> Array:
     """Return the sum over the last two axes, ``(..., a, b)`` to ``(...)``."""
-    if xp.sums_pairwise:
+    if xp.sums_whole_pairwise or xp.sums_pairwise:
         return xp.sum(array, axis=(-2, -1))
     rows = xp.sum_over_samples(array, run)
     return xp.sum_over_samples(rows[..., None], run)[..., 0]

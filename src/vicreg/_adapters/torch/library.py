@@ -36,7 +36,7 @@ def _matrix_transpose(x: Tensor, /) -> Tensor:
 
 # These functions are PyTorch's own, which take the standard's arguments and do as it says here:
 # those of array-api-compat see to promotion first, which costs more than they do.
-_DIRECT = ("any", "logical_and", "logical_not", "matmul", "maximum", "sum", "where")
+_DIRECT = ("any", "logical_and", "logical_not", "matmul", "maximum", "minimum", "sum", "where")
 _FUNCTIONS = (
     vars(array_api_compat.torch)
     | {name: getattr(torch, name) for name in _DIRECT}

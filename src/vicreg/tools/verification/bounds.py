@@ -9,9 +9,10 @@ number of entries that are summed to one value. Absolute values are entry by ent
 in u:
 
 centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc, a being the mean absolute
-              value of the numbers that are averaged. The core first subtracts the first sample:
-              a is the mean of D = |z − z₀|. Plain code forms z − mean(z): a is the mean of |z|,
-              and D is 0.
+              value of the numbers that are averaged. The core first subtracts z₀, the first
+              sample, or the middle one of three in each feature: a is the mean of D = |z − z₀|,
+              the larger of the two. Plain code forms z − mean(z): a is the mean of |z|, and D
+              is 0.
 covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: δ = u N a, the part of ē that
               is equal in all rows, has no effect in first order, since the columns of zc sum to 0.
               ẽ = 4u (|zc| + D) is the rest.
@@ -60,7 +61,7 @@ second derivative   along v. It is a sum of products of three factors from Z = |
               times that. The invariance is quadratic: 2 N u of |v| plus its mean over the views,
               times its scale. A library that differentiates the closed form centres F once more in
               its backward pass, which adds the mean of F over the samples; and it subtracts from
-              the first sample the sum over all of them, which is at most 2 N u of the sum of F.
+              z₀ the sum over all samples, which is at most 2 N u of the sum of F.
               It is assumed to be clear whether the hinge acts.
 
 Half precision is computed in float32, and each gradient is then rounded to half precision, with
@@ -107,7 +108,7 @@ class Rounding:
     returned_in : str
         The dtype of the gradients.
     plain : bool
-        Whether z − mean(z) is formed directly, and not after the first sample is subtracted.
+        Whether z − mean(z) is formed directly, and not after a sample is subtracted.
     method : {"auto", "gram", "covariance"}
         The route of the covariance term.
     kept_apart : int
@@ -180,6 +181,15 @@ def rounding_bounds(
     return bounds
 
 
+def _moved(z: Floats) -> Floats:
+    """Return D, the distance to what the core subtracts before the mean is taken."""
+    from_first: Floats = np.abs(z - z[:1])
+    if len(z) <= DEFAULT_SIZES.near_first:
+        return from_first
+    larger: Floats = np.maximum(from_first, np.abs(z - np.median(z[:3], axis=0)))
+    return larger
+
+
 class _SampleSet:
     """One view of one sample set, with the errors of its centring and covariance."""
 
@@ -191,8 +201,8 @@ class _SampleSet:
         self.size = size = self.n + self.d + _ROUNDINGS_OF_ONE
         from_first = z - z[:1]
         zc = self.zc = from_first - from_first.mean(axis=0)
-        moved = np.zeros_like(z) if rounding.plain else np.abs(from_first)
-        meant = np.abs(z if rounding.plain else from_first).mean(axis=0)
+        moved = np.zeros_like(z) if rounding.plain else _moved(z)
+        meant = (np.abs(z) if rounding.plain else moved).mean(axis=0)
         self.of_mean = u * size * meant
         self.of_entries = 4 * u * (np.abs(zc) + moved)
         self.of_zc = self.of_mean + self.of_entries
@@ -421,8 +431,8 @@ def curvature_bounds(
 
 def _size_of(one: _SampleSet) -> Floats:
     """Return Z, the sum of the absolute values behind each entry of zc."""
-    from_first = np.abs(one.z - one.z[:1])
-    size: Floats = one.absolute + from_first + from_first.mean(axis=0)
+    moved = _moved(one.z)
+    size: Floats = one.absolute + moved + moved.mean(axis=0)
     return size
 
 
@@ -436,5 +446,5 @@ def _sent_back(error: Floats) -> Floats:
     """Return `error` after the centring in a backward pass."""
     sent: Floats = error + error.mean(axis=0)
     # `error` is 8 N u F at least.
-    sent[0] += 2 / 8 * sent.sum(axis=0)
+    sent[: 3 if len(sent) > DEFAULT_SIZES.near_first else 1] += 2 / 8 * sent.sum(axis=0)
     return sent

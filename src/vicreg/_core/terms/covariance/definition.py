@@ -36,9 +36,14 @@ class Definition(Term):
         return Linear(products=(Product(samples.centred, o, factor, smaller="right"),))
 
 
-def of_columns(
+def of_columns(xp: Library, zc: Array, columns: Array, start: Any, scale: Any) -> Array:
+    """Return some columns of O at `scale` s: those of `zc` from `start` on."""
+    # Scaled once multiplied: scaled columns would be rounded before, each entry on its own.
+    return xp.with_zero_diagonal(xp.scaled_product(xp.matrix_transpose(zc), columns, scale), start)
+
+
+def part_of_columns(
     xp: Library, zc: Array, columns: Array, start: Any, scale: Any, summed: int
 ) -> Array:
-    """Return the part in E at `scale` s of some columns of C: those of `zc` from `start` on."""
-    o = xp.with_zero_diagonal(xp.matmul(xp.matrix_transpose(zc), columns * scale), start)
-    return xp.total_of_squares(o, summed)
+    """Return the part in E of some columns of C."""
+    return xp.total_of_squares(of_columns(xp, zc, columns, start, scale), summed)

@@ -12,12 +12,16 @@ of those features' product with itself set to zero,
 in which no difference involves a feature that is kept apart. What is left to the difference is
 wrong by about u Σ_{j∉A} C_jj², u being the unit roundoff: nothing beside an E of that size. Where
 E turns out smaller than a quarter of it, with more features far larger than the rest than are kept
-apart, E is summed by the definition. The gradient is right in either case.
+apart, E is summed by the definition.
 
 That is a choice by values. Where a library can be asked at once, features are kept apart only if
-the plain difference cancels. Where it can only choose on its device, some always are. Where it can
-do neither, more of them always are: nothing cancels unless even more are far larger than the rest
-and uncorrelated.
+the plain difference cancels, and the gradient is by the definition too where E is. Where it can
+only choose on its device, some always are kept apart. Where it can do neither, more of them always
+are: nothing cancels unless even more are far larger than the rest and uncorrelated.
+
+The gradient is a difference too, K zc - zc ∘ diag C. Of uncorrelated features that are far larger
+than the rest the definition's own gradient is all rounding, of sums of n numbers each; by K, whose
+entries are sums of d, it has up to some √(d/n) times as much.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from vicreg._core.library import Library, Product
 from vicreg._core.samples import Samples
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms.base import Factors, Linear, Term, of_features
-from vicreg._core.terms.covariance.definition import of_columns
+from vicreg._core.terms.covariance.definition import of_columns, part_of_columns
 
 Array = Any
 
@@ -48,14 +52,16 @@ class Gram(Term):
     def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
         xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes
-        part = functools.partial(of_columns, scale=self.scale, summed=sizes.summed)
-        chooses = sizes.sees_values and xp.can_choose(zc)
-        if chooses and xp.can_ask(zc):
-            parts = self._keeping_nothing_apart(samples)
-            if not parts.cancel(xp, sizes):
-                return parts.value(xp), parts.factors
-        if not chooses:
+        part = functools.partial(part_of_columns, scale=self.scale, summed=sizes.summed)
+        if not sizes.sees_values or not xp.can_choose(zc):
             parts = self._keeping_apart(samples, sizes.kept_apart_unseen)
+            return parts.value(xp), parts.factors
+        if xp.can_ask(zc):
+            parts = self._keeping_nothing_apart(samples)
+            if parts.cancel(xp, sizes):
+                parts = self._keeping_apart(samples, sizes.kept_apart)
+                if parts.cancel(xp, sizes):
+                    return self._by_definition(samples, differentiated)
             return parts.value(xp), parts.factors
         parts = self._keeping_apart(samples, sizes.kept_apart)
         wanted, difference = parts.cancel(xp, sizes), parts.value(xp)
@@ -95,10 +101,32 @@ class Gram(Term):
             (k, diagonal, own, m),
         )
 
+    def _by_definition(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
+        """Return E by the definition, and in the place of K what its gradient is a multiple of.
+
+        C is formed a block of columns at a time: it may be far larger than a view.
+        """
+        xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes
+        values, products = [], []
+        for start in range(0, samples.features, sizes.columns):
+            columns = zc[..., start : min(start + sizes.columns, samples.features)]
+            o = of_columns(xp, zc, columns, start, self.scale)
+            values.append(xp.total_of_squares(o, sizes.summed))
+            if differentiated:
+                products.append(xp.matmul(samples.centred, o))
+        product = xp.concat(products, axis=-1) if differentiated else zc[..., :0]
+        nothing = xp.empty_like(zc[..., :0])
+        return sums.total(values), (product, nothing, nothing, nothing)
+
     def gradient_of_view(self, samples: Samples, factors: Factors, cotangent: Any) -> Linear:
-        """Return the gradient: one product as large as the value's own, and a thin one."""
+        """Return the gradient: one product as large as the value's own, and a thin one.
+
+        By the definition it is formed already.
+        """
         k, diagonal, a, m = factors
         factor = 4.0 * self.scale * cotangent
+        if not diagonal.shape[-1]:
+            return Linear(added=factor * k)
         products = [Product(k, samples.everyone.centred, factor)]
         if a.shape[-1]:
             products.append(Product(a, m, factor, is_thin=True))
