@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,7 +77,7 @@ def _rechunked(arrays: tuple[Array, ...], objective: Objective) -> tuple[Array, 
 
 
 class _Dask(Library):
-    stacked_products = sys.maxsize  # each call makes tasks of every chunk, however large
+    stacks = True  # each call makes tasks of every chunk, however large
     sums_pairwise = True
 
     def stack(self, arrays: list[Array]) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +82,7 @@ class _NumPy(_Indexed):
 class _OnDevice(_Indexed):
     """CuPy: each call takes longer to begin than small arrays take to be worked on."""
 
-    stacked_products = sys.maxsize
+    stacks = True
 
 
 def library(array: Array, on_device: bool = False) -> Library:

@@ -366,7 +366,7 @@ def _stacks(xp: Library, shape: tuple[int, ...], objective: Objective) -> bool:
     # Of a size that stands for any, as an exporter has, nothing is asked: its limit is 0.
     if sizes.stacked == 0 or views == 1:
         return False
-    if math.prod(of_view) <= sizes.stacked:
+    if xp.stacks or math.prod(of_view) <= sizes.stacked:
         return True
     return products_size(objective.method, of_view, sizes) <= xp.stacked_products
 

@@ -65,9 +65,11 @@ class Library:
     blocks_of_samples : bool
         Whether what is only formed to be summed or added, such as squares and the differences of
         views, is formed a block of samples at a time. It pays where each is an array in memory.
+    stacks : bool
+        Whether views of any size are stacked, since each call costs the library much.
     stacked_products : int
-        Views of any size are stacked where the products of one view, n × n or d × d at each
-        position, are at most so many numbers. It pays where each call costs the library much.
+        Where not all are, views of any size are stacked if the products of one view, n × n or
+        d × d at each position, are at most so many numbers.
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.
@@ -82,6 +84,7 @@ class Library:
     sums_whole_pairwise: bool = False
     strip_length: int = 0
     blocks_of_samples: bool = False
+    stacks: bool = False
     stacked_products: int = 0
     top_k_indices: Callable[[Array, int], Array] | None = None
     put_along_axis: Callable[[Array, Array, Any], None] | None = None
