@@ -157,7 +157,8 @@ class Mutant:
     number: int  # of several that are written in the same way in the same function, from 1
     lines: tuple[int, ...]  # those of the statement
     inside: tuple[int, ...]  # those of the body, where the statement is the head of a function
-    text: str = field(repr=False)
+    state: str  # a hash of the mutated function, class or assignment of the module
+    text: str = field(repr=False)  # the whole file
 
     @property
     def key(self) -> str:
@@ -173,7 +174,7 @@ class Outcome:
     """What became of a mutant."""
 
     key: str
-    text: str  # a hash of the mutated file
+    state: str  # of the mutant
     line: int
     caught: bool
     by: str  # the test, or how else it was caught; what ran, where it was not
@@ -202,7 +203,10 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         numbers[place.function, old, new] += 1
         number = numbers[place.function, old, new]
         found.append(
-            Mutant(file, place.function, first, old, new, number, place.lines, place.inside, text)
+            Mutant(
+                *(file, place.function, first, old, new, number, place.lines, place.inside),
+                *(_hash(meaning.partition(" ")[2]), text),
+            )
         )
     return found
 
@@ -740,7 +744,7 @@ class Worker:
             control = self.run([one for one in same if "::" in one], 600.0).failed or ""
         by = run.failed or f"{len(run.ran)} of {sum(map(len, groups))} tests passed"
         return Outcome(
-            mutant.key, _hash(mutant.text), mutant.line, caught, by, run.seconds, len(run.ran),
+            mutant.key, mutant.state, mutant.line, caught, by, run.seconds, len(run.ran),
             control,
         )  # fmt: skip
 
@@ -882,7 +886,7 @@ def summary(mutants: list[Mutant]) -> dict[str, Any]:
         count = files[mutant.file]
         count["mutants"] += 1
         outcome = known.get(mutant.key)
-        if outcome is None or outcome.text != _hash(mutant.text):
+        if outcome is None or outcome.state != mutant.state:
             continue
         count["tried"] += 1
         if outcome.caught:
@@ -1022,7 +1026,7 @@ def main() -> int:
 
 
 def _is_known(mutant: Mutant, outcome: Outcome | None, even_if_missed: bool) -> bool:
-    is_same = outcome is not None and outcome.text == _hash(mutant.text)
+    is_same = outcome is not None and outcome.state == mutant.state
     return is_same and (outcome.caught or even_if_missed)
 
 
