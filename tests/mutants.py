@@ -155,9 +155,9 @@ class Mutant:
     old: str  # the changed lines, in one
     new: str
     number: int  # of several that are written in the same way in the same function, from 1
-    lines: tuple[int, ...]  # those of the statement
-    inside: tuple[int, ...]  # those of the body, where the statement is the head of a function
-    text: str = field(repr=False)
+    lines: tuple[int, ...]  # which run if it does
+    state: str  # a hash of the mutated function, class or assignment of the module
+    text: str = field(repr=False)  # the whole file
 
     @property
     def key(self) -> str:
@@ -173,7 +173,7 @@ class Outcome:
     """What became of a mutant."""
 
     key: str
-    text: str  # a hash of the mutated file
+    state: str  # of the mutant
     line: int
     caught: bool
     by: str  # the test, or how else it was caught; what ran, where it was not
@@ -202,7 +202,10 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
         numbers[place.function, old, new] += 1
         number = numbers[place.function, old, new]
         found.append(
-            Mutant(file, place.function, first, old, new, number, place.lines, place.inside, text)
+            Mutant(
+                *(file, place.function, first, old, new, number, place.lines),
+                *(_hash(meaning.partition(" ")[2]), text),
+            )
         )
     return found
 
@@ -211,55 +214,43 @@ def mutants_of(file: str, source: str) -> list[Mutant]:
 class _Place:
     function: str
     lines: tuple[int, ...]
-    inside: tuple[int, ...]
 
 
 def _places(tree: ast.Module) -> dict[int, _Place]:
-    """Return for each line its function and the lines of the smallest statement around it."""
+    """Return for each line its function and which lines run if it does.
+
+    Those are the lines of the smallest statement around it; of the head of a function, its body;
+    none where it runs at the import.
+    """
     places: dict[int, _Place] = {}
 
-    def visit(body: list[ast.stmt], function: str) -> None:
-        for node in body:
-            start = _first(node)
-            blocks = [
-                block
-                for name in ("body", "orelse", "finalbody", "handlers", "cases")
-                for block in [getattr(node, name, None)]
-                if isinstance(block, list) and block
-            ]
-            head = range(start, (node.end_lineno or start) + 1)
-            name = function
-            inside: tuple[int, ...] = ()
+    def visit(parent: ast.AST, function: str, is_called: bool) -> None:
+        for node in ast.iter_child_nodes(parent):
+            if not isinstance(node, (ast.stmt, ast.excepthandler)):
+                continue
+            within = {
+                line
+                for one in ast.iter_child_nodes(node)
+                if isinstance(one, (ast.stmt, ast.excepthandler))
+                for line in _range(one)
+            }
+            name, lines = function, tuple(line for line in _range(node) if line not in within)
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 name = f"{function}.{node.name}".lstrip(".")
-                if isinstance(node, ast.FunctionDef):
-                    inside = tuple(range(node.body[0].lineno, (node.end_lineno or start) + 1))
-            if blocks:
-                nested = {
-                    line
-                    for block in blocks
-                    for one in block
-                    for line in range(
-                        getattr(one, "lineno", start), (getattr(one, "end_lineno", 0) or 0) + 1
-                    )
-                }
-                lines = tuple(line for line in head if line not in nested)
-            else:
-                lines = tuple(head)
-            for line in head:
-                places[line] = _Place(name, lines, inside)
-            for block in blocks:
-                visit([one for one in block if isinstance(one, ast.stmt)], name)
-                for one in block:
-                    if not isinstance(one, ast.stmt):  # a handler or a case
-                        header = one.body[0].lineno
-                        first = getattr(one, "lineno", header)
-                        for line in range(first, header):
-                            places[line] = _Place(name, tuple(range(first, header)), ())
-                        visit(one.body, name)
+            if isinstance(node, ast.FunctionDef):
+                lines = tuple(range(node.body[0].lineno, _range(node).stop))
+            elif not is_called:
+                lines = ()
+            for line in _range(node):
+                places[line] = _Place(name, lines)
+            visit(node, name, is_called or isinstance(node, ast.FunctionDef))
 
-    visit(tree.body, "")
+    visit(tree, "", False)
     return places
+
+
+def _range(node: Any) -> range:
+    return range(_first(node), node.end_lineno + 1)
 
 
 _PAIRS = ((ast.Eq, ast.NotEq), (ast.Is, ast.IsNot), (ast.In, ast.NotIn))
@@ -316,7 +307,7 @@ def _meaning(tree: ast.Module, line: int) -> str:
     return f"{place} {ast.dump(_Plain().visit(tree.body[place]))}"
 
 
-def _first(node: ast.stmt) -> int:
+def _first(node: Any) -> int:
     return min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", ()))])
 
 
@@ -510,6 +501,8 @@ class Order:
 
     def __init__(self, reached: Reached) -> None:
         self.reached = reached
+        files = {test.partition("::")[0] for test in reached.seconds}
+        self._gone = {file for file in files if not (ROOT / file).exists()}
         self.found_before: Counter[tuple[str, str]] = Counter()
         self._now: dict[str, dict[int, list[str]]] = {}
 
@@ -522,22 +515,24 @@ class Order:
         """
         if mutant.file not in self._now:
             self._now[mutant.file] = self.reached.now(mutant.file, source)
+        left_out = ALL_ELSEWHERE | self._gone
         of_line = {
-            line: [one for one in ones if one.partition("::")[0] not in ALL_ELSEWHERE]
+            line: [one for one in ones if one.partition("::")[0] not in left_out]
             for line, ones in self._now[mutant.file].items()
         }
         of_file = {one for ones in of_line.values() for one in ones}
-        found = {one for line in mutant.inside or mutant.lines for one in of_line.get(line, ())}
+        found = {one for line in mutant.lines for one in of_line.get(line, ())}
         if found:
             others = {one for one in of_file - found if self.reached.seconds[one] < QUICK}
             first = self._sorted(mutant.file, found)
             first += self._sorted(mutant.file, others)[:OTHERS]
         else:  # what runs at the import alone, or in no test
-            first = self._sorted(mutant.file, of_file or set(self.reached.seconds))
+            every = {one for one in self.reached.seconds if one.partition("::")[0] not in left_out}
+            first = self._sorted(mutant.file, of_file or every)
         elsewhere = sorted(
             one
             for one in self.reached.seconds
-            if one.partition("::")[0] in ELSEWHERE.get(mutant.file, ())
+            if one.partition("::")[0] in {*ELSEWHERE.get(mutant.file, ())} - self._gone
         )
         return [group for group in (first[:FIRST], first[FIRST:], elsewhere) if group]
 
@@ -576,7 +571,6 @@ class _Chosen:
         self.session = session
         chosen = [item for item in items if item.nodeid in self.places]
         items[:] = sorted(chosen, key=lambda item: self.places[item.nodeid])
-        self.say("collected", str(len(items)))
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
@@ -588,8 +582,8 @@ class _Chosen:
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
             self.say("failed", report.nodeid)
-        elif report.when == "call" or report.skipped:
-            self.say("skipped" if report.skipped else "passed", report.nodeid)
+        elif report.when == "call" and report.passed:
+            self.say("passed", report.nodeid)
 
     def pytest_runtest_logfinish(self) -> None:
         if time.process_time() > self.end:
@@ -602,7 +596,6 @@ class Run:
 
     failed: str | None
     ran: list[str]
-    skipped: int
     seconds: float
 
 
@@ -622,7 +615,7 @@ def run_in_child(
             os.write(writing, f"broken\t{error!r}\n".encode())
         os._exit(1)
     os.close(writing)
-    failed, ran, skipped, done = None, [], 0, False
+    failed, ran, done = None, [], False
     left, what = 120.0, "import"
     pending = b""
     while True:
@@ -647,8 +640,6 @@ def run_in_child(
                 failed = failed or text
             elif kind == "passed":
                 ran.append(text)
-            elif kind == "skipped":
-                skipped += 1
             elif kind == "done":
                 done = True
             elif kind == "broken":
@@ -663,7 +654,7 @@ def run_in_child(
     _, status = os.waitpid(child, 0)
     if failed is None and not done:
         failed = f"end of the process in {what} ({os.waitstatus_to_exitcode(status)})"
-    return Run(failed, ran, skipped, time.monotonic() - begun)
+    return Run(failed, ran, time.monotonic() - begun)
 
 
 def _is_stopped(process: int) -> bool:
@@ -690,7 +681,7 @@ def _be_child(source: Path, tests: list[str], budget: float, pipe: int, log: Pat
     arguments += ["--basetemp", str(log.parent / "temporary"), *files]
     chosen = _Chosen(tests, budget, pipe)
     status = int(pytest.main(arguments, plugins=[chosen]))
-    if status not in (0, 1, 2):
+    if status not in (0, 1, 2, 5):  # 5: none of the tests is there any more
         chosen.say("failed", "import" if status == 4 else f"pytest with status {status}")
     else:
         import vicreg
@@ -740,18 +731,17 @@ class Worker:
             control = self.run([one for one in same if "::" in one], 600.0).failed or ""
         by = run.failed or f"{len(run.ran)} of {sum(map(len, groups))} tests passed"
         return Outcome(
-            mutant.key, _hash(mutant.text), mutant.line, caught, by, run.seconds, len(run.ran),
+            mutant.key, mutant.state, mutant.line, caught, by, run.seconds, len(run.ran),
             control,
         )  # fmt: skip
 
     def _runs(self, groups: list[list[str]]) -> Run:
         """Run the tests, each group in a new child."""
-        whole = Run(None, [], 0, 0.0)
+        whole = Run(None, [], 0.0)
         for tests in groups:
             is_elsewhere = tests[0].partition("::")[0] in ALL_ELSEWHERE
             run = self.run(tests, PROCESSES if is_elsewhere else self.budget)
             whole.ran += run.ran
-            whole.skipped += run.skipped
             whole.seconds += run.seconds
             if run.failed is not None:
                 whole.failed = run.failed
@@ -796,6 +786,12 @@ def _try(mutant: Mutant) -> Outcome:
     return _worker.tried(mutant)
 
 
+def _failing(tests: list[str]) -> str | None:
+    """Return which of `tests` fails on the package itself."""
+    assert _worker is not None
+    return _worker.run(tests, 900.0).failed
+
+
 def import_libraries() -> None:
     # What processes of the tests compile of a mutant must not be there for the next one.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -834,6 +830,14 @@ def try_all(mutants: list[Mutant], reached: Reached, budget: float, workers: int
                     f"{minutes:.1f} min",
                     flush=True,
                 )
+        found_by = sorted({one.by for one in outcomes if one.by in reached.seconds})
+        failing = pool.apply(_failing, (found_by,)) if found_by else None
+        if failing is not None:
+            print(f"the package itself failed {failing}: what it caught does not count")
+            for one in outcomes:
+                if one.by == failing:
+                    one.caught, one.control = False, failing
+                    print(json.dumps(asdict(one)), file=results)
         controls = [one for one in outcomes if one.control is not None]
         failed = sum(bool(one.control) for one in controls)
         print(f"-- {len(controls)} controls: the package itself failed {failed}")
@@ -882,7 +886,7 @@ def summary(mutants: list[Mutant]) -> dict[str, Any]:
         count = files[mutant.file]
         count["mutants"] += 1
         outcome = known.get(mutant.key)
-        if outcome is None or outcome.text != _hash(mutant.text):
+        if outcome is None or outcome.state != mutant.state:
             continue
         count["tried"] += 1
         if outcome.caught:
@@ -975,7 +979,11 @@ def main() -> int:
     which.add_argument("--again", action="store_true", help="try those too that were caught")
     which.add_argument("--untried", action="store_true", help="only those never tried before")
     parser.add_argument(
-        "--seconds", type=_above_zero, default=40, metavar="S", help="of computing for each mutant"
+        "--seconds",
+        type=_above_zero,
+        default=120,
+        metavar="S",
+        help="of computing for each mutant",
     )
     parser.add_argument(
         "--workers", type=_above_zero, default=os.cpu_count(), metavar="N", help="processes"
@@ -1022,7 +1030,7 @@ def main() -> int:
 
 
 def _is_known(mutant: Mutant, outcome: Outcome | None, even_if_missed: bool) -> bool:
-    is_same = outcome is not None and outcome.text == _hash(mutant.text)
+    is_same = outcome is not None and outcome.state == mutant.state
     return is_same and (outcome.caught or even_if_missed)
 
 
@@ -1038,9 +1046,7 @@ def all_mutants() -> list[Mutant]:
     KEPT.mkdir(exist_ok=True)
     path.write_text(json.dumps(made))
     return [
-        Mutant(**one | {"lines": tuple(one["lines"]), "inside": tuple(one["inside"])})
-        for ones in made.values()
-        for one in ones
+        Mutant(**one | {"lines": tuple(one["lines"])}) for ones in made.values() for one in ones
     ]
 
 
