@@ -1209,13 +1209,6 @@ FAULTS = [
         ("stateful",),
     ),
     Fault(
-        "stale: ranks take the rows of the call before",
-        "_core/agreement.py",
-        "(expected.form, expected.counts) == (own.form, counts)",
-        "expected.form == own.form",
-        ("stateful",),
-    ),
-    Fault(
         "stale: ranks expect the library of the call before",
         "_core/agreement.py",
         "expected.library != xp.name",
