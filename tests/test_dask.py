@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from errors import rounding
+from errors import largest_error, rounding
 
 import vicreg
 
@@ -19,6 +19,7 @@ from dask import array  # noqa: E402
 from dask.core import get_dependencies  # noqa: E402
 
 from vicreg._adapters.dask_passes import in_another_pass  # noqa: E402
+from vicreg.tools.verification.paths import PATHS  # noqa: E402
 
 SHAPE, CHUNKS = (60, 7), (9, 7)
 KINDS = {
@@ -239,3 +240,20 @@ def test_a_cluster_computes_what_its_memory_does_not_hold(
     views = on_disk(tmp_path, 8192, 64, 64)
     assert sum(view.nbytes for view in views) > 1.5 * LIMIT
     dask.compute(function(views))
+
+
+def test_weighted_samples_where_the_gram_difference_cancels() -> None:
+    """Or is said to, on this path: the covariance is summed in the tasks, of each position."""
+    path = PATHS[-1]
+    assert path.sizes.cancels > 1e9
+    generator = np.random.default_rng(0)
+    views, weight = generator.standard_normal((2, 6, 3, 10)), generator.integers(0, 3, (6, 3))
+    settings = {"sample_weight": weight, "method": "gram"}
+    loss, gradients = vicreg.vicreg_value_and_grad(*views, **settings)
+    settings["sample_weight"] = array.from_array(weight, chunks=(6, 2))
+    chunked = [array.from_array(view, chunks=(6, 2, 4)) for view in views]
+    got, of_chunks = path.vicreg_value_and_grad(*chunked, **settings)
+    bound = rounding("float64", 6, 10)
+    assert largest_error(got.compute(), loss) <= bound
+    for one, right in zip(of_chunks, gradients, strict=True):
+        assert largest_error(one.compute(), right) <= bound

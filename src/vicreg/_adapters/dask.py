@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import array_api_compat.dask.array as standard
@@ -95,10 +95,11 @@ class _Dask(Library):
         return bool(array.numblocks[-2] == 1)
 
     def sum_of_blocks(
-        self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
+        self, wanted: Array, otherwise: Array, array: Array, scale: Any, part: Part, length: int
     ) -> Array:
         """Return what the default does, chosen in the tasks."""
         dtype, meta = otherwise.dtype, otherwise._meta
+        scales = _of_each_chunk(scale, array)
         begins = [0, *itertools.accumulate(array.chunks[-1][:-1])]
         # Not optimised here: an optimised graph has keys of its own, and is computed once more.
         wanted, otherwise, blocks = (
@@ -106,8 +107,8 @@ class _Dask(Library):
         )
         of_pair = delayed(functools.partial(_of_pair, part=part, length=length))
         parts = [
-            of_pair(wanted.item(), rows, columns, start - first)
-            for sets in blocks.reshape(-1, len(begins))
+            of_pair(wanted.item(), rows, columns, start - first, of_sets)
+            for sets, of_sets in zip(blocks.reshape(-1, len(begins)), scales, strict=False)
             for first, rows in zip(begins, sets, strict=True)
             for start, columns in zip(begins, sets, strict=True)
         ]
@@ -137,14 +138,23 @@ class _Dask(Library):
 xp = _Dask(standard)
 
 
+def _of_each_chunk(scale: Any, array: Array) -> Iterable[Any]:
+    """Return `scale`, a number or ``(..., 1, 1)``, for the sets of samples in each chunk."""
+    if not isinstance(scale, dask.array.Array):
+        return itertools.repeat(scale)
+    *sets, _, _ = array.shape
+    whole = _da.broadcast_to(scale, (*sets, 1, 1)).rechunk((*array.chunks[:-2], 1, 1))
+    return list(whole.to_delayed(optimize_graph=False).reshape(-1))
+
+
 def _of_pair(
-    wanted: Array, rows: Array, columns: Array, start: int, part: Part, length: int
+    wanted: Array, rows: Array, columns: Array, start: int, scale: Any, part: Part, length: int
 ) -> Any:
     """Return the part of some rows and columns in a sum over blocks; 0 if it is not wanted."""
     if not wanted:
         return 0.0
     return sums.total(
-        part(eager.library(rows), rows, columns[..., first : first + length], start + first)
+        part(eager.library(rows), rows, columns[..., first : first + length], start + first, scale)
         for first in range(0, columns.shape[-1], length)
     )
 

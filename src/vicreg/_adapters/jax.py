@@ -55,7 +55,7 @@ class _JAX(Library):
         return True
 
     def sum_of_blocks(
-        self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
+        self, wanted: Array, otherwise: Array, array: Array, scale: Any, part: Part, length: int
     ) -> Array:
         """Return what the default does, chosen on the device.
 
@@ -77,7 +77,7 @@ class _JAX(Library):
             block = jax.lax.dynamic_slice_in_dim(array, first, length, axis=-1)
             if d % length:
                 block = jnp.where(first + jnp.arange(length) < start, 0, block)
-            return start + length, total + part(self, array, block, first)
+            return start + length, total + part(self, array, block, first, scale)
 
         begin = jnp.where(wanted, jnp.int32(0), jnp.int32(d)), jnp.where(wanted, 0, otherwise)
         _, value = jax.lax.while_loop(lambda state: state[0] < d, add, begin)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from vicreg._core import largest, memory, sums
 
 Array = Any
-Part = Callable[[Any, Array, Array, Any], Array]
+Part = Callable[[Any, Array, Array, Any, Any], Array]
 
 
 class Product(NamedTuple):
@@ -130,7 +130,7 @@ class Library:
         return self.can_ask(array)
 
     def sum_of_blocks(
-        self, wanted: Array, otherwise: Array, array: Array, part: Part, length: int
+        self, wanted: Array, otherwise: Array, array: Array, scale: Any, part: Part, length: int
     ) -> Array:
         """Return a sum over blocks of columns if it is `wanted`, and `otherwise` if not.
 
@@ -144,9 +144,11 @@ class Library:
             What is returned if the sum is not wanted.
         array : array, shape (..., n, d)
             Its columns are taken a block at a time.
+        scale : number, or array of shape (..., 1, 1)
+            What `part` is given too.
         part : callable
-            ``part(xp, array, block, start)``, of shape (): what a block, whose first column is
-            column `start` of `array`, adds to the sum.
+            ``part(xp, array, block, start, scale)``, of shape (): what a block, whose first column
+            is column `start` of `array`, adds to the sum.
         length : int
             The number of columns in a block, except the last.
         """

@@ -52,7 +52,7 @@ class Gram(Term):
     def of_view(self, samples: Samples, differentiated: bool) -> tuple[Array, Factors]:
         """Return E of one view, and what its gradient is formed from."""
         xp, zc, sizes = samples.xp, samples.everyone.centred, self.sizes
-        part = functools.partial(part_of_columns, scale=self.scale, summed=sizes.summed)
+        part = functools.partial(part_of_columns, summed=sizes.summed)
         if not sizes.sees_values or not xp.can_choose(zc):
             parts = self._keeping_apart(samples, sizes.kept_apart_unseen)
             return parts.value(xp), parts.factors
@@ -65,7 +65,8 @@ class Gram(Term):
             return parts.value(xp), parts.factors
         parts = self._keeping_apart(samples, sizes.kept_apart)
         wanted, difference = parts.cancel(xp, sizes), parts.value(xp)
-        return xp.sum_of_blocks(wanted, difference, zc, part, sizes.columns), parts.factors
+        value = xp.sum_of_blocks(wanted, difference, zc, self.scale, part, sizes.columns)
+        return value, parts.factors
 
     def _keeping_nothing_apart(self, samples: Samples) -> _Parts:
         xp, zc = samples.xp, samples.centred
