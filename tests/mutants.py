@@ -503,6 +503,15 @@ class Order:
         self.reached = reached
         files = {test.partition("::")[0] for test in reached.seconds}
         self._gone = {file for file in files if not (ROOT / file).exists()}
+        lines = [ones for found in reached.lines.values() for ones in found.values()]
+        reaching = {one for ones in lines for one in ones}
+        #: Quick tests that call nothing: they look at names and defaults.
+        left_out = ALL_ELSEWHERE | self._gone
+        self._looking = [
+            one
+            for one, seconds in reached.seconds.items()
+            if one not in reaching and seconds < QUICK and one.partition("::")[0] not in left_out
+        ]
         self.found_before: Counter[tuple[str, str]] = Counter()
         self._now: dict[str, dict[int, list[str]]] = {}
 
@@ -529,6 +538,7 @@ class Order:
         else:  # what runs at the import alone, or in no test
             every = {one for one in self.reached.seconds if one.partition("::")[0] not in left_out}
             first = self._sorted(mutant.file, of_file or every)
+        first += self._looking
         elsewhere = sorted(
             one
             for one in self.reached.seconds

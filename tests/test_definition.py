@@ -133,7 +133,8 @@ def test_single_terms_are_those_of_one_view(xp: Backend, convention: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("axis", "ndim"), [(0, 2), pytest.param(-3, 4, marks=pytest.mark.representative), (0, 3)]
+    ("axis", "ndim"),
+    [(0, 2), (-2, 2), pytest.param(-3, 4, marks=pytest.mark.representative), (0, 3)],
 )
 def test_feature_axis(xp: Backend, axis: int, ndim: int) -> None:
     """The features may be on any axis; of the others the first is the samples."""
