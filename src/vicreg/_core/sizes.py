@@ -51,7 +51,7 @@ class Sizes:
         How many numbers a block of samples has, in libraries that work on one after another.
     part : int
         How many numbers of a gradient are formed at a time, in the memory of the centred views,
-        in libraries that do so where there are twice as many.
+        in libraries that do so where there are four times as many.
     columns : int
         How many columns of the covariance there are at a time, where it is larger than a view.
     """
@@ -70,7 +70,7 @@ class Sizes:
     sorted: int = 64
     summed: int = 512
     block: int = 2**18
-    part: int = 2**20
+    part: int = 2**19
     columns: int = 256
 
 

@@ -107,7 +107,7 @@ class _Eager(_Torch):
             return super().scaled_rows_and_products(array, row, products, part)
         # A product of `array` from the left needs whole rows of it, the others whole columns.
         axis = -2 if any(product.left is array for product in products) else -1
-        is_large = self.blocks_of_samples and array.ndim < 4 and array.numel() >= 2 * part
+        is_large = self.blocks_of_samples and array.ndim < 4 and array.numel() >= 4 * part
         are_scaled = all(isinstance(product.factor, float) for product in products)
         is_long = array.shape[axis] > array.shape[-3 - axis]
         if row is not None and is_large and are_scaled and is_long:
