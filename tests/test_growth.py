@@ -66,11 +66,14 @@ def test_twice_the_samples_cost_four_times_the_products_up_to_d(library: str) ->
 
 @pytest.mark.parametrize("library", DEVICES)
 def test_twice_the_samples_cost_twice_beyond_d(library: str) -> None:
+    d = 512
     for n in (2048, 8192):
-        moved, multiply_adds, peak = factors(library, Size(n, 512), n=2 * n)
+        moved, multiply_adds, peak = factors(library, Size(n, d), n=2 * n)
         assert multiply_adds == 2
         assert 1.9 < moved <= 2
-        assert 1.9 < peak <= 2
+        # Beside four views or more there are four d x d matrices at most, which do not grow, and
+        # some rows.
+        assert 2 - d / (n + d) - 0.01 < peak <= 2
 
 
 @pytest.mark.parametrize("library", DEVICES)
