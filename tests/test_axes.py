@@ -176,6 +176,12 @@ def test_terms(xp: Backend, shape: tuple[int, ...], features: Axis, samples: Axi
         assert largest_error(xp.numpy(got), np.mean([*each])) <= bound
 
 
+def test_samples_are_on_the_first_axis_without_features_or_pooled_on_all() -> None:
+    assert Axes((-1,)).split(3) == ((1,), (0,), (2,))
+    assert Axes((0,)).split(3) == ((2,), (1,), (0,))
+    assert Axes((-1,), pooled=True).split(3) == ((), (0, 1), (2,))
+
+
 @pytest.mark.parametrize("path", PATHS, ids=str)
 def test_each_path(xp: Backend, path: Path) -> None:
     """Views that are stacked and views one by one, sums and products in parts."""
