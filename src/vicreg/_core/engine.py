@@ -368,6 +368,8 @@ def _stacks(xp: Library, shape: tuple[int, ...], objective: Objective) -> bool:
         return False
     if xp.stacks or math.prod(of_view) <= sizes.stacked:
         return True
+    if len(of_view) > 2:  # positions: one call is for all of them already
+        return False
     return products_size(objective.method, of_view, sizes) <= xp.stacked_products
 
 

@@ -68,8 +68,8 @@ class Library:
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     stacked_products : int
-        Where not all are, views of any size are stacked if the products of one view, n × n or
-        d × d at each position, are at most so many numbers.
+        Where not all are, views of any size without positions are stacked if the products of one,
+        n × n or d × d, are at most so many numbers.
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.

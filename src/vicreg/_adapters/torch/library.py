@@ -54,11 +54,6 @@ class _Torch(Library):
     def without_gradient(self, array: Tensor) -> Tensor:
         return array.detach()
 
-    def kept(self, array: Tensor, where: Tensor) -> Tensor:
-        # The result is laid out in memory as `where` is. A stack whose axes are in another order
-        # there would be copied for each product.
-        return cast(Tensor, super().kept(array, where.contiguous()))
-
     @staticmethod
     def top_k_indices(values: Tensor, k: int) -> Tensor:
         return torch.topk(values, k, dim=-1, sorted=False)[1]

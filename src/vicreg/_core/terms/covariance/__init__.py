@@ -39,10 +39,9 @@ def uses_gram(method: str, shape: Sequence[int], sizes: Sizes) -> bool:
 
 
 def products_size(method: str, shape: Sequence[int], sizes: Sizes) -> int:
-    """Return how many products the route forms: n × n, or d × d, at each position."""
-    *positions, n, d = shape
-    side = n if uses_gram(method, shape, sizes) else d
-    return math.prod(positions) * side * side
+    """Return how many products the route forms at each position: n × n, or d × d."""
+    side = shape[-2] if uses_gram(method, shape, sizes) else shape[-1]
+    return side * side
 
 
 def covariance_term(
