@@ -741,9 +741,15 @@ class Worker:
             control = self.run([one for one in same if "::" in one], 600.0).failed or ""
         by = run.failed or f"{len(run.ran)} of {sum(map(len, groups))} tests passed"
         return Outcome(
-            mutant.key, mutant.state, mutant.line, caught, by, run.seconds, len(run.ran),
+            mutant.key,
+            mutant.state,
+            mutant.line,
+            caught,
+            by,
+            run.seconds,
+            len(run.ran),
             control,
-        )  # fmt: skip
+        )
 
     def _runs(self, groups: list[list[str]]) -> Run:
         """Run the tests, each group in a new child."""
@@ -806,6 +812,7 @@ def import_libraries() -> None:
     # What processes of the tests compile of a mutant must not be there for the next one.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     sys.dont_write_bytecode = False  # of the tests themselves, whatever is set
+    # JAX and Python warn of a fork where there are threads: none has been started here.
     warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
     for name in IMPORTED:
         with suppress(ImportError):

@@ -65,8 +65,8 @@ FAULTS = [
     Fault(
         "a common offset not removed before the mean",
         "_core/samples.py",
-        "shifted = self.z - self.near",
-        "shifted = self.z - 0 * self.near",
+        "shifted = self.z - self.shift",
+        "shifted = self.z - 0 * self.shift",
         ("accuracy",),
     ),
     Fault(
@@ -941,8 +941,8 @@ FAULTS = [
     Fault(
         "own rows from their own first one, the mean from the first of all",
         "_core/ranks.py",
-        "self.z - self._everyone.near",
-        "self.z - self.near",
+        "self.z - self._everyone.shift",
+        "self.z - self.shift",
         ("ranks",),
     ),
     Fault(
@@ -1204,8 +1204,8 @@ FAULTS = [
     Fault(
         "stale: what is centred in place is the caller's view",
         "_core/samples.py",
-        "shifted = self.z - self.near",
-        "shifted = memory.subtract(self.xp, self.z, self.near)",
+        "shifted = self.z - self.shift",
+        "shifted = memory.subtract(self.xp, self.z, self.shift)",
         ("stateful",),
     ),
     Fault(

@@ -48,18 +48,17 @@ FEW_OR_MANY = pytest.mark.parametrize(
 )
 
 
+def the_same_each_time(count: int, **others: Any) -> settings:
+    """Return the settings of `count` examples, the same ones in each run."""
+    return settings(max_examples=count, derandomize=True, deadline=None, database=None, **others)
+
+
 def holds_for(count: int, *drawn: st.SearchStrategy) -> Callable[[Callable], None]:
     """Run the decorated check for `count` examples."""
 
     def run(check: Callable) -> None:
         too_slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-        setup = settings(
-            max_examples=count,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=too_slow,
-        )
+        setup = the_same_each_time(count, suppress_health_check=too_slow)
         setup(given(*drawn)(check))()
 
     return run

@@ -369,6 +369,26 @@ def test_a_rank_may_have_other_rows_in_each_call() -> None:
         assert largest_error(results, wanted) <= rounding("float64", 18, 40)
 
 
+@pytest.mark.parametrize("d", [80, 5])
+@pytest.mark.parametrize("far", [0, 40])
+def test_ranks_of_few_samples_and_of_many(d: int, far: int) -> None:
+    """Of many, not the first is subtracted before the mean is taken, but the middle of three."""
+    rows = (40, 3)
+    whole = ranks.whole(rows, (d,))
+    for view in whole:
+        view[far] += 1e3  # the first of a rank
+    loss, gradients = vicreg_value_and_grad(*whole)
+
+    def of_rank(comm: Thread) -> None:
+        got, own = vicreg_value_and_grad(*ranks.own(whole, rows, comm.rank), comm=comm)
+        bound = rounding("float64", sum(rows), d)
+        assert largest_error(got, loss) <= bound
+        for one, right in zip(own, ranks.own(gradients, rows, comm.rank), strict=True):
+            assert np.max(np.abs(one - right)) <= bound * max(map(np.max, map(np.abs, gradients)))
+
+    assert on_threads(2, of_rank) == [None] * 2
+
+
 # What is wrong with a batch is said on every rank
 
 

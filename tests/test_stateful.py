@@ -21,7 +21,7 @@ import pytest
 import ranks
 from backends import Backend
 from errors import rounding
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -49,6 +49,7 @@ from test_properties import (
     occurrences,
     positions_of,
     scales_of_sets,
+    the_same_each_time,
 )
 
 from vicreg import conventions, vicreg_loss, vicreg_value_and_grad
@@ -65,12 +66,9 @@ def run(machine: Callable[[], RuleBasedStateMachine], count: int, steps: int = 2
     """Run a machine `count` times, the same ones each time."""
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=count,
+        settings=the_same_each_time(
+            count,
             stateful_step_count=steps,
-            derandomize=True,
-            deadline=None,
-            database=None,
             suppress_health_check=list(HealthCheck),
             phases=(Phase.generate, Phase.shrink),
         ),

@@ -221,6 +221,6 @@ def _on_path(backend: StandardBackend, chosen: ConformanceProblem, path: Path) -
         chosen.convention,
         definition,
         seed=chosen.seed,
-        kept_apart=path.sizes.kept_apart,
+        sizes=path.sizes,
     )
     return measured(backend, way, given, EVERY)[0]

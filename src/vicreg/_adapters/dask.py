@@ -52,8 +52,8 @@ def value_and_grad(
     gradients: Any = engine.pullback(xp, chunked, saved, cotangents, objective, wanted)
     gradients = gradients[: len(own)]
     if any(objective.axes.laid_out(xp, view).numblocks[-2] > 1 for view in chunked[: len(own)]):
-        near = engine.near_samples(xp, chunked, objective)
-        gradients = xp.in_another_pass(gradients, (*near, *engine.flatten(saved)))
+        shifts = engine.shifts(xp, chunked, objective)
+        gradients = xp.in_another_pass(gradients, (*shifts, *engine.flatten(saved)))
     return outputs, tuple(
         gradient.rechunk(view.chunks) for gradient, view in zip(gradients, own, strict=True)
     )

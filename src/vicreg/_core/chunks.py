@@ -34,7 +34,7 @@ class Chunk:
 def of_chunk(xp: Library, z: Array, sizes: Sizes, products: Products) -> Chunk:
     """Return what is kept of the samples `z`, ``(..., n, d)``."""
     samples = Samples(xp, z, sizes)
-    mean = samples.near + samples.mean
+    mean = samples.shift + samples.mean
     return Chunk(samples.count, mean, products(samples, samples.centred))
 
 

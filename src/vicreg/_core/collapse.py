@@ -189,7 +189,7 @@ def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _D
     samples = Samples(xp, shifted, DEFAULT_SIZES, weights=weights)
     in_units = xp.where(dead, xp.zeros_like(divisor), epsilon / divisor)
     units = _mean_square_of_units(xp, samples, z, in_units, count)
-    known += (z[:1, :], samples.near, reach, size, unit_norm)
+    known += (z[:1, :], samples.shift, reach, size, unit_norm)
     totals = xp.in_another_pass((samples.mean, samples.energies, units), known)
     mean, energies, units = totals
     samples.forget_centred()

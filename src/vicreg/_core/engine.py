@@ -242,9 +242,9 @@ def like_its_view(xp: Library, gradient: Array | None, view: Array, objective: O
     return objective.axes.like_view(xp, gradient, view)
 
 
-def near_samples(xp: Library, views: Sequence[Array], objective: Objective) -> tuple[Array, ...]:
+def shifts(xp: Library, views: Sequence[Array], objective: Objective) -> tuple[Array, ...]:
     """Return of each view what `Saved.mean` is counted from."""
-    return tuple(samples.near for samples in _samples_per_view(xp, views, objective))
+    return tuple(samples.shift for samples in _samples_per_view(xp, views, objective))
 
 
 def flatten(saved: Sequence[Saved]) -> tuple[Array, ...]:
@@ -397,7 +397,7 @@ def _stacked(
     arrays = [samples.z for samples in per_view]
     if objective.batch is not None:
         return _samples(xp, xp.stack(arrays), objective, mean=mean, weights=weights)
-    stack = xp.stack_of_differences(arrays, [samples.near for samples in per_view])
+    stack = xp.stack_of_differences(arrays, [samples.shift for samples in per_view])
     return ShiftedSamples(xp, stack, objective.sizes, mean, weights)
 
 

@@ -42,7 +42,7 @@ class Batch:
     comm: Communicator
     counts: tuple[int, ...]  # the rows of each rank
     gathered: Array | None = None  # (k, ..., n, d), the rows of all ranks
-    mean: Array | None = None  # (k, ..., 1, d), of all rows, less `Samples.near` of these
+    mean: Array | None = None  # (k, ..., 1, d), of all rows, less `Samples.shift` of these
     weight_total: Array | None = None  # (..., 1, 1), of the samples of all ranks
     weights: SampleWeights | None = None  # of the rows of all ranks, where they are gathered
 
@@ -135,7 +135,7 @@ class GatheredSamples(SummedSamples):
         return self._everyone.energies
 
     def _centre(self) -> Array:
-        shifted = self.z - self._everyone.near
+        shifted = self.z - self._everyone.shift
         return self._rooted(memory.subtract(self.xp, shifted, self.mean))
 
     def own_columns(self, columns: Array, features: Features) -> Array:
@@ -256,7 +256,7 @@ def _payload(
     """Return what this rank sends: its rows, filled up to the most of any rank, or their mean."""
     if gathers(objective, counts, own[0].shape[-1]):
         return _filled(xp, xp.stack(own), max(counts))
-    return xp.stack([_near_and_mean(xp, as_computed(xp, z), each, objective) for z in own])
+    return xp.stack([_shift_and_mean(xp, as_computed(xp, z), each, objective) for z in own])
 
 
 def _filled(xp: Library, rows: Array, count: int) -> Array:
@@ -265,8 +265,8 @@ def _filled(xp: Library, rows: Array, count: int) -> Array:
     return rows if missing <= 0 else xp.concat([rows, _empty(xp, rows, missing)], axis=-2)
 
 
-def _near_and_mean(xp: Library, z: Array, each: Array | None, objective: Objective) -> Array:
-    """Return what is near all rows, and their mean less it, ``(..., 2, d)``; 0 if no rows."""
+def _shift_and_mean(xp: Library, z: Array, each: Array | None, objective: Objective) -> Array:
+    """Return the shift of the rows, and their mean less it, ``(..., 2, d)``; 0 if no rows."""
     if z.shape[-2] == 0:
         return _empty(xp, z, 2)
     weights = None
@@ -275,7 +275,7 @@ def _near_and_mean(xp: Library, z: Array, each: Array | None, objective: Objecti
         weights = SampleWeights(xp, each, total_of(xp, each, objective.sizes.summed), 0)
         z = weights.clean(z)
     samples = Samples(xp, z, objective.sizes, weights=weights)
-    return xp.concat([samples.near, samples.mean], axis=-2)
+    return xp.concat([samples.shift, samples.mean], axis=-2)
 
 
 def _empty(xp: Library, like: Array, rows: int) -> Array:
@@ -284,14 +284,14 @@ def _empty(xp: Library, like: Array, rows: int) -> Array:
 
 
 def _mean(received: Array, shares: Sequence[Any], counts: tuple[int, ...], rank: Any) -> Array:
-    """Return the mean of all rows less what is near those of this rank, ``(k, ..., 1, d)``.
+    """Return the mean of all rows less the shift of this rank's, ``(k, ..., 1, d)``.
 
     From differences of rows, so that it is rounded on the scale of the spread. `shares` says how
     much each rank's mean counts.
     """
-    own_near = received[rank][..., :1, :]
+    own_shift = received[rank][..., :1, :]
     return sums.total(
-        share * ((of_rank[..., :1, :] - own_near) + of_rank[..., 1:, :])
+        share * ((of_rank[..., :1, :] - own_shift) + of_rank[..., 1:, :])
         for share, count, of_rank in zip(shares, counts, received, strict=True)
         if count
     )

@@ -58,13 +58,13 @@ class Samples:
         self._energies: Array | None = None
 
     @property
-    def near(self) -> Array:
+    def shift(self) -> Array:
         """What is subtracted of each sample before their mean is taken, ``(..., 1, d)``.
 
-        Of each feature it is a value that some sample has, in the middle of those of the first
-        three: with a sample far from all others, each of the n differences would be rounded on
-        the scale of that one. Of few samples, where they have weights, and where each call costs
-        the library much, it is the first that counts; 0 where none does.
+        It is the first sample that counts, 0 where none does: of few samples, where they have
+        weights, and where each call costs the library much. Otherwise it is, of each feature, the
+        middle one of the first three values. If the first sample were far from all others, each
+        of the n differences would be rounded on the scale of that one.
         """
         if self.weights is None:
             return self._first_or_middle()
@@ -75,7 +75,7 @@ class Samples:
 
     @property
     def mean(self) -> Array:
-        """The mean of the samples less `near`, ``(..., 1, d)``."""
+        """The mean of the samples less `shift`, ``(..., 1, d)``."""
         if self._mean is None:
             self._centred = self._centre()
         return self._mean
@@ -94,7 +94,7 @@ class Samples:
     def _centre(self) -> Array:
         # With a sample subtracted the mean is rounded on the scale of the spread and not of a
         # common offset, and a constant feature gives exact zeros.
-        shifted = self.z - self.near
+        shifted = self.z - self.shift
         if self._mean is None:
             self._mean = self._mean_of(shifted)
         return self._rooted(memory.subtract(self.xp, shifted, self._mean))
@@ -105,7 +105,7 @@ class Samples:
         # Of a number of samples that stands for any nothing is asked.
         if not sizes.asks_samples or sizes.on_device or xp.stacks:
             return first
-        if z.shape[-2] <= sizes.near_first:
+        if z.shape[-2] <= sizes.first_subtracted:
             return first
         second, third = z[..., 1:2, :], z[..., 2:3, :]
         larger = xp.maximum(first, second)
@@ -244,7 +244,7 @@ class Samples:
 
 
 class ShiftedSamples(Samples):
-    """Samples less `near`, which `z` are: their memory becomes that of ``centred``."""
+    """Samples less `shift`, which `z` are: their memory becomes that of ``centred``."""
 
     def _centre(self) -> Array:
         if self._mean is None:

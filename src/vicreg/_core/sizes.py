@@ -36,7 +36,7 @@ class Sizes:
     asks_samples : bool
         Whether fewer are kept apart where there are few samples. False is for a number of samples
         that stands for any.
-    near_first : int
+    first_subtracted : int
         Of up to so many samples the first is subtracted from each before their mean is taken; of
         more the middle one of three, which takes four more calls. At least 2.
     defined : int
@@ -65,7 +65,7 @@ class Sizes:
     sees_values: bool = True
     cancels: float = 0.25
     asks_samples: bool = True
-    near_first: int = 32
+    first_subtracted: int = 32
     defined: int = 2**18
     sorted: int = 64
     summed: int = 512

@@ -77,7 +77,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vicreg._core.sizes import DEFAULT_SIZES
+from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 from vicreg.tools.dtypes import UNIT_ROUNDOFF
 from vicreg.tools.verification.definition import TERMS, Definition
 
@@ -111,15 +111,16 @@ class Rounding:
         Whether z − mean(z) is formed directly, and not after a sample is subtracted.
     method : {"auto", "gram", "covariance"}
         The route of the covariance term.
-    kept_apart : int
-        How many of the largest features the Gram route keeps apart.
+    sizes : Sizes
+        How many of the largest features the Gram route keeps apart, and up to how many samples
+        the first is subtracted.
     """
 
     computed_in: str
     returned_in: str
     plain: bool = False
     method: str = "auto"
-    kept_apart: int = DEFAULT_SIZES.kept_apart
+    sizes: Sizes = DEFAULT_SIZES
 
     @property
     def u(self) -> float:
@@ -181,15 +182,6 @@ def rounding_bounds(
     return bounds
 
 
-def _moved(z: Floats) -> Floats:
-    """Return D, the distance to what the core subtracts before the mean is taken."""
-    from_first: Floats = np.abs(z - z[:1])
-    if len(z) <= DEFAULT_SIZES.near_first:
-        return from_first
-    larger: Floats = np.maximum(from_first, np.abs(z - np.median(z[:3], axis=0)))
-    return larger
-
-
 class _SampleSet:
     """One view of one sample set, with the errors of its centring and covariance."""
 
@@ -201,7 +193,13 @@ class _SampleSet:
         self.size = size = self.n + self.d + _ROUNDINGS_OF_ONE
         from_first = z - z[:1]
         zc = self.zc = from_first - from_first.mean(axis=0)
-        moved = np.zeros_like(z) if rounding.plain else _moved(z)
+        self.takes_middle = self.n > rounding.sizes.first_subtracted
+        #: D, the distance to what the core subtracts before the mean is taken.
+        self.distance = np.abs(from_first)
+        if self.takes_middle:
+            from_middle = np.abs(z - np.median(z[:3], axis=0))
+            self.distance = np.maximum(self.distance, from_middle)
+        moved = np.zeros_like(z) if rounding.plain else self.distance
         meant = (np.abs(z) if rounding.plain else moved).mean(axis=0)
         self.of_mean = u * size * meant
         self.of_entries = 4 * u * (np.abs(zc) + moved)
@@ -313,7 +311,7 @@ def _covariance(sets: Sequence[_SampleSet], definition: Definition, rounding: Ro
         else:
             of_squares, of_product = _by_covariance(one, m, whole, definition.delta)
         if definition.delta is None and rounding.by_gram(one.n, d):
-            of_kernel, of_kernel_product = _by_gram(one, m, whole, rounding.kept_apart)
+            of_kernel, of_kernel_product = _by_gram(one, m, whole, rounding.sizes.kept_apart)
             of_squares, of_product = of_squares + of_kernel, of_product + of_kernel_product
         value += scale * of_squares
         gradients.append(scale * 4 / m * of_product)
@@ -422,17 +420,16 @@ def curvature_bounds(
             acts = std < definition.gamma
         else:
             error, acts = 8 * nu * 2 / m * v, variance < definition.gamma
-        bounds["variance"].append(of_variance * acts * _sent_back(error))
+        bounds["variance"].append(of_variance * acts * _sent_back(error, one))
         m = n - definition.n_covariance
         error = 8 * nu * 4 / m**2 * (v @ q + z @ r)
-        bounds["covariance"].append(of_covariance * _sent_back(error))
+        bounds["covariance"].append(of_covariance * _sent_back(error, one))
     return bounds
 
 
 def _size_of(one: _SampleSet) -> Floats:
     """Return Z, the sum of the absolute values behind each entry of zc."""
-    moved = _moved(one.z)
-    size: Floats = one.absolute + moved + moved.mean(axis=0)
+    size: Floats = one.absolute + one.distance + one.distance.mean(axis=0)
     return size
 
 
@@ -442,9 +439,9 @@ def _with_diagonal(matrix: Floats) -> Floats:
     return doubled
 
 
-def _sent_back(error: Floats) -> Floats:
+def _sent_back(error: Floats, one: _SampleSet) -> Floats:
     """Return `error` after the centring in a backward pass."""
     sent: Floats = error + error.mean(axis=0)
     # `error` is 8 N u F at least.
-    sent[: 3 if len(sent) > DEFAULT_SIZES.near_first else 1] += 2 / 8 * sent.sum(axis=0)
+    sent[: 3 if one.takes_middle else 1] += 2 / 8 * sent.sum(axis=0)
     return sent

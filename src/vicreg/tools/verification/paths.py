@@ -111,7 +111,14 @@ _ON_DEVICE = Sizes(
     on_device=True, sees_values=False, kept_apart=2, kept_apart_unseen=2, defined=0, sorted=3
 )
 _STACKED_IN_PARTS = Sizes(
-    stacked=1, strip_length=3, defined=0, summed=4, block=20, part=8, columns=4
+    stacked=1,
+    strip_length=3,
+    first_subtracted=2,
+    defined=0,
+    summed=4,
+    block=20,
+    part=8,
+    columns=4,
 )
 _ONE_BY_ONE = replace(
     _STACKED_IN_PARTS, stacked=0, cancels=1e30, kept_apart=3, kept_apart_unseen=3, sorted=4

@@ -9,6 +9,7 @@ from functools import cache, cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from vicreg._core.sizes import DEFAULT_SIZES, Sizes
 from vicreg.tools.dtypes import DTYPES, FULL, HALF, LARGEST, UNDERFLOW, UNIT_ROUNDOFF
 from vicreg.tools.verification.bounds import (
     PLAIN_FLOAT64,
@@ -266,7 +267,7 @@ def problem(
     *,
     seed: int = 0,
     method: str = "auto",
-    kept_apart: int | None = None,
+    sizes: Sizes = DEFAULT_SIZES,
     own_code: bool = False,
 ) -> Problem:
     """Return one problem.
@@ -284,7 +285,7 @@ def problem(
         The formula.
     seed : int
         The seed of the input.
-    method, kept_apart : optional
+    method, sizes : optional
         As in `Rounding`.
     own_code : bool
         Whether the bound is that of a user's function, which centres directly and computes in
@@ -295,9 +296,7 @@ def problem(
     Problem
     """
     computed_in = "float32" if dtype in HALF and not own_code else dtype
-    rounding = Rounding(computed_in, dtype, plain=own_code, method=method)
-    if kept_apart is not None:
-        rounding = Rounding(computed_in, dtype, own_code, method, kept_apart)
+    rounding = Rounding(computed_in, dtype, own_code, method, sizes)
     return Problem(_input(case, dtype, seed), dtype, convention, definition, rounding)
 
 

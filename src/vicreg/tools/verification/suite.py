@@ -358,7 +358,7 @@ def _problem(setup: Setup, case: Case, seed: int) -> Problem:
         way.definition,
         seed=seed,
         method=way.method,
-        kept_apart=way.path.sizes.kept_apart,
+        sizes=way.path.sizes,
     )
 
 
