@@ -8,7 +8,8 @@ strings. A process that has imported the libraries, but not this package, makes 
 mutant. The child imports a copy of the package with the mutant, and runs the default tests that
 reach the changed line, the fastest first, until one fails. Which tests reach a line is found out
 by one run of them, before anything else; it is kept in the folder ``.mutants``, with the results.
-What was caught in a former run, and has not changed, is not tried again.
+``--record`` writes the results to ``mutants.json``, and so into the repository. What was caught
+in a former run is not tried again, unless the function around it has changed.
 
 Each mutant that no test can tell from the package stands in ``mutants.toml`` with the reason. The
 exit status is 1 if one that does not stand there was not caught, or if one that does was caught
@@ -50,6 +51,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src", "vicreg")
 KEPT = ROOT / ".mutants"
 LISTED = Path(__file__).with_suffix(".toml")
+RECORD = Path(__file__).with_suffix(".json")
 
 #: The files to mutate.
 FILES = (
@@ -104,11 +106,11 @@ CHOICES = {
 #: command, of the tools and of the docs.
 TESTS = (
     *("accuracy", "axes", "bad_input", "bench_count", "cached_backward", "communicators"),
-    *("conventions", "dask", "definition", "diagnose", "dtypes", "growth", "jax", "jax_mesh"),
-    *("jax_settings", "libraries", "mlx"),
+    *("conventions", "dask", "definition", "diagnose", "dtypes", "growth", "hard_input", "jax"),
+    *("jax_mesh", "jax_settings", "libraries", "mlx"),
     *("monitor", "names", "pairs", "paths", "plan", "properties", "published", "ranks"),
-    *("ranks_jax", "ranks_mpi", "ranks_torch", "sample_weight", "torch", "torch_modes"),
-    *("trajectories", "vcreg", "vcreg_jax", "vcreg_layer", "vicregl"),
+    *("ranks_jax", "ranks_mpi", "ranks_torch", "sample_weight", "stateful", "stateful_torch"),
+    *("torch", "torch_modes", "trajectories", "vcreg", "vcreg_jax", "vcreg_layer", "vicregl"),
 )
 
 #: What runs in processes of the tests' own, where no line is seen to be reached.
@@ -164,8 +166,12 @@ class Mutant:
         number = f" #{self.number}" if self.number > 1 else ""
         return f"{self.file} {self.function}: {self.old} -> {self.new}{number}"
 
+    @property
+    def id(self) -> str:
+        return f"{zlib.crc32(self.key.encode()):08x}"
+
     def is_in(self, part: tuple[int, int]) -> bool:
-        return zlib.crc32(self.key.encode()) % part[1] == part[0] - 1
+        return int(self.id, 16) % part[1] == part[0] - 1
 
 
 @dataclass
@@ -499,8 +505,8 @@ def find_reached(files: list[str]) -> Reached:
 class Order:
     """The tests for a mutant: first those that tell most in least time."""
 
-    def __init__(self, reached: Reached) -> None:
-        self.reached = reached
+    def __init__(self, reached: Reached, caught_by: dict[str, str]) -> None:
+        self.reached, self.caught_by = reached, caught_by
         files = {test.partition("::")[0] for test in reached.seconds}
         self._gone = {file for file in files if not (ROOT / file).exists()}
         lines = [ones for found in reached.lines.values() for ones in found.values()]
@@ -518,9 +524,9 @@ class Order:
     def tests(self, mutant: Mutant, source: str) -> list[list[str]]:
         """Return the tests to run one after another, in groups, each for a child of its own.
 
-        First those that reach the changed statement, or else its file, or else all. Then a few
-        others of the file, since what one test alone reaches may be kept for all, as what is
-        compiled. At last those of what runs elsewhere.
+        First the one that caught it in a former run. Then those that reach the changed statement,
+        or else its file, or else all. Then a few others of the file, since what one test alone
+        reaches may be kept for all, as what is compiled. At last those of what runs elsewhere.
         """
         if mutant.file not in self._now:
             self._now[mutant.file] = self.reached.now(mutant.file, source)
@@ -544,7 +550,9 @@ class Order:
             for one in self.reached.seconds
             if one.partition("::")[0] in {*ELSEWHERE.get(mutant.file, ())} - self._gone
         )
-        return [group for group in (first[:FIRST], first[FIRST:], elsewhere) if group]
+        before = self.caught_by.get(mutant.key)
+        known = [before] if before in self.reached.seconds else []
+        return [group for group in (known, first[:FIRST], first[FIRST:], elsewhere) if group]
 
     def _sorted(self, file: str, tests: set[str]) -> list[str]:
         groups: dict[str, list[str]] = defaultdict(list)
@@ -821,15 +829,13 @@ def import_libraries() -> None:
     gc.freeze()  # or each child would go through all of it, and so copy it
 
 
-def try_all(mutants: list[Mutant], reached: Reached, budget: float, workers: int) -> list[Outcome]:
+def try_all(mutants: list[Mutant], order: Order, budget: float, workers: int) -> list[Outcome]:
     """Try the mutants, keep and return what became of each, and print those not caught."""
     begun = time.monotonic()
     outcomes: list[Outcome] = []
     with (
         tempfile.TemporaryDirectory() as base,
-        multiprocessing.get_context("fork").Pool(
-            workers, _begin, (Order(reached), budget, base)
-        ) as pool,
+        multiprocessing.get_context("fork").Pool(workers, _begin, (order, budget, base)) as pool,
         (KEPT / "results").open("a") as results,
     ):
         for outcome in pool.imap_unordered(_try, mutants):
@@ -847,7 +853,7 @@ def try_all(mutants: list[Mutant], reached: Reached, budget: float, workers: int
                     f"{minutes:.1f} min",
                     flush=True,
                 )
-        found_by = sorted({one.by for one in outcomes if one.by in reached.seconds})
+        found_by = sorted({one.by for one in outcomes if one.by in order.reached.seconds})
         failing = pool.apply(_failing, (found_by,)) if found_by else None
         if failing is not None:
             print(f"the package itself failed {failing}: what it caught does not count")
@@ -861,11 +867,30 @@ def try_all(mutants: list[Mutant], reached: Reached, budget: float, workers: int
     return outcomes
 
 
-def known_results() -> dict[str, Outcome]:
-    """Return what is kept of former runs: the last of each mutant."""
+def known_results(mutants: list[Mutant]) -> dict[str, Outcome]:
+    """Return what is known from former runs: the last of each mutant."""
     path = KEPT / "results"
     lines = path.read_text().splitlines() if path.exists() else []
-    return {one.key: one for one in (Outcome(**json.loads(line)) for line in lines)}
+    own = {one.key: one for one in (Outcome(**json.loads(line)) for line in lines)}
+    return recorded_results(mutants) | own
+
+
+def recorded_results(mutants: list[Mutant]) -> dict[str, Outcome]:
+    """Return what the record in the repository says of the mutants."""
+    record = json.loads(RECORD.read_text())
+    found: dict[str, Outcome] = {}
+    for mutant in mutants:
+        kept = record["tried"].get(mutant.file, {}).get(mutant.id)
+        if kept is None:
+            continue
+        state, by, control = kept.split(maxsplit=2)
+        test = None if by == "-" else record["tests"][int(by)]
+        found[mutant.key] = Outcome(
+            *(mutant.key, mutant.state if mutant.state.startswith(state) else "", mutant.line),
+            *(test is not None, test or "", 0.0),
+            control={"passed": "", "-": None}.get(control, control),
+        )
+    return found
 
 
 def reached_by_tests(again: list[str] | None) -> Reached:
@@ -894,10 +919,13 @@ def listed() -> dict[str, str]:
     return {f"{file} {name}": why for file, ones in files.items() for name, why in ones.items()}
 
 
-def summary(mutants: list[Mutant]) -> dict[str, Any]:
-    """Return what the page in the docs shows: how many of each file were tried and caught."""
-    known, excused = known_results(), listed()
+def record(mutants: list[Mutant]) -> dict[str, Any]:
+    """Return what is kept of all runs, and what the page in the docs shows of it."""
+    known, excused = known_results(mutants), listed()
     files: dict[str, Counter[str]] = {file: Counter() for file in _files()}
+    tried: dict[str, dict[str, str]] = {file: {} for file in files}
+    caught_by = sorted({outcome.by for outcome in known.values() if outcome.caught})
+    places = {test: str(place) for place, test in enumerate(caught_by)}
     open_: list[str] = []
     for mutant in mutants:
         count = files[mutant.file]
@@ -905,6 +933,9 @@ def summary(mutants: list[Mutant]) -> dict[str, Any]:
         outcome = known.get(mutant.key)
         if outcome is None or outcome.state != mutant.state:
             continue
+        by = places[outcome.by] if outcome.caught else "-"
+        control = "-" if outcome.control is None else outcome.control or "passed"
+        tried[mutant.file][mutant.id] = f"{mutant.state[:8]} {by} {control}"
         count["tried"] += 1
         if outcome.caught:
             count["caught"] += 1
@@ -921,12 +952,14 @@ def summary(mutants: list[Mutant]) -> dict[str, Any]:
         "files": files,
         "controls": [len(controls), sum(bool(one.control) for one in controls)],
         "not caught": open_,
+        "tests": caught_by,
+        "tried": {file: dict(sorted(ones.items())) for file, ones in tried.items() if ones},
     }
 
 
-def table(path: str | Path) -> str:
-    """Return the numbers of the summary in a file as a table in Markdown."""
-    kept = json.loads(Path(path).read_text())
+def table() -> str:
+    """Return the numbers in the record as a table in Markdown."""
+    kept = json.loads(RECORD.read_text())
     names = ("mutants", "tried", "caught", "listed")
     rows = [
         (f"`{file}`", *(count.get(name, 0) for name in names))
@@ -942,9 +975,9 @@ def table(path: str | Path) -> str:
     return "\n".join(lines)
 
 
-def conditions(path: str | Path) -> str:
-    """Return when the summary in a file was written, with which versions, in Markdown."""
-    kept = json.loads(Path(path).read_text())
+def conditions() -> str:
+    """Return when the record was written, with which versions, in Markdown."""
+    kept = json.loads(RECORD.read_text())
     versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
     count, failed = kept["controls"]
     tried, caught, excused = (
@@ -970,9 +1003,9 @@ def reasons() -> str:
     return "\n".join(lines)
 
 
-def not_caught(path: str | Path) -> str:
-    """Return those of the summary in a file that should be caught, in Markdown."""
-    missed = json.loads(Path(path).read_text())["not caught"]
+def not_caught() -> str:
+    """Return those in the record that should be caught, in Markdown."""
+    missed = json.loads(RECORD.read_text())["not caught"]
     return "\n".join(f"- ``{key}``" for key in missed) or "None."
 
 
@@ -990,7 +1023,7 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="list the mutants and stop")
     parser.add_argument(
-        "--summary", metavar="FILE", type=Path, help="write how many were caught and stop"
+        "--record", action="store_true", help=f"write the results to {RECORD.name} and stop"
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--again", action="store_true", help="try those too that were caught")
@@ -1031,14 +1064,18 @@ def main() -> int:
     if given.list:
         print(*(f"{mutant.key} (line {mutant.line})" for mutant in mutants), sep="\n")
         return 0
-    if given.summary is not None:
-        given.summary.write_text(json.dumps(summary(mutants), indent=1) + "\n")
+    if given.record:
+        RECORD.write_text(json.dumps(record(every), indent=1) + "\n")
         return 0
-    reached = reached_by_tests(given.reach)
-    known = {} if given.again else known_results()
-    mutants = [one for one in mutants if not _is_known(one, known.get(one.key), given.untried)]
+    known = known_results(every)
+    if not given.again:
+        mutants = [one for one in mutants if not _is_known(one, known.get(one.key), given.untried)]
+    caught_by = {
+        key: one.by.removeprefix("no end of ") for key, one in known.items() if one.caught
+    }
+    order = Order(reached_by_tests(given.reach), caught_by)
     import_libraries()
-    outcomes = try_all(mutants, reached, given.seconds, given.workers)
+    outcomes = try_all(mutants, order, given.seconds, given.workers)
     wrong = [one for one in outcomes if one.caught == (one.key in excused)]
     for one in wrong:
         if one.caught:
