@@ -13,6 +13,7 @@ from vicreg.tools.command.functions import (
     Kwargs,
     Output,
     Shape,
+    files_of,
     library_hint,
     printable,
 )
@@ -85,7 +86,7 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         with one_line_errors("identify"):
             require("numpy")
-            check_files({"--json": json_file})
+            check_files({"--json": json_file}, files_of(function))
             target = Target(function, kwargs or (), output, shape)
             identified = _identify(target, backend, json_file)
         if not identified:

@@ -14,6 +14,7 @@ from vicreg.tools.command.functions import (
     Kwargs,
     Output,
     Shape,
+    files_of,
     library_hint,
     printable,
 )
@@ -133,7 +134,7 @@ def add_to(app: typer.Typer) -> None:
         with one_line_errors("verify"):
             require("numpy")
             files = {"--json": json_file, "--markdown": markdown_file}
-            check_files(files)
+            check_files(files, files_of(target))
             if timeout is not None and distributed is None:
                 raise UsageError("--timeout is of --distributed")
             if timeout is not None and not 1 <= timeout <= _LONGEST:  # neither does NaN
