@@ -326,6 +326,44 @@ def test_a_package_whose_import_raises_anything_is_said(
     )
 
 
+#: A process in which NumPy cannot be found.
+WITHOUT_NUMPY = """
+import importlib.abc, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "numpy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+from vicreg.tools.command import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "diagnose z.npy",
+        "demo",
+        "identify math:hypot",
+        "verify --target=math:hypot",
+        "verify --distributed=2",
+        "bench",
+        "conventions --json",
+    ],
+)
+def test_without_numpy(arguments: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_NUMPY, *arguments.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if arguments.startswith("conventions"):
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith("{")
+    else:
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == "vicreg: NumPy is not installed: pip install numpy\n"
+
+
 class TestStreams:
     """The command as a process of its own, with streams that are full, closed or not read."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vicreg.tools.functions import FunctionError
 from vicreg.tools.libraries import NAMES
+
+if TYPE_CHECKING:
+    from vicreg.tools.functions import FunctionError
 
 __all__ = ["METAVAR", "Kwargs", "Output", "Shape", "files_of", "library_hint", "printable"]
 

@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,10 +26,11 @@ from vicreg.tools.command.shared import (
     stderr_console,
     write_json,
 )
-from vicreg.tools.functions import FunctionError
 from vicreg.tools.libraries import NAMES
-from vicreg.tools.loading import Target
 from vicreg.tools.requirements import require
+
+if TYPE_CHECKING:
+    from vicreg.tools.loading import Target
 
 __all__ = ["add_to"]
 
@@ -86,6 +87,8 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         with one_line_errors("identify"):
             require("numpy")
+            from vicreg.tools.loading import Target
+
             check_files({"--json": json_file}, files_of(function))
             target = Target(function, kwargs or (), output, shape)
             identified = _identify(target, backend, json_file)
@@ -93,7 +96,8 @@ def add_to(app: typer.Typer) -> None:
             raise typer.Exit(1)
 
 
-def _identify(target: Target, backend: str, json_file: Path | None) -> bool:
+def _identify(target: "Target", backend: str, json_file: Path | None) -> bool:
+    from vicreg.tools.functions import FunctionError
     from vicreg.tools.identification import identify_loss
     from vicreg.tools.progress import late_progress
 
