@@ -166,6 +166,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         refused(run(locked), "cannot read", "Permission denied")
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".safetensors"])
+def test_what_is_no_plain_file(tmp_path: Path, suffix: str) -> None:
+    """A pipe that nobody writes to would be waited for; a device has no end."""
+    pipe, device, loop = (tmp_path / f"{name}{suffix}" for name in ("pipe", "device", "loop"))
+    os.mkfifo(pipe)
+    device.symlink_to(os.devnull)
+    loop.symlink_to(loop)
+    refused(run(pipe), "cannot read", "it is no plain file")
+    refused(run(device), "cannot read", "it is no plain file")
+    refused(run(loop), "cannot read", "loop")
+
+
 def test_embeddings_are_never_replaced(tmp_path: Path) -> None:
     file, other = saved(tmp_path, Z), saved(tmp_path, Z, "other.npy")
     (tmp_path / "link.json").symlink_to(file)
@@ -191,6 +203,29 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
     refused(run(one, "--convention", "vcreg"), "d(d - 1)")
     z = saved(tmp_path, Z)
     refused(run(z, z, "--convention", "vcreg"), "'vcreg' has no invariance term")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_a_file_larger_than_memory(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not read: the system may end a program that takes too much."""
+    file, z = tmp_path / f"z{suffix}", np.zeros((4000, 1000))
+    if suffix == ".npy":
+        np.save(file, z)
+    else:
+        pytest.importorskip("safetensors.numpy").save_file({"z": z}, file)
+    memory = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10_000}
+    monkeypatch.setattr(os, "sysconf", memory.__getitem__, raising=False)
+    refused(run(file), "does not fit into memory: 0.0298 of 0.0381 GiB")
+
+
+def test_values_that_overflow_fail(tmp_path: Path) -> None:
+    """They are finite, and nothing can be said of them: worse than what can be named."""
+    z = np.copysign(np.float32(3e38), Z).astype(np.float32)
+    result = run(saved(tmp_path, z), "--fail-on", "collapsed")
+    assert result.stdout.startswith("Not finite")
+    assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

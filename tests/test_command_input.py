@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,9 +69,9 @@ BAD: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("bench", "--size"): ((), (*NAMES, "nanxnan", "1x4", "4x0", "4x4x4", "infxinf", "1e3x4")),
     ("bench", "--dtype"): ((), (*NAMES, "int8")),
     ("bench", "--mode"): ((), NAMES),
-    ("bench", "--launch-us"): (("--count",), (*NUMBERS, "0")),
-    ("bench", "--bandwidth-tbs"): (("--count",), (*NUMBERS, "0")),
-    ("bench", "--tflops"): (("--count",), (*NUMBERS, "0")),
+    ("bench", "--launch-us"): (("--count",), (*NUMBERS, "0", "1e-320", "1e308")),
+    ("bench", "--bandwidth-tbs"): (("--count",), (*NUMBERS, "0", "1e-320", "1e308")),
+    ("bench", "--tflops"): (("--count",), (*NUMBERS, "0", "1e-320", "1e308")),
     ("bench", "--json"): ((), FILES),
     ("bench", "--html"): ((), FILES),
     ("bench", "--plot"): ((), FIGURES),
@@ -283,3 +287,136 @@ def test_bad_usage_of_no_subcommand_points_to_the_help_of_all(
         status, out, err = command(*arguments)
         assert (status, out) == (2, "")
         assert err.endswith(": see vicreg --help\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("identify", "losses:mine"), ("verify", "--target=losses:mine", "--backend=numpy")],
+    ids=lambda arguments: arguments[0],
+)
+@pytest.mark.parametrize("module", ["losses", "./losses.py"])
+def test_the_code_of_a_target_is_never_replaced(
+    arguments: tuple[str, ...],
+    module: str,
+    command: Callable[..., Ended],
+    own_files: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for function in WORK_ON_TARGETS:
+        monkeypatch.setattr(f"vicreg.tools.{function}", lambda *_, **__: pytest.fail("work"))
+    arguments = tuple(word.replace("losses", module) for word in arguments)
+    status, _, err = command(*arguments, "--json=losses.py")
+    assert status == 2
+    assert err.startswith("vicreg: --json must not replace 'losses.py', which is read")
+    assert (tmp_path / "losses.py").read_text() == LOSSES
+
+
+def test_a_package_whose_import_raises_anything_is_said(
+    command: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Matplotlib raises a ValueError where MPLBACKEND names none."""
+    (tmp_path / "matplotlib.py").write_text("raise ValueError('no such backend')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    assert command("diagnose", "z.npy", "--plot=z.png") == (
+        2,
+        "",
+        "vicreg: matplotlib cannot be imported: no such backend\n",
+    )
+
+
+#: A process in which NumPy cannot be found.
+WITHOUT_NUMPY = """
+import importlib.abc, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == "numpy":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+from vicreg.tools.command import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "diagnose z.npy",
+        "demo",
+        "identify math:hypot",
+        "verify --target=math:hypot",
+        "verify --distributed=2",
+        "bench",
+        "conventions --json",
+    ],
+)
+def test_without_numpy(arguments: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_NUMPY, *arguments.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if arguments.startswith("conventions"):
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith("{")
+    else:
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == "vicreg: NumPy is not installed: pip install numpy\n"
+
+
+class TestStreams:
+    """The command as a process of its own, with streams that are full, closed or not read."""
+
+    def run(self, arguments: str, streams: str) -> Ended:
+        command = f"{sys.executable} -m vicreg {arguments} {streams}"
+        ended = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+        return ended.returncode, ended.stdout, ended.stderr
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        np.save(tmp_path / "z.npy", np.eye(4))
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+    @pytest.mark.parametrize("arguments", ["diagnose z.npy --json", "--help"])
+    def test_no_space_for_the_output(self, arguments: str) -> None:
+        wanted = (1, "", "vicreg: cannot write: No space left on device\n")
+        assert self.run(arguments, ">/dev/full") == wanted
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+    def test_no_space_for_an_error(self) -> None:
+        assert self.run("diagnose none.npy", "2>/dev/full") == (2, "", "")
+
+    @pytest.mark.skipif(os.name == "nt", reason="of a POSIX shell")
+    @pytest.mark.parametrize(
+        ("arguments", "streams", "status"),
+        [("diagnose z.npy --json=z.json", "<&- >&- 2>&-", 0), ("diagnose none.npy", "2>&-", 2)],
+    )
+    def test_closed_streams(self, arguments: str, streams: str, status: int) -> None:
+        assert self.run(arguments, streams) == (status, "", "")
+        if status == 0:
+            assert Path("z.json").read_text().startswith("{")
+
+    @pytest.mark.skipif(os.name == "nt", reason="of a POSIX shell")
+    def test_a_reader_that_has_gone(self) -> None:
+        status, out, err = self.run("diagnose z.npy --json", "| true")
+        assert (status, out, err) == (0, "", "")  # of the shell's last command
+
+    @pytest.mark.skipif(os.name == "nt", reason="it has no such signal")
+    def test_an_interrupt_before_the_work(self, tmp_path: Path) -> None:
+        """While packages are imported, which takes longer than some subcommands."""
+        (tmp_path / "rich.py").write_text(
+            "import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(60)"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vicreg", "conventions"],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "began").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (130, "vicreg: stopped\n")

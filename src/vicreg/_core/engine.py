@@ -5,9 +5,9 @@ forms gradients from that (reverse mode), and ``pushforward`` the change of each
 direction (forward mode). ``value_and_gradients`` does the first two at once and no part twice.
 
 Small views are stacked and worked on as one array, since each call of a library costs more than
-its work there. Larger ones are too where the library says so: on a device other than the CPU, and
-in PyTorch. All others are worked on one after another: what was computed of one leaves its memory
-to the next.
+its work there. Larger ones are too where the library says so: PyTorch and CuPy on a GPU, Dask, and
+PyTorch on a CPU where their products are small. All others are worked on one after another: what
+was computed of one leaves its memory to the next.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def cost(route: Route, counts: Sequence[int], d: int, views: int = 2, itemsize: 
         gathered, summed = most * d * itemsize, number  # its rows; the squares of K
         multiply_adds = 2 * most * sum(counts) * d
     else:
-        # Its first row and its mean; the energies and the covariances of the features.
+        # Its shift and its mean less that; the energies and the covariances of the features.
         gathered, summed = 2 * d * number, (d + d * d) * number
         multiply_adds = 2 * most * d * d
     invariance = number

@@ -7,7 +7,9 @@ a file is said in one line.
 from __future__ import annotations
 
 import errno
+import math
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -55,6 +57,9 @@ def load(file: Path, key: str | None = None) -> Array:
         known = ", ".join(SUFFIXES)
         raise RequirementError(f"cannot read {name}: its suffix must be one of {known}")
     try:
+        kind = file.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe is read once, and a device ...
+            raise RequirementError(f"cannot read {name}: it is no plain file")
         with file.open("rb") as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an error is one line
             array = reader(opened, name, key)
@@ -80,6 +85,7 @@ def _read_npy(file: BinaryIO, name: str, key: str | None) -> Array:
     if not file.read(len(_MAGIC)) == _MAGIC:
         raise RequirementError(f"{name} is no .npy file: save the array by numpy.save")
     file.seek(0)
+    _check_size(os.fstat(file.fileno()).st_size, name)
     return _chosen({"": lambda: np.load(file, allow_pickle=False)}, name, key)
 
 
@@ -130,7 +136,9 @@ def _read_safetensors(file: BinaryIO, name: str, key: str | None) -> Array:
     with safe_open(file.name, framework="numpy") as opened:
 
         def read(key: str) -> Array:
-            if not opened.get_slice(key).get_dtype().startswith(("BF", "F8")):
+            shape, dtype = opened.get_slice(key).get_shape(), opened.get_slice(key).get_dtype()
+            _check_size(math.prod(shape) * _BYTES.get(dtype, 1), name)
+            if not dtype.startswith(("BF", "F8")):
                 return opened.get_tensor(key)
             require("torch")  # NumPy has no such numbers
             with safe_open(file.name, framework="pt") as tensors:
@@ -140,6 +148,7 @@ def _read_safetensors(file: BinaryIO, name: str, key: str | None) -> Array:
 
 
 _MAGIC = b"\x93NUMPY"
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of a number, by its name in safetensors
 _READERS = {
     ".npy": _read_npy,
     ".npz": _read_npz,

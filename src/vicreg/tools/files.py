@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from vicreg.tools.requirements import RequirementError, ToolError, require
 
-__all__ = ["check_figure_file", "check_file", "replacing"]
+__all__ = ["check_figure_file", "check_file", "real", "replacing"]
 
 #: The formats that need LaTeX, which may not be installed.
 _UNCERTAIN_FORMATS = {"pgf"}
@@ -26,19 +27,29 @@ def check_file(file: Path) -> None:
     Raises
     ------
     RequirementError
-        Its directory does not exist or is not writable, or `file` is a directory.
+        Its directory does not exist or is not writable, or `file` is a directory or may not be
+        written.
     """
+    name, file = repr(str(file)), real(file)
     try:
         if not file.parent.is_dir():
-            raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is no directory")
+            raise RequirementError(f"cannot write {name}: {str(file.parent)!r} is no directory")
         if file.is_dir():
-            raise RequirementError(f"cannot write {str(file)!r}: it is a directory")
+            raise RequirementError(f"cannot write {name}: it is a directory")
         if file.exists() and not file.is_file():
-            raise RequirementError(f"cannot write {str(file)!r}: it is no plain file")
+            raise RequirementError(f"cannot write {name}: it is no plain file")
     except OSError as error:
-        raise RequirementError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
+        raise RequirementError(f"cannot write {name}: {error.strerror or error}") from error
     if not os.access(file.parent, os.W_OK):
-        raise RequirementError(f"cannot write {str(file)!r}: {file.parent} is not writable")
+        raise RequirementError(f"cannot write {name}: {str(file.parent)!r} is not writable")
+    # A new file could take its place all the same; whoever protected it wants to keep it.
+    if file.exists() and not os.access(file, os.W_OK):
+        raise RequirementError(f"cannot write {name}: it is not writable")
+
+
+def real(file: Path) -> Path:
+    """Return the file that `file` is, or is a link to, or will be."""
+    return Path(os.path.realpath(file))  # `Path.resolve` fails on a link to itself
 
 
 def check_figure_file(file: Path) -> None:
@@ -84,10 +95,13 @@ def replacing(file: Path) -> Iterator[Path]:
     ToolError
         The file cannot be written.
     """
-    file = file.resolve()  # keep a symbolic link
-    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    file = real(file)  # keep a symbolic link
+    # Of a long name only the beginning: it may be as long already as a name can be.
+    unfinished = file.with_name(f".{file.stem[:32]}.{os.getpid()}{file.suffix[:16]}")
     try:
         yield unfinished
+        if file.exists():
+            shutil.copymode(file, unfinished)  # who may read it
         os.replace(unfinished, file)
     except OSError as error:
         raise ToolError(f"cannot write {str(file)!r}: {error.strerror or error}") from error

@@ -45,10 +45,10 @@ def require(*packages: str) -> None:
             if error.name != package:
                 raise RequirementError(_import_failed(name, error)) from error
             raise RequirementError(f"{name} is not installed: pip install {wanted}") from error
-        except ImportError as error:
+        except Exception as error:  # an import may raise anything
             raise RequirementError(_import_failed(name, error)) from error
 
 
-def _import_failed(name: str, error: ImportError) -> str:
+def _import_failed(name: str, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{name} cannot be imported: {reason}"

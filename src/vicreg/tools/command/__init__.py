@@ -2,13 +2,15 @@
 
 # No `from __future__ import annotations`: typer reads the annotations. It is imported when needed.
 
+import errno
 import importlib
 import io
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vicreg import __version__
-from vicreg.tools.command.errors import stop
+from vicreg.tools.command.errors import discard, stop
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -39,16 +41,47 @@ failed, 2 for bad usage. python -m vicreg is the same command.
 
 def main() -> None:
     """Run the command; print one line if it cannot run."""
-    for stream in (sys.stdout, sys.stderr):
+    try:
+        _prepare_streams()
+        try:
+            status = _run()
+        finally:
+            sys.stdout.flush()  # here, where it is known what to do if it fails
+    except KeyboardInterrupt:
+        stop("stopped", status=130)
+    except BrokenPipeError:  # whoever read the output wants no more of it
+        discard(sys.stdout)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
+            raise
+        discard(sys.stdout)
+        stop(f"cannot write: {error.strerror}", status=1)
+    sys.exit(status or 0)
+
+
+#: No space on the device, nothing left of a quota, a file too large, an error of the device.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before Python began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):  # print ? for what the terminal cannot show
             stream.reconfigure(errors="replace")
+
+
+def _run() -> Any:
+    """Return the exit status of the command, None where it is done."""
     try:
         for package in ("typer", "rich"):
             importlib.import_module(package)
     except ImportError:
         stop("the command needs typer and rich: pip install typer rich")
     try:
-        status = application()(prog_name="vicreg", standalone_mode=False)
+        return application()(prog_name="vicreg", standalone_mode=False)
     except Exception as error:
         # A usage error of click (or of typer's copy of it), which would print several lines.
         message = getattr(error, "format_message", None)
@@ -56,7 +89,6 @@ def main() -> None:
             raise
         command = ["vicreg", *(word for word in sys.argv[1:2] if word in _SUBCOMMANDS)]
         stop(f"{message().rstrip('.')}: see {' '.join(command)} --help")
-    sys.exit(status or 0)
 
 
 def application() -> "Typer":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ __all__ = ["check_options", "count"]
 
 #: What `machine.description` says of the machine.
 _MACHINE = ("platform", "processor")
+#: What a number of a GPU can be: a time that follows is finite, as JSON has it.
+_LEAST, _MOST = 1e-9, 1e9
 
 
 def check_options(
@@ -44,8 +45,8 @@ def check_options(
             continue
         if not count_only:
             raise UsageError(f"{option} goes with --count")
-        if not (math.isfinite(number) and number > 0):
-            raise UsageError(f"{option} must be a finite number above 0; got {number}")
+        if not _LEAST <= number <= _MOST:  # neither does NaN
+            raise UsageError(f"{option} must be of {_LEAST:g} to {_MOST:g}; got {number}")
 
 
 def count(

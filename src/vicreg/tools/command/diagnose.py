@@ -47,7 +47,8 @@ vicreg diagnose z.npy --json               as data, for a program
 vicreg diagnose z.pt --fail-on collapsed   exit status 1 if it has collapsed
 """
 
-#: What ``--fail-on`` takes, the worst first. A file with NaN is refused before it is judged.
+#: What ``--fail-on`` takes, the worst first. A file with NaN is refused before it is judged; what
+#: overflows is not, and is worse than each of these.
 _FAILURES = tuple(level for level in LEVELS if level not in ("not-finite", "healthy"))
 
 
@@ -117,7 +118,7 @@ def _failures(fail_on: str | None) -> tuple[str, ...]:
     if fail_on is None:
         return ()
     (level,) = chosen("--fail-on", [fail_on], _FAILURES)
-    return _FAILURES[: _FAILURES.index(level) + 1]
+    return LEVELS[: LEVELS.index(level) + 1]
 
 
 def _keyed(file: Path, other: Path | None, keys: Sequence[str]) -> list[tuple[Path, str | None]]:

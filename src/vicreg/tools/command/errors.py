@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
 
 from vicreg.tools.requirements import RequirementError, ToolError
 
-__all__ = ["UsageError", "one_line_errors", "stop"]
+__all__ = ["UsageError", "discard", "one_line_errors", "stop"]
 
 
 class UsageError(RequirementError):
@@ -18,8 +19,17 @@ class UsageError(RequirementError):
 
 def stop(message: str, status: int = 2) -> NoReturn:
     """Print `message` on stderr and exit with `status`."""
-    print(f"vicreg: {message}", file=sys.stderr)
+    try:
+        print(f"vicreg: {message}", file=sys.stderr, flush=True)
+    except OSError:  # nobody can be told
+        discard(sys.stderr)
     sys.exit(status)
+
+
+def discard(stream: TextIO) -> None:
+    """Let go of what `stream` could not write: Python would try again when it ends."""
+    with suppress(OSError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

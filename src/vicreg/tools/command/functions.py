@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vicreg.tools.functions import FunctionError
 from vicreg.tools.libraries import NAMES
 
-__all__ = ["METAVAR", "Kwargs", "Output", "Shape", "library_hint", "printable"]
+if TYPE_CHECKING:
+    from vicreg.tools.functions import FunctionError
+
+__all__ = ["METAVAR", "Kwargs", "Output", "Shape", "files_of", "library_hint", "printable"]
 
 METAVAR = "MODULE:FUNCTION"
 #: The options of the commands that take a user's function.
@@ -53,6 +56,15 @@ def printable(text: str) -> str:
         for letter, word in _SPELLED.items():
             text = text.replace(letter, word)
     return text
+
+
+def files_of(target: str | None) -> list[Path]:
+    """Return the file that a target may be in, which no output must replace."""
+    module = (target or "").rpartition(":")[0]
+    if not module:
+        return []
+    is_file = module.endswith(".py")
+    return [Path(module).expanduser() if is_file else Path(f"{module.replace('.', '/')}.py")]
 
 
 def library_hint(error: FunctionError, backend: str) -> str:

@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from vicreg.tools.command.functions import (
     Kwargs,
     Output,
     Shape,
+    files_of,
     library_hint,
     printable,
 )
@@ -25,10 +26,11 @@ from vicreg.tools.command.shared import (
     stderr_console,
     write_json,
 )
-from vicreg.tools.functions import FunctionError
 from vicreg.tools.libraries import NAMES
-from vicreg.tools.loading import Target
 from vicreg.tools.requirements import require
+
+if TYPE_CHECKING:
+    from vicreg.tools.loading import Target
 
 __all__ = ["add_to"]
 
@@ -85,14 +87,17 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         with one_line_errors("identify"):
             require("numpy")
-            check_files({"--json": json_file})
+            from vicreg.tools.loading import Target
+
+            check_files({"--json": json_file}, files_of(function))
             target = Target(function, kwargs or (), output, shape)
             identified = _identify(target, backend, json_file)
         if not identified:
             raise typer.Exit(1)
 
 
-def _identify(target: Target, backend: str, json_file: Path | None) -> bool:
+def _identify(target: "Target", backend: str, json_file: Path | None) -> bool:
+    from vicreg.tools.functions import FunctionError
     from vicreg.tools.identification import identify_loss
     from vicreg.tools.progress import late_progress
 

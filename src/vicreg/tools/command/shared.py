@@ -121,17 +121,17 @@ def check_files(files: Mapping[str, Path | None], inputs: Sequence[Path] = ()) -
 
     It must not be one of the `inputs`, which it would replace.
     """
-    from vicreg.tools.files import check_figure_file, check_file
+    from vicreg.tools.files import check_figure_file, check_file, real
 
     given = _written(files)
     for option, file in given.items():
         check_figure_file(file) if option == "--plot" else check_file(file)
-    if len({file.resolve() for file in given.values()}) < len(given):
+    if len({real(file) for file in given.values()}) < len(given):
         raise UsageError(f"{' and '.join(given)} must be different files")
-    read = {file.resolve() for file in inputs}
+    read = {real(file) for file in inputs}
     for option, file in given.items():
-        if file.resolve() in read:
-            raise UsageError(f"{option} must not replace the embeddings in {str(file)!r}")
+        if real(file) in read:
+            raise UsageError(f"{option} must not replace {str(file)!r}, which is read")
 
 
 def write_json(file: Path | None, data: Any) -> None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from vicreg.tools.command.functions import (
     Kwargs,
     Output,
     Shape,
+    files_of,
     library_hint,
     printable,
 )
@@ -35,8 +36,10 @@ from vicreg.tools.command.shared import (
 from vicreg.tools.command.verify_distributed import verify_distributed
 from vicreg.tools.dtypes import DTYPES, FULL
 from vicreg.tools.libraries import NAMES, names_where
-from vicreg.tools.loading import Target
 from vicreg.tools.requirements import RequirementError, require
+
+if TYPE_CHECKING:
+    from vicreg.tools.loading import Target
 
 __all__ = ["add_to"]
 
@@ -132,8 +135,10 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         with one_line_errors("verify"):
             require("numpy")
+            from vicreg.tools.loading import Target
+
             files = {"--json": json_file, "--markdown": markdown_file}
-            check_files(files)
+            check_files(files, files_of(target))
             if timeout is not None and distributed is None:
                 raise UsageError("--timeout is of --distributed")
             if timeout is not None and not 1 <= timeout <= _LONGEST:  # neither does NaN
@@ -210,7 +215,7 @@ def _verify_libraries(
 
 
 def _verify_target(
-    target: Target,
+    target: "Target",
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -263,7 +268,7 @@ def _verify_target(
     return results.passed
 
 
-def _identified(function: Callable[..., Any], backend: str, target: Target) -> str:
+def _identified(function: Callable[..., Any], backend: str, target: "Target") -> str:
     from vicreg.tools.identification import identify
 
     try:

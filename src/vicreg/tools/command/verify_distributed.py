@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vicreg.tools.command.errors import UsageError
 from vicreg.tools.command.functions import printable
@@ -17,9 +17,10 @@ from vicreg.tools.command.shared import (
     write_text,
 )
 from vicreg.tools.dtypes import FULL
-from vicreg.tools.functions import FunctionError
-from vicreg.tools.loading import Target
 from vicreg.tools.requirements import require
+
+if TYPE_CHECKING:
+    from vicreg.tools.loading import Target
 
 __all__ = ["LIBRARIES", "verify_distributed"]
 
@@ -29,7 +30,7 @@ LIBRARIES = ("torch", "jax")
 
 def verify_distributed(
     size: int,
-    target: Target | None,
+    target: "Target | None",
     names: Sequence[str] | None,
     dtypes: Sequence[str] | None,
     devices: Sequence[str] | None,
@@ -42,6 +43,7 @@ def verify_distributed(
 
     The arguments are those of the command.
     """
+    from vicreg.tools.functions import FunctionError
     from vicreg.tools.processes import Limits
     from vicreg.tools.progress import steps_progress
     from vicreg.tools.verification.definition import DEFINITIONS

@@ -244,7 +244,7 @@ VCREG = (
     Case("separate, tall", (10, 2, 6), count=1, feature_axis=1, sample_axis=0),
 )
 
-#: Inputs above every threshold of size.
+#: Inputs above the thresholds of size, but for JAX's strips and PyTorch's views one by one.
 LARGE = (
     Case("1024 × 257", (1024, 257)),
     Case("300 × 4096", (300, 4096)),
