@@ -46,7 +46,7 @@ def check_options(
         if not count_only:
             raise UsageError(f"{option} goes with --count")
         if not _LEAST <= number <= _MOST:  # neither does NaN
-            raise UsageError(f"{option} must be of {_LEAST:g} to {_MOST:g}; got {number}")
+            raise UsageError(f"{option} must be from {_LEAST:g} to {_MOST:g}; got {number}")
 
 
 def count(
