@@ -586,7 +586,9 @@ class VCReg(torch.nn.Module):
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
         objective = replace(self._objective, weighted=sample_weight is not None)
-        weights, passed = self._weights, None
+        weights, scale, passed = self._weights, self.scale, None
+        if compiled:
+            objective, weights, scale = layer.read(objective, weights, scale)
         z, *of_samples = map(
             adapter.local, with_sample_weight((x,), "x", sample_weight, objective)
         )
@@ -597,7 +599,7 @@ class VCReg(torch.nn.Module):
         regularized = layer.regularized
         if compiled and objective.comm is not None:
             regularized = layer.regularized_uncompiled
-        result = regularized(z, of_samples, objective, weights, self.scale, passed)
+        result = regularized(z, of_samples, objective, weights, scale, passed)
         return adapter.replicated(result, x)
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
