@@ -791,9 +791,9 @@ def cached_backward(
     ----------
     encoder : callable, or sequence of one callable for each view
         Takes a tensor and returns one tensor of shape (n, d) or (n, ..., d) with as many samples;
-        a module or a method of one, as a rule. Under DistributedDataParallel or ``fully_shard`` the gradients are
-        exchanged once, in the last chunk; under ``fully_shard`` all ranks must have the same
-        number of chunks.
+        a module or a method of one, as a rule. Under DistributedDataParallel or ``fully_shard``
+        the gradients are exchanged once, in the last chunk; under ``fully_shard`` all ranks must
+        have the same number of chunks.
     views : sequence of torch.Tensor, each of shape (n, ...)
         The inputs of the encoder. Their first axis is the samples.
     loss : callable
