@@ -139,11 +139,10 @@ def read(objective: Objective, weights: Weights, scale: Any) -> tuple[Objective,
     It takes a number for one of its inputs where it is read first. One that this is in the
     backward pass of a layer, it does not find in that of another one.
     """
-    names = ("gamma", "eps", "delta")
-    numbers = {name: float(getattr(objective, name)) for name in names}
+    gamma, eps, delta = map(float, (objective.gamma, objective.eps, objective.delta))
     weights = tuple(float(each) if isinstance(each, float) else each for each in weights)
     scale = float(scale) if isinstance(scale, float) else scale
-    return replace(objective, **numbers), weights, scale
+    return replace(objective, gamma=gamma, eps=eps, delta=delta), weights, scale
 
 
 # As the loss of several ranks is: see `autograd`.
