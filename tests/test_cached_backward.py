@@ -141,6 +141,43 @@ def test_buffers_are_updated_once_and_batch_statistics_are_warned_of() -> None:
     assert_close(gradients(chunks), gradients(whole))
 
 
+class Centred(nn.Module):
+    """It puts a new tensor in the place of its buffer in each forward pass, as DINO's centre."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(INPUTS, OUTPUTS).double()
+        self.register_buffer("centre", torch.zeros(OUTPUTS, dtype=torch.float64))
+
+    def forward(self, x: Any) -> Any:
+        z = self.layer(x)
+        self.centre = 0.9 * self.centre + 0.1 * z.mean(0)
+        return z
+
+    def encode(self, x: Any) -> Any:
+        return self(x)
+
+
+@pytest.mark.parametrize("is_method", [False, True])
+def test_buffers_that_are_replaced_are_updated_once(is_method: bool) -> None:
+    torch.manual_seed(0)
+    module, views = Centred(), inputs()
+    wanted = copy.deepcopy(module)
+    cached_backward(module.encode if is_method else module, views, CRITERION, 11)
+    with torch.no_grad():
+        for view in views:
+            for rows in view.split(11):
+                wanted(rows)
+    assert torch.equal(module.centre, wanted.centre)
+    assert not module.centre.requires_grad  # nor is any graph kept
+    assert dict(module.named_buffers())["centre"] is module.centre
+
+
+def test_a_method_is_warned_of_as_its_module_is() -> None:
+    with pytest.warns(UserWarning, match=r"2 \(BatchNorm1d\) takes the statistics of each chunk"):
+        cached_backward(encoder(nn.BatchNorm1d(16)).forward, inputs(), CRITERION, 11)
+
+
 def test_under_autocast_with_a_scaler() -> None:
     views = [view.float() for view in inputs()]
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

@@ -15,6 +15,7 @@ from one_graph import in_one_graph
 from vicreg import (
     covariance_loss,
     diagnose,
+    vcreg_loss,
     vcreg_value_and_grad,
     vicreg_loss,
     vicreg_terms,
@@ -250,6 +251,33 @@ def test_compile_for_any_number_of_samples(backend: str) -> None:
         mixed = got.loss + got.covariance, right.loss + right.covariance
         close(*(torch.autograd.grad(one, (a, b)) for one in mixed))
         assert counter.frame_count <= graphs
+
+
+OF_ONE_VIEW = {"variance_weight": 0.7, "covariance_weight": 1.3}
+LAYER = VCReg(**OF_ONE_VIEW)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        vicreg_loss,
+        VICRegLoss(gamma=0.9, eps=1e-3),
+        lambda a, b: vcreg_loss(a, **OF_ONE_VIEW) + b.sum(),
+        lambda a, b: LAYER(a).sum() * 2.0 + b.sum(),
+    ],
+    ids=["vicreg_loss", "VICRegLoss", "vcreg_loss", "VCReg"],
+)
+def test_compile_several_losses_for_any_shape(loss: Callable) -> None:
+    """A number that the compiler meets in the first loss must be there for the second too."""
+
+    def several(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return loss(a, b) + loss(b, 2.0 * a)
+
+    step = compiled(several, "eager", dynamic=True)
+    a, b = views(8, 5)
+    value, right = step(a, b), several(a, b)
+    close(value, right)
+    close(torch.autograd.grad(value, (a, b)), torch.autograd.grad(right, (a, b)))
 
 
 def test_compile_the_same_tensor_as_every_view() -> None:

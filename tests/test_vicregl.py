@@ -408,6 +408,21 @@ def test_fewer_places_than_matches_are_all_matched() -> None:
     assert all_of_them == vicregl_loss(*views, feature_matches=(9, 9))
 
 
+@ONE
+@pytest.mark.parametrize("order", ["place", "distance"])
+def test_of_equally_near_locations_the_first_are_taken(xp: Backend, order: str) -> None:
+    skip_without_indices(xp)
+    embeddings, maps, locations = inputs(CASES[1])
+    # Of two values for each coordinate: few distances, each of many places, and none rounded.
+    ties = [np.round(array) for array in locations]
+    given = {"num_matches": (3, 2), "match_order": order}
+    kinds = [[xp.asarray(array) for array in kind] for kind in (embeddings, maps, ties)]
+    loss, wanted = vicregl_loss(*kinds, **given), truth((embeddings, maps, ties), given)
+    assert largest_error(xp.numpy(loss), wanted) <= TOLERANCES[xp.dtypes[0]]
+    backwards = [array[:, ::-1].copy() for array in maps], [array[:, ::-1] for array in ties]
+    assert abs(truth((embeddings, *backwards), given) - wanted) > 1e-3  # it does make a difference
+
+
 def test_devices_differ() -> None:
     torch = pytest.importorskip("torch")
     embeddings, maps, grids = ([torch.from_numpy(a) for a in kind] for kind in inputs(CASES[0]))

@@ -158,7 +158,8 @@ def _checked_weights(weights: Sequence[Weight | None], convention: Convention) -
 
 def _checked_eps(eps: float | None, convention: Convention) -> float:
     if eps is None:
-        return convention.eps
+        # Read here, as PyTorch's compiler takes it for one of its inputs: see `Variance`.
+        return float(convention.eps)
     number = checked_number(eps, "eps")
     if number and convention.hinge_on == "variance":
         raise ValueError(

@@ -586,7 +586,9 @@ class VCReg(torch.nn.Module):
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
         objective = replace(self._objective, weighted=sample_weight is not None)
-        weights, passed = self._weights, None
+        weights, scale, passed = self._weights, self.scale, None
+        if compiled:
+            objective, weights, scale = layer.read(objective, weights, scale)
         z, *of_samples = map(
             adapter.local, with_sample_weight((x,), "x", sample_weight, objective)
         )
@@ -597,7 +599,7 @@ class VCReg(torch.nn.Module):
         regularized = layer.regularized
         if compiled and objective.comm is not None:
             regularized = layer.regularized_uncompiled
-        result = regularized(z, of_samples, objective, weights, self.scale, passed)
+        result = regularized(z, of_samples, objective, weights, scale, passed)
         return adapter.replicated(result, x)
 
     if TYPE_CHECKING:  # torch.nn.Module's own takes and returns anything
@@ -789,9 +791,9 @@ def cached_backward(
     ----------
     encoder : callable, or sequence of one callable for each view
         Takes a tensor and returns one tensor of shape (n, d) or (n, ..., d) with as many samples;
-        a module, as a rule. Under DistributedDataParallel or ``fully_shard`` the gradients are
-        exchanged once, in the last chunk; under ``fully_shard`` all ranks must have the same
-        number of chunks.
+        a module or a method of one, as a rule. Under DistributedDataParallel or ``fully_shard``
+        the gradients are exchanged once, in the last chunk; under ``fully_shard`` all ranks must
+        have the same number of chunks.
     views : sequence of torch.Tensor, each of shape (n, ...)
         The inputs of the encoder. Their first axis is the samples.
     loss : callable

@@ -129,10 +129,12 @@ def vicregl_loss(
 
     There is no ``sample_weight=``: all places of all samples count.
 
-    Where several matches are equally near the first place is taken, and of equal distances the
-    first places are kept. With P the places of the largest map, the matching makes no array
-    larger than the distances, (n, P, P), or that map, (n, P, c), and the terms are of at most P
-    matches at once.
+    Where several matches by location are equally near the first place is taken, and of equal
+    distances the first places are kept. Distances of features are rounded: of places with the
+    same features any may be taken, and of two equal maps any places kept, as each library rounds.
+
+    With P the places of the largest map, the matching makes no array larger than the distances,
+    (n, P, P), or that map, (n, P, c), and the terms are of at most P matches at once.
 
     Examples
     --------

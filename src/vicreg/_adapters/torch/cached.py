@@ -85,7 +85,7 @@ def _embedded(encoder: Encoder, view: Tensor, chunk_size: int) -> tuple[list[_Ch
     """Return the chunks of `view`, and the embeddings of all: a leaf of a graph."""
     chunks, embeddings = [], []
     # The views may be on a CPU and be moved by the encoder, as DistributedDataParallel does.
-    parameters = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
+    parameters = _module_of(encoder).parameters()
     devices = {tensor.device: tensor for tensor in (view, *parameters)}.values()
     with torch.no_grad():
         for start in range(0, max(len(view), 1), chunk_size):
@@ -145,13 +145,24 @@ def _synchronised(encoder: Any, now: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _buffers_kept(encoders: Sequence[Encoder]) -> Iterator[None]:
     """A context that leaves buffers as they are: what a forward pass updates, it updates once."""
-    modules = [encoder for encoder in encoders if isinstance(encoder, torch.nn.Module)]
-    buffers = [buffer for module in modules for buffer in module.buffers()]
-    kept = [buffer.clone() for buffer in buffers]
+    # By the names too, since a forward pass may put a new tensor in the place of a buffer.
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for encoder in encoders
+        for module in _module_of(encoder).modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     yield
     with torch.no_grad():
-        for buffer, value in zip(buffers, kept, strict=True):
-            buffer.copy_(value)
+        for module, name, buffer, value in kept:
+            setattr(module, name, buffer.copy_(value))
+
+
+def _module_of(encoder: Encoder) -> torch.nn.Module:
+    """Return the module that `encoder` is or is a method of; an empty one for all else."""
+    of_method = getattr(encoder, "__self__", None)
+    candidates = (encoder, of_method, torch.nn.Module())
+    return next(one for one in candidates if isinstance(one, torch.nn.Module))
 
 
 def _accelerator() -> str:
@@ -196,9 +207,7 @@ def _check_view(view: Any, place: int) -> None:
 
 def _warn_of_batch_statistics(encoders: Sequence[Encoder]) -> None:
     for encoder in encoders:
-        if not isinstance(encoder, torch.nn.Module):
-            continue
-        for name, module in encoder.named_modules():
+        for name, module in _module_of(encoder).named_modules():
             is_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
             if is_norm and (module.training or module.running_mean is None):
                 warnings.warn(

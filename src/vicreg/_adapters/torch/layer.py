@@ -133,6 +133,18 @@ def regularized(
     return result
 
 
+def read(objective: Objective, weights: Weights, scale: Any) -> tuple[Objective, Weights, Any]:
+    """Return the same with each number read, where a compiler traces.
+
+    It takes a number for one of its inputs where it is read first. One that this is in the
+    backward pass of a layer, it does not find in that of another one.
+    """
+    gamma, eps, delta = map(float, (objective.gamma, objective.eps, objective.delta))
+    weights = tuple(float(each) if isinstance(each, float) else each for each in weights)
+    scale = float(scale) if isinstance(scale, float) else scale
+    return replace(objective, gamma=gamma, eps=eps, delta=delta), weights, scale
+
+
 # As the loss of several ranks is: see `autograd`.
 regularized_uncompiled = torch._compile._disable_dynamo(regularized)
 

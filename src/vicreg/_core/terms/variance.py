@@ -75,8 +75,6 @@ class Variance(Term):
     @property
     def _may_be_zero(self) -> bool:
         """Whether a variance with ε added may be 0 in some dtype of the computation."""
-        return self.eps < _SMALLEST_NORMAL
-
-
-#: Of float32, the narrowest of them.
-_SMALLEST_NORMAL = 2.0**-126
+        # The smallest normal number of float32, the narrowest of them. No global: one that is read
+        # for the first time in here PyTorch's compiler does not find again in a second loss.
+        return self.eps < 2.0**-126
