@@ -158,7 +158,7 @@ def _checked_weights(weights: Sequence[Weight | None], convention: Convention) -
 
 def _checked_eps(eps: float | None, convention: Convention) -> float:
     if eps is None:
-        # Read here, as PyTorch's compiler takes it for one of its inputs: see `Variance`.
+        # Read here, since PyTorch's compiler makes it an input: see `_adapters.torch.layer`.
         return float(convention.eps)
     number = checked_number(eps, "eps")
     if number and convention.hinge_on == "variance":

@@ -588,7 +588,7 @@ class VCReg(torch.nn.Module):
         objective = replace(self._objective, weighted=sample_weight is not None)
         weights, scale, passed = self._weights, self.scale, None
         if compiled:
-            objective, weights, scale = layer.read(objective, weights, scale)
+            objective, weights, scale = layer.with_numbers_read(objective, weights, scale)
         z, *of_samples = map(
             adapter.local, with_sample_weight((x,), "x", sample_weight, objective)
         )

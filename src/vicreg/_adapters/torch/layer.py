@@ -133,11 +133,13 @@ def regularized(
     return result
 
 
-def read(objective: Objective, weights: Weights, scale: Any) -> tuple[Objective, Weights, Any]:
-    """Return the same with each number read, where a compiler traces.
+def with_numbers_read(
+    objective: Objective, weights: Weights, scale: Any
+) -> tuple[Objective, Weights, Any]:
+    """Return the same, each number of it read, for where a compiler traces.
 
-    It takes a number for one of its inputs where it is read first. One that this is in the
-    backward pass of a layer, it does not find in that of another one.
+    PyTorch's compiler makes a float an input of its program where the float is read first. If that
+    were in the backward pass of one layer, the compiler would not find it in that of the next.
     """
     gamma, eps, delta = map(float, (objective.gamma, objective.eps, objective.delta))
     weights = tuple(float(each) if isinstance(each, float) else each for each in weights)

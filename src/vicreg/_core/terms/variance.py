@@ -75,6 +75,6 @@ class Variance(Term):
     @property
     def _may_be_zero(self) -> bool:
         """Whether a variance with ε added may be 0 in some dtype of the computation."""
-        # The smallest normal number of float32, the narrowest of them. No global: one that is read
-        # for the first time in here PyTorch's compiler does not find again in a second loss.
+        # The smallest normal number of float32, the narrowest of them. It is no global, since
+        # PyTorch's compiler would make it an input of the program: see `_adapters.torch.layer`.
         return self.eps < 2.0**-126
