@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tracemalloc
 
 import definition
 import numpy as np
@@ -276,6 +277,18 @@ def test_pytorch_differentiates_it_twice_and_keeps_no_large_array(path: Path, me
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
     if path.sizes.stacked == 0:  # each view's by itself
         assert first[0].untyped_storage().data_ptr() != first[1].untyped_storage().data_ptr()
+
+
+def test_nothing_between_large_views_is_as_large_as_they_are() -> None:
+    """Beside the gradients: one difference for each view would be as many views more."""
+    views = list(np.random.default_rng(0).standard_normal((4, 8192, 64)))
+    tracemalloc.start()
+    try:
+        vicreg_value_and_grad(*views)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 7 * views[0].nbytes
 
 
 def test_gradients_of_small_views_share_no_memory() -> None:
