@@ -370,6 +370,10 @@ def test_a_rank_may_have_other_rows_in_each_call() -> None:
         assert largest_error(results, wanted) <= rounding("float64", 302, 40)
 
 
+def test_views_that_one_process_would_work_on_in_blocks() -> None:
+    check(vicreg_value_and_grad, (4100, 2), (64,), "numpy")
+
+
 @pytest.mark.parametrize("d", [80, 5])
 @pytest.mark.parametrize("far", [0, 40])
 def test_ranks_of_few_samples_and_of_many(d: int, far: int) -> None:
