@@ -42,6 +42,8 @@ from vicreg.tools.benchmark.counting.study import (
 #: and find a sample that is not far from all others.
 BUDGETS = {
     ("torch", "cpu", 32, 64): (35, 72.8, 2.0, 10.2),
+    ("torch", "cpu", 600, 400): (52, 62.1, 0.84, 5.57),
+    ("torch", "cpu", 600, 600): (129, 69.5, 0.82, 4.64),
     ("torch", "cpu", 256, 2048): (80, 51.0, 0.88, 4.31),
     ("torch", "cpu", 256, 8192): (178, 50.0, 0.88, 2.36),
     ("torch", "gpu", 32, 64): (35, 51.9, 2.0, 8.3),

@@ -268,6 +268,23 @@ class TestKnownBatches:
         diagnosis = found(xp, normal(n, 1) * (1 + normal(1, d, seed=1) ** 2), dtype)
         assert value(xp, diagnosis.effective_rank) == 1
 
+    @pytest.mark.long_on("jax")
+    @pytest.mark.parametrize("scale", [1e-3, 1e3], ids=str)
+    def test_low_rank_in_any_units(self, xp: Backend, scale: float) -> None:
+        """What rounding leaves is judged by the units of the values."""
+        if "bfloat16" not in xp.dtypes:
+            pytest.skip(f"{xp} has no bfloat16")
+        z = scale * normal(40, 1) * (1 + normal(1, 7, seed=1) ** 2)
+        assert value(xp, found(xp, z, "bfloat16").effective_rank) == 1
+
+    def test_a_sample_of_zeros_says_nothing_of_rounding(self) -> None:
+        """Zero is exact, and the others vary by more than they were rounded by."""
+        unit = 2 * UNIT_ROUNDOFF["float16"]
+        z = 1.9 + 0.5 * unit * normal(*TALL)
+        z[3] = 0
+        diagnosis = diagnose((z / 64).astype(np.float16))
+        assert np.count_nonzero(diagnosis.singular_values) == 7
+
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
     def test_directions_beside_a_feature_of_large_values(self, dtype: str) -> None:
         """The rounding of one feature says nothing of the others."""
@@ -722,6 +739,11 @@ class TestUnitNorm:
         z[3] *= 1.1
         assert value(xp, found(xp, z).unit_norm) == 0
 
+    def test_rows_of_many_features_that_are_added_one_by_one(self) -> None:
+        """As NumPy adds along the first axis: what rounding adds up to grows with their number."""
+        z = on_sphere(normal(32, 4096)).astype(np.float32)
+        assert diagnose(np.ascontiguousarray(z.T), feature_axis=0).unit_norm
+
     @pytest.mark.parametrize("factor", [1e-30, 0.99, 1.01, 1e30])
     def test_of_another_norm(self, factor: float) -> None:
         z = (factor * on_sphere(normal(*TALL))).astype(np.float32)
@@ -917,6 +939,28 @@ class TestSampleWeight:
         weight = mask if library == "numpy" else xp.xp.asarray(mask)
         got = diagnose(xp.asarray(z), sample_weight=weight)
         check_same(xp, got, found(xp, z[self.MASK]))
+
+    def test_samples_span_no_more_than_their_number_allows(self) -> None:
+        """Where a weight is far larger than the others, more rounding is left than usual."""
+        weight = np.array([1, 1, 1e12, 1, 0])
+        diagnosis = diagnose(normal(5, 7), sample_weight=weight)
+        assert np.count_nonzero(diagnosis.singular_values) == 3
+
+    def test_the_rounding_of_samples_that_count_in_part(self) -> None:
+        """It is no direction, whether they have weights of 1 or of 0.01."""
+        unit = 2 * UNIT_ROUNDOFF["float16"]
+        z = (1.2 + unit * normal(400, 1) * np.linspace(0.5, 1, 7)).astype(np.float16)
+        for weight in (1.0, 0.01):
+            assert diagnose(z, sample_weight=np.full(400, weight)).effective_rank == 1
+
+    def test_weights_that_are_not_finite_give_nan_where_nobody_looks_at_them(self) -> None:
+        array = pytest.importorskip("dask.array")
+        weight = np.ones(40)
+        weight[3] = math.nan
+        diagnosis = vicreg.diagnose(
+            array.from_array(normal(*TALL)), sample_weight=array.from_array(weight)
+        )
+        assert np.isnan(np.asarray(diagnosis.singular_values)).all()
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
     def test_in_lower_precision(self, dtype: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -327,6 +328,15 @@ def sizes(jaxpr) -> set[int]:
             if hasattr(inner, "eqns"):
                 found |= sizes(inner)
     return found
+
+
+def test_the_gram_route_forms_one_product_as_large_as_the_views() -> None:
+    """That of few columns is added as outer products: on a CPU it would be slow, and one more."""
+    view = jax.ShapeDtypeStruct((64, 512), jnp.float32)
+    graph = str(jax.make_jaxpr(lambda *z: vicreg_value_and_grad(*z, method="gram"))(view, view))
+    products = re.findall(r"f32\[([\d,]*)\] = dot_general", graph)
+    assert products.count("2,64,512") == 1
+    assert products.count("2,8,512") == 1
 
 
 @pytest.mark.parametrize("settings", [{}, {"penalty": "smooth_l1"}], ids=["square", "smooth_l1"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tracemalloc
 
 import definition
 import numpy as np
@@ -276,6 +277,26 @@ def test_pytorch_differentiates_it_twice_and_keeps_no_large_array(path: Path, me
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
     if path.sizes.stacked == 0:  # each view's by itself
         assert first[0].untyped_storage().data_ptr() != first[1].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "most"),
+    [((8192, 64), 2, 3.2), ((8192, 64), 4, 7), ((1024, 8, 64), 2, 3.5)],
+    ids=str,
+)
+def test_large_views_leave_little_in_memory(
+    shape: tuple[int, ...], count: int, most: float
+) -> None:
+    """The gradients, and what one view needs; no stack, and nothing as large between the views."""
+    views = list(np.random.default_rng(0).standard_normal((count, *shape)))
+    vicreg_value_and_grad(*views)
+    tracemalloc.start()
+    try:
+        vicreg_value_and_grad(*views)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < most * views[0].nbytes
 
 
 def test_gradients_of_small_views_share_no_memory() -> None:

@@ -27,6 +27,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg.tools.verification.paths import PATHS, Path
 
 TIMES = np.asarray([0, 1, 2, 0, 1, 3, 1])  # how often each of seven samples occurs
 WEIGHTS = (3.0, 5.0, 0.7)
@@ -130,6 +131,16 @@ def test_in_every_convention_in_numpy(name: str, d: int, views: int) -> None:
             **NAMED,
         )
         compare(loss, gradients, wanted, right, rounding("float64", int(TIMES.sum()), d))
+
+
+@pytest.mark.parametrize("d", [3, 12])
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_large_views_as_small_ones(path: Path, d: int) -> None:
+    """On each path through the core that small arrays can be made to take."""
+    views = drawn((7, d))
+    arrays = [hidden(view, TIMES) for view in views]
+    loss, gradients = path.vicreg_value_and_grad(*arrays, sample_weight=TIMES, **NAMED)
+    compare(loss, gradients, *vicreg_of(views), rounding("float64", int(TIMES.sum()), d))
 
 
 @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])

@@ -184,14 +184,8 @@ def _gradients(
     def pullback(
         xp: Library, views: Sequence[Array], cotangents: Sequence[Array], saved: Any
     ) -> tuple[Array, ...]:
-        of_terms = _placed(cotangents, terms)
-        wanted = (True,) * k
-        gradients = engine.pullback(xp, views, saved, of_terms, objective, wanted)
-        # The weights of samples have none.
-        return tuple(
-            mx.zeros_like(view) if gradient is None else gradient
-            for view, gradient in zip(views, gradients, strict=True)
-        )
+        of_terms, wanted = _placed(cotangents, terms), (True,) * k
+        return engine.pullback(xp, views, saved, of_terms, objective, wanted)
 
     @mx.custom_function
     def function(*tensors: Array) -> tuple[Array, ...]:

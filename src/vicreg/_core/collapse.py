@@ -253,8 +253,6 @@ def _spectrum(
     rounding = xp.maximum(
         of_decomposition, _of_stored_values(xp, values, deviations, epsilon, unit)
     )
-    # Where anything varies, something is counted.
-    rounding = xp.minimum(rounding, values[0])
     values = xp.where(values < rounding, xp.zeros_like(values), values)
     return xp.where(finite, values, xp.full_like(values, math.nan)), unit
 

@@ -69,9 +69,10 @@ def pullback(
 ) -> tuple[Array | None, ...]:
     """Return the gradient of each wanted view, in its shape and dtype; None for the others.
 
-    It is the gradient of the sum of the terms, each times its cotangent.
+    It is the gradient of the sum of the terms, each times its cotangent. That of the weights of
+    samples is 0.
     """
-    per_view, wanted = _samples_per_view(xp, views, objective), _of_views(wanted, objective)
+    per_view = _samples_per_view(xp, views, objective)
     gradients = _gradients(per_view, saved, cotangents, objective, wanted)
     return tuple(
         like_its_view(xp, gradient, view, objective) if is_wanted else None
@@ -91,7 +92,6 @@ def value_and_gradients(
     The gradients are in the dtype and the layout of the computation: see `like_its_view`.
     """
     per_view = _samples_per_view(xp, views, objective)
-    wanted = _of_views(wanted, objective)
     terms = _terms(per_view, objective)
     values, gradients = _Values(terms), [None] * len(wanted)
 
@@ -337,11 +337,6 @@ def _cleaned(
     return array if weights is None else weights.clean(array)
 
 
-def _of_views(wanted: Sequence[bool], objective: Objective) -> Sequence[bool]:
-    """Return `wanted` with False for the weights of samples, if it has a place for them."""
-    return (*wanted[:-1], False) if objective.weighted else wanted
-
-
 def _samples(
     xp: Library,
     z: Array,
@@ -426,10 +421,9 @@ def _wanted_of(
     if len(chosen) == len(places):
         yield places, group, saved
         return
-    for place in chosen:
-        index = place - places[0]
-        mean = None if saved.mean is None else saved.mean[index, ...]
-        factors = tuple(tuple(array[index, ...] for array in of) for of in saved.factors)
+    for place in chosen:  # of all views, stacked
+        mean = None if saved.mean is None else saved.mean[place, ...]
+        factors = tuple(tuple(array[place, ...] for array in of) for of in saved.factors)
         per_view[place].assume_mean(mean)
         yield range(place, place + 1), per_view[place], Saved(mean, factors)
 
