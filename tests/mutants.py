@@ -987,8 +987,8 @@ def conditions() -> str:
     return (
         f"As of {kept['date']}, with {versions}: of {tried} that were tried, {caught} were caught "
         f"({caught / tried:.1%}), and {excused} cannot be caught, for the reasons below; without "
-        f"these it is {caught / (tried - excused):.1%}. Where a file was not tried whole, those "
-        "that were are a sample by a hash of their names, and the others have not been run yet. "
+        f"these it is {caught / (tried - excused):.1%}. Where a file was not tried whole, the "
+        "others have not been tried on this code yet. "
         f"The tests of {count} caught mutants ran on the package as it is: {failed} failed."
     )
 
