@@ -242,8 +242,12 @@ def test_a_cluster_computes_what_its_memory_does_not_hold(
     dask.compute(function(views))
 
 
-def test_weighted_samples_where_the_gram_difference_cancels() -> None:
-    """Or is said to, on this path: the covariance is summed in the tasks, of each position."""
+@pytest.mark.parametrize("chunk", ["128MiB", "300B"], ids=["in one chunk", "in several"])
+def test_weighted_samples_where_the_gram_difference_cancels(chunk: str) -> None:
+    """Or is said to, on this path: the covariance is summed in the tasks, of each position.
+
+    How large the chunks of features become, Dask's settings decide.
+    """
     path = PATHS[-1]
     assert path.sizes.cancels > 1e9
     generator = np.random.default_rng(0)
@@ -252,7 +256,8 @@ def test_weighted_samples_where_the_gram_difference_cancels() -> None:
     loss, gradients = vicreg.vicreg_value_and_grad(*views, **settings)
     settings["sample_weight"] = array.from_array(weight, chunks=(6, 2))
     chunked = [array.from_array(view, chunks=(6, 2, 4)) for view in views]
-    got, of_chunks = path.vicreg_value_and_grad(*chunked, **settings)
+    with dask.config.set({"array.chunk-size": chunk}):
+        got, of_chunks = path.vicreg_value_and_grad(*chunked, **settings)
     bound = rounding("float64", 6, 10)
     assert largest_error(got.compute(), loss) <= bound
     for one, right in zip(of_chunks, gradients, strict=True):

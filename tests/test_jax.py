@@ -330,6 +330,17 @@ def sizes(jaxpr) -> set[int]:
     return found
 
 
+def test_on_one_cpu_a_product_with_its_own_transpose_is_formed_in_strips() -> None:
+    """What is below the diagonal is a mirror image. Several devices would send each strip."""
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        pytest.skip("JAX has another device, or several")
+    view = jax.ShapeDtypeStruct((1280, 2560), jnp.float32)
+    graph = str(jax.make_jaxpr(lambda *z: vicreg_loss(*z, method="gram"))(view, view))
+    products = re.findall(r"f32\[([\d,]*)\] = dot_general", graph)
+    assert {"640,1280", "640,640"} < set(products)
+    assert "1280,1280" not in products
+
+
 def test_the_gram_route_forms_one_product_as_large_as_the_views() -> None:
     """That of few columns is added as outer products: on a CPU it would be slow, and one more."""
     view = jax.ShapeDtypeStruct((64, 512), jnp.float32)

@@ -66,8 +66,9 @@ class _Indexed(Library):
         return out
 
     def with_zero_diagonal(self, array: Array, start: int = 0) -> Array:
-        columns = self._own.arange(array.shape[-1])
-        array[..., start + columns, columns] = 0.0
+        rows, columns = array.shape[-2:]
+        on_it = self._own.arange(max(start, 0), min(start + columns, rows))
+        array[..., on_it, on_it - start] = 0.0
         return array
 
 

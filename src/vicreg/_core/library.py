@@ -229,7 +229,8 @@ class Library:
         """Return the columns of a square matrix from `start` on with 0 on its diagonal.
 
         Set, not subtracted: nothing is lost of a matrix that is almost diagonal. `array`, of shape
-        ``(..., d, columns)``, must not be used again.
+        ``(..., d, columns)``, must not be used again. It may have some rows of the matrix alone:
+        `start` is then counted from the first of them, and the diagonal may be outside.
         """
         rows, columns = (largest.indices(self, length, like=array) for length in array.shape[-2:])
         return self.where(rows[:, None] == start + columns, self.zeros_like(array), array)
