@@ -408,8 +408,13 @@ class TestStreams:
         (tmp_path / "rich.py").write_text(
             "import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(60)"
         )
+        # A shell that runs the tests in the background lets them ignore the signal.
+        heeding = (
+            "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "runpy.run_module('vicreg', run_name='__main__', alter_sys=True)"
+        )
         process = subprocess.Popen(
-            [sys.executable, "-m", "vicreg", "conventions"],
+            [sys.executable, "-c", heeding, "conventions"],
             env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
             stderr=subprocess.PIPE,
             text=True,
