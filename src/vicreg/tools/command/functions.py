@@ -59,7 +59,10 @@ def printable(text: str) -> str:
 
 
 def files_of(target: str | None) -> list[Path]:
-    """Return the file that a target may be in, which no output must replace."""
+    """Return the file of the user's code that `target` names, as ``check_files`` takes inputs.
+
+    It need not exist: a module may be elsewhere on the path.
+    """
     module = (target or "").rpartition(":")[0]
     if not module:
         return []
