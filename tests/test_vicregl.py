@@ -271,6 +271,109 @@ def test_value_and_gradients_of_each_setting(
         assert abs((gradient * along).sum() - wanted) <= tolerance * np.abs(gradient).max()
 
 
+def with_counts(case: dict) -> tuple[Inputs, np.ndarray, Inputs]:
+    """Return views with counts of their samples, and the same with each sample so often.
+
+    What is counted 0 times is NaN.
+    """
+    counts = np.asarray([2, 0, 1, 1, 3, 1][: len(case["maps"][0])])
+    views = inputs(case)
+    repeated = tuple([np.repeat(array, counts, axis=0) for array in kind] for kind in views)
+    for array in flat(views):
+        array[counts == 0] = np.nan
+    return views, counts, repeated
+
+
+@pytest.mark.long_on("ndonnx", "jax")
+@pytest.mark.parametrize(
+    ("given", "case"),
+    [
+        ({"num_matches": (4, 2)}, CASES[1]),
+        pytest.param(LIGHTLY, CASES[1], marks=ONE),
+        (STABLE_PRETRAINING, CASES[0]),
+    ],
+)
+def test_a_weight_is_how_often_a_sample_occurs(
+    xp: Backend, given: dict[str, Any], case: dict
+) -> None:
+    skip_without_indices(xp)
+    views, counts, repeated = with_counts(case)
+    tolerance = TOLERANCES[xp.dtypes[0]]
+    loss, gradients = vicregl_value_and_grad(
+        *([xp.asarray(array) for array in kind] for kind in views),
+        **given,
+        sample_weight=xp.asarray(counts.astype(xp.dtypes[0])),
+    )
+    assert largest_error(xp.numpy(loss), truth(repeated, given)) <= tolerance
+    rng = np.random.default_rng(0)
+    for place, gradient in enumerate(map(xp.numpy, itertools.chain(*gradients))):
+        assert np.all(gradient[counts == 0] == 0)
+        along = rng.standard_normal(gradient.shape)
+        along /= np.abs(along).sum()
+        wanted = derivative(repeated, given, place, np.repeat(along, counts, axis=0))
+        assert abs((gradient * along).sum() - wanted) <= tolerance * np.abs(gradient).max()
+
+
+def gradients_by_torch(views: Inputs, mask: np.ndarray) -> list:
+    torch = pytest.importorskip("torch")
+    kinds = [[torch.tensor(array, requires_grad=True) for array in kind] for kind in views]
+    vicregl_loss(*kinds, sample_weight=torch.from_numpy(mask)).backward()
+    return [leaf.grad.numpy() for leaf in itertools.chain(*kinds[:2])]
+
+
+def gradients_by_jax(views: Inputs, mask: np.ndarray) -> list:
+    jax = pytest.importorskip("jax")
+    embeddings, maps, locations = ([jax.numpy.asarray(a) for a in kind] for kind in views)
+    weight = jax.numpy.asarray(mask)
+
+    def loss(embeddings: list, maps: list) -> Any:
+        return vicregl_loss(embeddings, maps, locations, sample_weight=weight)
+
+    found = jax.jit(jax.grad(loss, (0, 1)))(embeddings, maps)
+    return [np.asarray(array) for array in itertools.chain(*found)]
+
+
+def gradients_by_mlx(views: Inputs, mask: np.ndarray) -> list:
+    mx = pytest.importorskip("mlx.core")
+    given = [mx.array(array.astype(np.float32)) for array in flat(views)]
+    count, weight = len(views[0]), mx.array(mask)
+
+    def loss(*arrays: Any) -> Any:
+        places = given[2 * count :]
+        return vicregl_loss(arrays[:count], arrays[count:], places, sample_weight=weight)
+
+    leaves = given[: 2 * count]
+    return [np.asarray(array) for array in mx.grad(loss, list(range(2 * count)))(*leaves)]
+
+
+@pytest.mark.parametrize(
+    ("gradients_by", "tolerance"),
+    [
+        (gradients_by_torch, 1e-12),
+        (gradients_by_jax, 1e-12),
+        (gradients_by_mlx, TOLERANCES["float32"]),
+    ],
+)
+def test_absent_samples_get_a_gradient_of_0_where_the_library_differentiates(
+    gradients_by: Any, tolerance: float
+) -> None:
+    views, counts, _ = with_counts(CASES[0])
+    present = counts > 0
+    chosen = tuple([array[present] for array in kind] for kind in views)
+    _, right = vicregl_value_and_grad(*chosen)
+    found = gradients_by(views, present)
+    for gradient, wanted in zip(found, itertools.chain(*right), strict=True):
+        assert np.all(gradient[~present] == 0)
+        assert largest_error(gradient[present], wanted) <= tolerance
+
+
+def test_one_weight_is_that_of_every_sample() -> None:
+    views = inputs(CASES[0])
+    twice = tuple([np.repeat(array, 2, axis=0) for array in kind] for kind in views)
+    for weight in (np.asarray(2), np.asarray([2])):
+        assert vicregl_loss(*views, sample_weight=weight) == pytest.approx(vicregl_loss(*twice))
+
+
 #: The loss that each codebase's own code returns in float64, and the sum of the squares of its
 #: gradient by each embedding and each map: lightly 1.6.0 and stable-pretraining 0.1.8.
 OTHERS = {
@@ -460,17 +563,25 @@ def test_compiled_by_pytorch_as_one_graph() -> None:
     for leaf, wanted in zip(leaves, case["grad_maps"], strict=True):
         assert largest_error(leaf.grad.numpy(), wanted) <= 1e-12
 
+    views, counts, repeated = with_counts(case)
+    kinds = [[torch.from_numpy(array) for array in kind] for kind in views]
+    loss = compiled(*kinds, **settings(case), sample_weight=torch.from_numpy(counts))
+    assert loss.item() == pytest.approx(vicregl_loss(*repeated, **settings(case)), rel=1e-12)
 
+
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("rows", [ranks.UNEVEN, ranks.NONE], ids=str)
-def test_ranks_together_are_one_batch(rows: tuple[int, ...]) -> None:
+def test_ranks_together_are_one_batch(rows: tuple[int, ...], weighted: bool) -> None:
     """Uneven rows, and a rank without any: each matches its own, the statistics are of all."""
     shapes = ((5,), (3, 2, 4), (3, 2, 2))
     whole = [ranks.whole(rows, shape, views=3, seed=seed) for seed, shape in enumerate(shapes)]
-    loss, gradients = vicregl_value_and_grad(*whole, num_matches=(4, 2))
+    counts = np.arange(sum(rows)) % 3 if weighted else np.ones(sum(rows), dtype=int)
+    loss, gradients = vicregl_value_and_grad(*whole, num_matches=(4, 2), sample_weight=counts)
 
     def of_rank(comm: ranks.Thread) -> Any:
         own = [ranks.own(kind, rows, comm.rank) for kind in whole]
-        return vicregl_value_and_grad(*own, num_matches=(4, 2), comm=comm)
+        weight = ranks.own([counts], rows, comm.rank)[0] if weighted else None
+        return vicregl_value_and_grad(*own, num_matches=(4, 2), sample_weight=weight, comm=comm)
 
     for rank, found in enumerate(ranks.on_threads(len(rows), of_rank)):
         own_loss, own_gradients = found
@@ -551,6 +662,18 @@ BAD = {
     ),
     "a fraction": (None, {"num_matches": (0.5, 1)}, TypeError, "num_matches must be of integers"),
     "num_global": (None, {"num_global": 3}, ValueError, "num_global must be at most"),
+    "weights of places": (
+        None,
+        {"sample_weight": np.ones((6, 9))},
+        ValueError,
+        r"sample_weight must have a shape that broadcasts to \(6,\), the shape of embeddings\[0\]",
+    ),
+    "a weight below 0": (
+        None,
+        {"sample_weight": np.asarray([1, 1, 1, -1, 1, 1])},
+        ValueError,
+        "sample_weight must be 0 or more everywhere",
+    ),
 }
 
 
@@ -573,12 +696,17 @@ def test_the_module_takes_what_lightlys_does(case: dict) -> None:
     )
     features = list(zip(embeddings, maps, strict=True))
     of_local = (features[2:], grids[2:]) if features[2:] else ()
-    loss = VICRegLLoss(**settings(case))(features[:2], grids[:2], *of_local)
+    criterion = VICRegLLoss(**settings(case))
+    loss = criterion(features[:2], grids[:2], *of_local)
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
     published = (*case["grad_embeddings"], *case["grad_maps"])
     for leaf, wanted in zip((*embeddings, *maps), published, strict=True):
         assert largest_error(leaf.grad.numpy(), np.reshape(wanted, leaf.shape)) <= 1e-12
+    counts = torch.arange(len(embeddings[0]))
+    weighted = criterion(features[:2], grids[:2], *of_local, sample_weight=counts)
+    kinds = [[array.detach() for array in kind] for kind in (embeddings, maps, grids)]
+    assert weighted == vicregl_loss(*kinds, **settings(case), sample_weight=counts)
 
 
 def test_the_module_says_what_lightlys_arguments_are_called() -> None:

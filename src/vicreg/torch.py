@@ -334,6 +334,7 @@ invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
         global_view_grids: Sequence[torch.Tensor] | None = None,
         local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
         local_view_grids: Sequence[torch.Tensor] | None = None,
+        sample_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the loss of two or more views. Call the module itself, not this method.
 
@@ -346,6 +347,8 @@ invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
             here and of the other views.
         local_view_features, local_view_grids : optional
             Likewise of the other views.
+        sample_weight : torch.Tensor, shape (n,), optional
+            Which samples count, and how often, as in `vicreg.vicregl_loss`.
 
         Returns
         -------
@@ -382,6 +385,7 @@ invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
             [places for _, places in features],
             None if of_global is None else [*of_global, *(of_local or ())],
             num_global=len(global_view_features),
+            sample_weight=sample_weight,
             **self._settings(),
         )
 
@@ -393,6 +397,7 @@ invariance_weight, variance_weight, covariance_weight, gamma, eps, method, comm
             global_view_grids: Sequence[torch.Tensor] | None = None,
             local_view_features: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None,
             local_view_grids: Sequence[torch.Tensor] | None = None,
+            sample_weight: torch.Tensor | None = None,
         ) -> torch.Tensor: ...
 
     def extra_repr(self) -> str:

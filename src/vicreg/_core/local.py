@@ -85,11 +85,15 @@ class Regional:
 
 
 class Views(NamedTuple):
-    """An array a view of each kind: ``(n, P, c)``, where an embedding has one place."""
+    """An array per view of each kind: ``(n, P, c)``, where an embedding has one place.
+
+    The weights of the samples, ``(n, 1)``, are of all of them; there is one array of them or none.
+    """
 
     embeddings: Arrays
     maps: Arrays
     locations: Arrays
+    sample_weight: Arrays
 
 
 class Part(NamedTuple):
@@ -133,9 +137,12 @@ def value_and_grad(
 
 def _as_places(xp: Library, given: Views) -> Views:
     """Return the views as ``(n, P, c)`` in the dtypes of the computation."""
+    n = given.embeddings[0].shape[0]
     return Views(
         tuple(as_computed(xp, array)[:, None, :] for array in given.embeddings),
-        *(tuple(_flat(xp, as_computed(xp, array)) for array in kind) for kind in given[1:]),
+        tuple(_flat(xp, as_computed(xp, array)) for array in given.maps),
+        tuple(_flat(xp, as_computed(xp, array)) for array in given.locations),
+        tuple(xp.broadcast_to(weight, (n,))[:, None] for weight in given.sample_weight),
     )
 
 
@@ -230,9 +237,9 @@ def _matched(
 
 
 def _sides(xp: Library, views: Views, part: Part) -> Arrays:
-    """Return the views ``(n, M, c)`` that the terms of a part are of."""
+    """Return the views ``(n, M, c)`` that the terms of a part are of, and the weights if any."""
     arrays = views.embeddings if part.is_global else views.maps
-    return tuple(_joined(xp, arrays, side) for side in part.sides)
+    return (*(_joined(xp, arrays, side) for side in part.sides), *views.sample_weight)
 
 
 def _joined(xp: Library, arrays: Arrays, side: Side) -> Array:

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from vicreg._adapters.dispatch import adapter_for, device_of, library_of
-from vicreg._checks import CheckedWeights, checked_library, checked_objective
+from vicreg._checks import (
+    CheckedWeights,
+    checked_library,
+    checked_objective,
+    checked_sample_weight,
+)
 from vicreg._conventions import checked_number
 from vicreg._core import local
 from vicreg._core.communicator import Communicator
@@ -44,6 +49,7 @@ def vicregl_loss(
     gamma: float = 1.0,
     eps: float | None = None,
     method: Method = "auto",
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> ArrayT:
     """Return the loss of VICRegL: of embeddings of whole views, and of places of their maps.
@@ -97,6 +103,8 @@ def vicregl_loss(
         As in `vicreg_loss`. None is 25, 25 and 1.
     gamma, eps, method, comm : optional
         As in `vicreg_loss`. None is an `eps` of 1e-4.
+    sample_weight : array, shape (n,), optional
+        How often each sample occurs, as in `vicreg_loss`: in both parts, and with all its places.
 
     Returns
     -------
@@ -127,7 +135,8 @@ def vicregl_loss(
       the covariance of two views up, ``covariance_weight=2``.
     - jolibrain/vicreg-loss orders the matches by their distance too.
 
-    There is no ``sample_weight=``: all places of all samples count.
+    A `sample_weight` is of whole samples. That a place of a map counts less than another cannot be
+    said.
 
     Where several matches by location are equally near the first place is taken, and of equal
     distances the first places are kept. Distances of features are rounded: of places with the
@@ -150,7 +159,9 @@ def vicregl_loss(
     matching = (num_matches, feature_matches, match_order, feature_distance, statistics)
     given = (invariance_weight, variance_weight, covariance_weight)
     views, settings, weights = _checked(
-        (embeddings, maps, locations), num_global, alpha, matching, given, gamma, eps, method, comm
+        (embeddings, maps, locations),
+        sample_weight,
+        *(num_global, alpha, matching, given, gamma, eps, method, comm),
     )
     loss: ArrayT = adapter_for(settings.library).apply(local.value, views, weights, settings)
     return loss
@@ -174,6 +185,7 @@ def vicregl_value_and_grad(
     gamma: float = 1.0,
     eps: float | None = None,
     method: Method = "auto",
+    sample_weight: Array | None = None,
     comm: Communicator | None = None,
 ) -> tuple[ArrayT, tuple[tuple[ArrayT, ...], tuple[ArrayT, ...]]]:
     """Return the loss of VICRegL and its exact gradients.
@@ -192,7 +204,7 @@ statistics : optional
         As in `vicregl_loss`.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         As in `vicregl_loss`.
-    gamma, eps, method, comm : optional
+    gamma, eps, method, sample_weight, comm : optional
         As in `vicregl_loss`.
 
     Returns
@@ -229,7 +241,9 @@ statistics : optional
     matching = (num_matches, feature_matches, match_order, feature_distance, statistics)
     given = (invariance_weight, variance_weight, covariance_weight)
     views, settings, weights = _checked(
-        (embeddings, maps, locations), num_global, alpha, matching, given, gamma, eps, method, comm
+        (embeddings, maps, locations),
+        sample_weight,
+        *(num_global, alpha, matching, given, gamma, eps, method, comm),
     )
     adapter = adapter_for(settings.library)
     loss, gradients = adapter.apply(local.value_and_grad, views, weights, settings)
@@ -242,14 +256,17 @@ def checked_settings(
     alpha: Any,
     matching: tuple[Any, Any, Any, Any, Any],
     *of_objective: Any,
+    weighted: bool = False,
 ) -> tuple[Regional, CheckedWeights]:
     """Return what these settings of VICRegL describe, and the terms' weights.
 
     `matching` are `num_matches`, `feature_matches`, `match_order`, `feature_distance` and
-    `statistics`.
+    `statistics`. `weighted` says whether there is a `sample_weight`.
     """
     weights, gamma, eps, method, comm = of_objective
-    objective, checked = checked_objective("vicregl", weights, gamma, eps, method, (-1, 0), comm)
+    objective, checked = checked_objective(
+        *("vicregl", weights, gamma, eps, method, (-1, 0), comm), weighted=weighted
+    )
     share = checked_number(alpha, "alpha")
     if share > 1:
         raise ValueError(f"alpha must be from 0 to 1; got {alpha!r}")
@@ -306,7 +323,7 @@ _NAMES = ("embeddings", "maps", "locations")
 
 
 def _checked(
-    given: tuple[Any, Any, Any], *settings: Any
+    given: tuple[Any, Any, Any], sample_weight: Array | None, *settings: Any
 ) -> tuple[Views, Regional, CheckedWeights]:
     for name, arrays in zip(_NAMES, given, strict=True):
         if name == "locations" and arrays is None:
@@ -320,11 +337,13 @@ def _checked(
             raise ValueError(
                 f"{name} must be as many as embeddings, {len(given[0])}; got {len(arrays)}"
             )
-    views = Views(*(tuple(arrays or ()) for arrays in given))
+    embeddings, maps, locations = (tuple(arrays or ()) for arrays in given)
+    of_samples = () if sample_weight is None else (sample_weight,)
+    views = Views(embeddings, maps, locations, of_samples)
     if len(views.embeddings) < 2:
         raise ValueError(f"embeddings must be of two or more views; got {len(views.embeddings)}")
     library = library_of(views.embeddings[0])
-    regional, weights = checked_settings(str(library), *settings)
+    regional, weights = checked_settings(str(library), *settings, weighted=bool(of_samples))
     if regional.num_global > len(views.embeddings):
         raise ValueError(
             f"num_global must be at most the number of views, {len(views.embeddings)}; got "
@@ -346,6 +365,8 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
     first = views.embeddings[0]
     if first.ndim != 2:
         raise ValueError(f"embeddings must have the shape (n, d); got {tuple(first.shape)}")
+    for weight in views.sample_weight:
+        checked_sample_weight(weight, first, names[0], objective.axes, library)
     for view, (array, places) in enumerate(itertools.zip_longest(views.maps, views.locations)):
         for name, one in ((f"maps[{view}]", array), (f"locations[{view}]", places)):
             if one is None:
