@@ -471,7 +471,12 @@ class TestSampleWeight:
         pytest.importorskip(library)
         z, weight = xp.asarray(IMAGE, dtype), xp.asarray(np.full((3, 2), 1e300))
         self.refused(ValueError, "finite in the dtype", "got 1e+300", weight=weight, z=z)
-        self.check(xp.asarray(np.full((3, 2), 1e38)), z)
+        self.check(xp.asarray(np.full((3, 2), float(np.finfo(np.float32).max))), z)
+
+    def test_the_functions_name_their_first_view(self) -> None:
+        of_loss = r"the shape of views\[0\] without its features; got \(9,\)"
+        with pytest.raises(ValueError, match=of_loss):
+            vicreg_loss(IMAGE, IMAGE, sample_weight=np.ones(9))
 
     def test_integers_below_0(self) -> None:
         self.refused(ValueError, "0 or more", "got -2", weight=np.asarray([1, -2]))

@@ -58,6 +58,17 @@ def test_functions_of_one_loss_have_the_same_settings(loss: str, other: str) -> 
     assert [str(one) for one in ours.parameters.values()] == [str(one) for one in others]
 
 
+@pytest.mark.parametrize("name", [one for one in _losses.__all__ if one.islower()])
+def test_settings_are_given_by_name(name: str) -> None:
+    """And those of `vicreg_loss` have its defaults, except where a loss has its own."""
+    arrays = {"views", "z", "z1", "z2", "embeddings", "maps", "locations"}
+    of_vicreg = inspect.signature(vicreg.vicreg_loss).parameters
+    for argument, parameter in inspect.signature(getattr(vicreg, name)).parameters.items():
+        assert (parameter.kind == parameter.KEYWORD_ONLY) == (argument not in arrays)
+        if argument in ("gamma", "feature_axis", "method", "comm", "sample_weight"):
+            assert parameter.default == of_vicreg[argument].default
+
+
 @pytest.mark.parametrize("name", ["", ".torch", ".jax", ".distributed", ".testing"])
 def test_completion_shows_public_names_alone(name: str) -> None:
     if name in (".jax", ".torch"):

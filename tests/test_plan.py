@@ -90,6 +90,9 @@ def test_the_route_is_the_one_that_costs_less() -> None:
                 assert costs[chosen.route] == min(costs.values())
     assert plan(64, 8192, 64).route == "gram"
     assert plan(4096, 256, 64).route == "covariance"
+    # What sends a byte less may do 64 multiply-adds more.
+    assert plan(316, 1024, 4).route == "gram"  # 63.7 more
+    assert plan(72, 96, 2).route == "covariance"  # 64.03 more
 
 
 def test_one_rank_sends_nothing() -> None:
@@ -101,11 +104,14 @@ def test_one_rank_sends_nothing() -> None:
 def test_it_prints_both_routes_and_marks_the_one_that_is_taken() -> None:
     text = str(plan(256, 4096, 2)).splitlines()
     assert [line.split()[0] for line in text[2:]] == ["gram", "covariance"]
+    assert text[0].startswith("512 samples on 2 ranks, ")
     assert "8.39 MB" in text[2]
+    assert "4.29 GFLOP" in text[2]  # two for each multiply-add
     assert ["taken" in line for line in text] == [False, False, True, False]
     assert "taken" in str(plan(256, 4096, 2, method="covariance")).splitlines()[3]
     assert "1 rank," in str(plan(2, 2, 1))
     assert "1 MB" in str(plan(125_000, 1, 3, views=1, itemsize=4, method="gram"))
+    assert "1 MB" in str(plan(249_873, 1, 2, views=1, itemsize=4, method="gram"))  # 999,500 bytes
 
 
 @pytest.mark.parametrize(
@@ -126,6 +132,12 @@ def test_what_it_cannot_plan_is_refused(
 ) -> None:
     with pytest.raises(error, match=re.compile(message)):
         plan(*arguments, **settings)
+
+
+def test_settings_are_given_by_name() -> None:
+    assert plan(n_per_rank=4, d=8, world_size=2) == plan(4, 8, 2)
+    with pytest.raises(TypeError, match="3 positional arguments"):
+        plan(4, 8, 2, 1)
 
 
 def test_numbers_of_numpy_are_integers() -> None:

@@ -202,8 +202,8 @@ def test_a_position_without_statistics_may_hold_nan() -> None:
     weight = np.ones((5, 2))
     weight[1:, 1] = 0
     z[:, 1] = np.nan
-    for method in ("gram", "covariance"):
-        settings = OF_VCREG | {"method": method}
+    for given in ({"method": "gram"}, {"method": "covariance"}, {"penalty": "smooth_l1"}):
+        settings = OF_VCREG | given
         got, gradient = vcreg_value_and_grad(z, sample_axis=0, sample_weight=weight, **settings)
         wanted, right = vcreg_value_and_grad(z[:, 0], **settings)
         assert largest_error(got, wanted) <= rounding("float64", 5, 3)
@@ -364,11 +364,15 @@ def test_what_is_no_weight_gives_no_number(library: str, bad: float) -> None:
 @pytest.mark.parametrize("d", [40, 5], ids=["wide", "narrow"])
 @pytest.mark.parametrize("rows", [UNEVEN, ONE_ROW, NONE], ids=str)
 @pytest.mark.parametrize("method", ["gram", "covariance"])
-def test_over_ranks(rows: tuple[int, ...], d: int, method: str) -> None:
-    whole = ranks.whole(rows, (2, d))
-    weight = np.random.default_rng(rows).integers(0, 3, (sum(rows), 2)).astype(float)
+@pytest.mark.parametrize("factor", [1.0, 0.25], ids=["counts", "parts"])
+def test_over_ranks(rows: tuple[int, ...], d: int, method: str, factor: float) -> None:
+    """With parts of 1, a rank's samples may have too few together, and those of all enough."""
+    whole = ranks.whole(rows, (3, d))
+    weight = np.random.default_rng(rows).integers(0, 3, (sum(rows), 3)).astype(float)
     weight[: rows[0]] = 0  # nothing of the first rank counts
-    weight[-3:] = 1
+    weight[-5:] = 1
+    weight[:, 2] = 0  # nor anything of one position
+    weight *= factor
     views = [hidden(view, weight) for view in whole]
     settings = {"method": method} | NAMED
 
@@ -516,15 +520,17 @@ class TestJAX:
             wanted, right = vicreg_of(drawn((7, 9)))
             compare(loss, gradients, wanted, right, rounding("float64", 8, 9))
 
-    def test_the_layer(self) -> None:
+    @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
+    def test_the_layer(self, penalty: str) -> None:
         jax = pytest.importorskip("jax")
         from vicreg.jax import vcreg
 
+        settings = OF_VCREG | {"penalty": penalty}
         with jax.enable_x64(True):
             (z,) = drawn((7, 9), 1)
-            _, right = vcreg_value_and_grad(repeated(z), **OF_VCREG)
+            _, right = vcreg_value_and_grad(repeated(z), **settings)
             masked, weight = jax.numpy.asarray(hidden(z, TIMES)), jax.numpy.asarray(TIMES)
-            _, pullback = jax.vjp(lambda x: vcreg(x, sample_weight=weight, **OF_VCREG), masked)
+            _, pullback = jax.vjp(lambda x: vcreg(x, sample_weight=weight, **settings), masked)
             (got,) = pullback(jax.numpy.zeros_like(masked))
             assert largest_error(got, gathered(right)) <= rounding("float64", 8, 9)
 

@@ -503,6 +503,18 @@ def test_ranks_together_are_one_batch_of_each_setting(statistics: str) -> None:
                 assert np.abs(gradient - wanted).max() <= 1e-12
 
 
+def test_a_part_without_a_share_is_not_computed() -> None:
+    """What it is of may be infinite, and nothing needs to be matched."""
+    embeddings, maps, locations = inputs(CASES[0])
+    nothing = [np.full_like(array, np.inf) for array in embeddings]
+    whole = vicregl_loss(embeddings, maps, locations, alpha=0)
+    assert vicregl_loss(nothing, maps, locations, alpha=0) == whole
+    nowhere = [np.full_like(array, np.inf) for array in maps]
+    counts = {"num_matches": (0, 0), "feature_matches": (0, 0)}
+    whole = vicregl_loss(embeddings, maps, locations, alpha=1)
+    assert vicregl_loss(embeddings, nowhere, None, alpha=1, **counts) == whole
+
+
 def test_fewer_places_than_matches_are_all_matched() -> None:
     case = CASES[1]
     views = inputs(case)
@@ -600,7 +612,25 @@ BAD = {
         ValueError,
         "two or more views",
     ),
-    "a map too few": (lambda e, m, at: (e, m[:1], at), {}, ValueError, "maps must be as many"),
+    "no embeddings": (lambda e, m, at: (None, m, at), {}, TypeError, "embeddings must be a list"),
+    "a map too few": (
+        lambda e, m, at: (e, m[:1], at),
+        {},
+        ValueError,
+        "maps must be as many as embeddings, 2; got 1",
+    ),
+    "a grid too few": (
+        lambda e, m, at: (e, m, at[:1]),
+        {},
+        ValueError,
+        "locations must be as many as embeddings, 2; got 1",
+    ),
+    "features": (
+        lambda e, m, at: (e, [m[0], m[1][..., :3]], at),
+        {},
+        ValueError,
+        r"maps\[1\] must be of 6 samples, as embeddings\[0\] is, and of 4 features",
+    ),
     "axes": (lambda e, m, at: (e, e, at), {}, ValueError, r"maps\[0\] must have the axes"),
     "locations": (
         lambda e, m, at: (e, m, m),
@@ -618,7 +648,7 @@ BAD = {
         lambda e, m, at: (e, [m[0], m[1].astype("float32")], at),
         {},
         TypeError,
-        r"maps\[1\] must have the dtype",
+        r"maps\[1\] must have the dtype of maps\[0\], float64; got float32",
     ),
     "positions": (
         lambda e, m, at: ([a[:, None] for a in e], m, at),

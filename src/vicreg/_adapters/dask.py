@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import array_api_compat.dask.array as standard
@@ -99,7 +99,7 @@ class _Dask(Library):
     ) -> Array:
         """Return what the default does, chosen in the tasks."""
         dtype, meta = otherwise.dtype, otherwise._meta
-        scales = _of_each_chunk(scale, array)
+        scale = _in_tasks(scale)
         begins = [0, *itertools.accumulate(array.chunks[-1][:-1])]
         # Not optimised here: an optimised graph has keys of its own, and is computed once more.
         wanted, otherwise, blocks = (
@@ -107,8 +107,8 @@ class _Dask(Library):
         )
         of_pair = delayed(functools.partial(_of_pair, part=part, length=length))
         parts = [
-            of_pair(wanted.item(), rows, columns, start - first, of_sets)
-            for sets, of_sets in zip(blocks.reshape(-1, len(begins)), scales, strict=False)
+            of_pair(wanted.item(), rows, columns, start - first, scale)
+            for sets in blocks.reshape(-1, len(begins))
             for first, rows in zip(begins, sets, strict=True)
             for start, columns in zip(begins, sets, strict=True)
         ]
@@ -138,13 +138,11 @@ class _Dask(Library):
 xp = _Dask(standard)
 
 
-def _of_each_chunk(scale: Any, array: Array) -> Iterable[Any]:
-    """Return `scale`, a number or ``(..., 1, 1)``, for the sets of samples in each chunk."""
+def _in_tasks(scale: Any) -> Any:
+    """Return `scale`, a number or one chunk ``(..., 1, 1)``, as tasks take it."""
     if not isinstance(scale, dask.array.Array):
-        return itertools.repeat(scale)
-    *sets, _, _ = array.shape
-    whole = _da.broadcast_to(scale, (*sets, 1, 1)).rechunk((*array.chunks[:-2], 1, 1))
-    return list(whole.to_delayed(optimize_graph=False).reshape(-1))
+        return scale
+    return scale.to_delayed(optimize_graph=False).item()
 
 
 def _of_pair(

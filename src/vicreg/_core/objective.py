@@ -52,13 +52,13 @@ class Objective:
         From which size on the core works in parts.
     comm : Communicator or None
         How the ranks of the batch reach each other. None is the batch of this process.
-    batch : Batch or None
-        What is known of the batch of all ranks, once they have reached each other.
     weighted : bool
         Whether samples have weights: the last of the arrays that go with this objective is then
         no view but their weights.
     pairs : tuple of pairs of int, or None
         Between which views the invariance is. None is all pairs.
+    batch : Batch or None
+        What is known of the batch of all ranks, once they have reached each other.
     """
 
     convention: Convention
@@ -73,9 +73,9 @@ class Objective:
     published_gradient: bool
     sizes: Sizes
     comm: Communicator | None
+    weighted: bool
+    pairs: Pairs | None
     batch: Any = field(default=None, compare=False, repr=False)
-    weighted: bool = False
-    pairs: Pairs | None = None
 
     @property
     def computed(self) -> Flags:
