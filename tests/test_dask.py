@@ -262,3 +262,36 @@ def test_weighted_samples_where_the_gram_difference_cancels(chunk: str) -> None:
     assert largest_error(got.compute(), loss) <= bound
     for one, right in zip(of_chunks, gradients, strict=True):
         assert largest_error(one.compute(), right) <= bound
+
+
+def test_many_runaway_features_in_several_chunks_of_them() -> None:
+    """More than are kept apart, and orthogonal: the covariance is formed, chunk by chunk."""
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal((64, 96))
+    random = generator.standard_normal((64, 40))
+    z[:, :40] = 1e4 * 8 * np.linalg.qr(random - random.mean(axis=0))[0]
+    views = [z.astype(np.float32), -z.astype(np.float32)]
+    settings = {"invariance_weight": 0.0, "variance_weight": 0.0}
+    in_float64 = [view.astype(float) for view in views]
+    exact, right = vicreg.vicreg_value_and_grad(*in_float64, method="covariance", **settings)
+    plain, of_plain = vicreg.vicreg_value_and_grad(*views, method="covariance", **settings)
+    with dask.config.set({"array.chunk-size": "4KiB"}):
+        chunked = [array.from_array(view, chunks=(64, 20)) for view in views]
+        loss, gradients = vicreg.vicreg_value_and_grad(*chunked, method="gram", **settings)
+    # What the plain definition loses in float32, or what rounding alone may.
+    least = rounding("float32", 64, 96)
+    assert largest_error(loss.compute(), exact) <= 4 * max(largest_error(plain, exact), least)
+    for gradient, its_plain, its_exact in zip(gradients, of_plain, right, strict=True):
+        bound = 4 * max(largest_error(its_plain, its_exact), least)
+        assert largest_error(gradient.compute(), its_exact) <= bound
+
+
+def test_a_common_offset_costs_no_digits() -> None:
+    """Where the mean of all is not waited for, all is counted from the first sample."""
+    low = samples(*SHAPE)[0].astype(np.float32) + np.float32(1e6)
+    settings = {"variance_weight": 1.0, "covariance_weight": 1.0}
+    exact, right = vicreg.vcreg_value_and_grad(low.astype(float), **settings)
+    chunked = array.from_array(low, chunks=CHUNKS)
+    loss, gradient = vicreg.vcreg_value_and_grad(chunked, **settings)
+    assert largest_error(loss.compute(), exact) <= rounding("float32", *SHAPE)
+    assert largest_error(gradient.compute(), right) <= rounding("float32", *SHAPE)
