@@ -506,19 +506,18 @@ class TestJAX:
 
     def test_under_jit(self) -> None:
         jax = pytest.importorskip("jax")
-        with jax.enable_x64(True):
-            views = [jax.numpy.asarray(hidden(view, TIMES)) for view in drawn((7, 9))]
-            weight = jax.numpy.asarray(TIMES)
+        views = [jax.numpy.asarray(hidden(view, TIMES)) for view in drawn((7, 9))]
+        weight = jax.numpy.asarray(TIMES)
 
-            @jax.jit
-            def both(z1: Any, z2: Any, weight: Any) -> Any:
-                return jax.value_and_grad(
-                    lambda *views: vicreg_loss(*views, sample_weight=weight, **NAMED), (0, 1)
-                )(z1, z2)
+        @jax.jit
+        def both(z1: Any, z2: Any, weight: Any) -> Any:
+            return jax.value_and_grad(
+                lambda *views: vicreg_loss(*views, sample_weight=weight, **NAMED), (0, 1)
+            )(z1, z2)
 
-            loss, gradients = both(*views, weight)
-            wanted, right = vicreg_of(drawn((7, 9)))
-            compare(loss, gradients, wanted, right, rounding("float64", 8, 9))
+        loss, gradients = both(*views, weight)
+        wanted, right = vicreg_of(drawn((7, 9)))
+        compare(loss, gradients, wanted, right, rounding("float64", 8, 9))
 
     @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
     def test_the_layer(self, penalty: str) -> None:
@@ -526,13 +525,12 @@ class TestJAX:
         from vicreg.jax import vcreg
 
         settings = OF_VCREG | {"penalty": penalty}
-        with jax.enable_x64(True):
-            (z,) = drawn((7, 9), 1)
-            _, right = vcreg_value_and_grad(repeated(z), **settings)
-            masked, weight = jax.numpy.asarray(hidden(z, TIMES)), jax.numpy.asarray(TIMES)
-            _, pullback = jax.vjp(lambda x: vcreg(x, sample_weight=weight, **settings), masked)
-            (got,) = pullback(jax.numpy.zeros_like(masked))
-            assert largest_error(got, gathered(right)) <= rounding("float64", 8, 9)
+        (z,) = drawn((7, 9), 1)
+        _, right = vcreg_value_and_grad(repeated(z), **settings)
+        masked, weight = jax.numpy.asarray(hidden(z, TIMES)), jax.numpy.asarray(TIMES)
+        _, pullback = jax.vjp(lambda x: vcreg(x, sample_weight=weight, **settings), masked)
+        (got,) = pullback(jax.numpy.zeros_like(masked))
+        assert largest_error(got, gathered(right)) <= rounding("float64", 8, 9)
 
     def test_no_gradient_by_the_weights(self) -> None:
         jax = pytest.importorskip("jax")
@@ -558,9 +556,8 @@ class TestJAX:
 
         views = drawn((7, 9))
         masked = [hidden(view, TIMES) for view in views]
-        with jax.enable_x64(True):
-            got = jax.grad(penalty)(*map(jax.numpy.asarray, (*masked, TIMES)))
-            right = jax.grad(penalty)(*(jax.numpy.asarray(repeated(view)) for view in views))
+        got = jax.grad(penalty)(*map(jax.numpy.asarray, (*masked, TIMES)))
+        right = jax.grad(penalty)(*(jax.numpy.asarray(repeated(view)) for view in views))
         assert largest_error(got, gathered(right)) <= 10 * rounding("float64", 8, 9)
 
 

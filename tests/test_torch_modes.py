@@ -342,9 +342,11 @@ def test_tensors_without_values() -> None:
         loss.backward()
     assert loss.shape == ()
     assert fake[0].grad.shape == (4, 6)
-    z = torch.randn(2, 4, 6, dtype=torch.float64)
-    traced = make_fx(lambda a, b: vicreg_loss(a, b))(*z)
-    torch.testing.assert_close(traced(*z), vicreg_loss(*z))
+    z = torch.randn(2, 12, 40, dtype=torch.float64)
+    for function in (vicreg_loss, vicreg_value_and_grad):
+        by_gram = functools.partial(function, method="gram")
+        traced = make_fx(lambda *views, of=by_gram: of(*views))(*z)
+        torch.testing.assert_close(traced(*z), function(*z, method="gram"))
 
 
 def test_what_is_kept_for_the_terms_is_small() -> None:
