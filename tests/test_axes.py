@@ -187,7 +187,8 @@ def test_each_path(xp: Backend, path: Path) -> None:
     """Views that are stacked and views one by one, sums and products in parts."""
     if xp.name == "jax" and path is not PATHS[-1]:
         pytest.skip("compiled anew for each path: one of them is enough")
-    for shape, features, samples in REPRESENTATIVE:
+    on_two_axes = CASES[9]
+    for shape, features, samples in (*REPRESENTATIVE, on_two_axes):
         axes = {"feature_axis": features, "sample_axis": samples}
         arrays = [xp.asarray(view) for view in drawn(shape)]
         bound = 4 * bound_of(xp.dtypes[0], shape, features, samples)
