@@ -57,6 +57,21 @@ def test_gradients_are_those_of_the_whole_batch(chunk_size: int) -> None:
     assert_close(gradients(other), gradients(one))
 
 
+@pytest.mark.parametrize(("rows", "chunks"), [(1, [1]), (3, [1, 1, 1])])
+def test_no_chunk_is_empty(rows: int, chunks: list[int]) -> None:
+    """Each is embedded twice: for the loss, and for its gradient."""
+    seen: list[int] = []
+
+    def counted(x: Any) -> Any:
+        seen.append(len(x))
+        return x
+
+    (view, _) = inputs(rows)
+    cached_backward(counted, (view.requires_grad_(),), lambda z: z.sum(), 1)
+    assert seen == 2 * chunks
+    assert torch.equal(view.grad, torch.ones_like(view))
+
+
 def test_plain_accumulation_is_another_gradient() -> None:
     whole, chunks, views = encoder(), encoder(), inputs(64)
     plain(whole, views)
@@ -123,14 +138,17 @@ def test_random_numbers_are_the_same_in_both_runs() -> None:
 def test_buffers_are_updated_once_and_batch_statistics_are_warned_of() -> None:
     views = inputs()
     module, wanted = encoder(nn.BatchNorm1d(16)), encoder(nn.BatchNorm1d(16))
-    with pytest.warns(UserWarning, match=r"2 \(BatchNorm1d\) takes the statistics of each chunk"):
+    taken = r"2 \(BatchNorm1d\) takes the statistics of each chunk"
+    with pytest.warns(UserWarning, match=taken) as caught:
         cached_backward(module, views, CRITERION, 11)
+    assert caught[0].filename == __file__  # it points to the caller
     with torch.no_grad():
         for view in views:
             for rows in view.split(11):
                 wanted(rows)
     for got, buffer in zip(module.buffers(), wanted.buffers(), strict=True):
         assert torch.equal(got, buffer)
+    assert vars(module).keys() == vars(wanted).keys()
     whole, chunks = encoder(nn.BatchNorm1d(16)), encoder(nn.BatchNorm1d(16))
     plain(whole, views)
     cached_backward(chunks, views, CRITERION, ROWS)  # in one chunk: without a warning
@@ -253,6 +271,24 @@ def test_a_view_without_a_part_in_the_loss() -> None:
     assert shared == [False] * 4 + [True]
     cached_backward(other, views, loss, 5)
     assert all(parameter.grad is None for parameter in other[1].parameters())
+    # The other way round: the first view has no part.
+    both = encoder(nn.Tanh()), encoder()
+    cached_backward(both, views[::-1], lambda a, b: loss(b, a), 5)
+    assert all(parameter.grad is None for parameter in both[0].parameters())
+    assert_close(gradients(both[1]), gradients(one))
+
+
+def test_ranks_share_gradients_once_where_parameters_are_sharded() -> None:
+    """As a module of ``fully_shard`` does, which is told when, and is left as it was."""
+    told: list[bool] = []
+
+    class Sharded(nn.Sequential):
+        def set_requires_gradient_sync(self, now: bool) -> None:
+            told.append(now)
+
+    cached_backward(Sharded(encoder()), inputs(), CRITERION, 11)
+    assert told[::2] == [False, False, False, True]  # of two chunks of each view
+    assert all(told[1::2])  # after each
 
 
 def test_the_random_state_of_the_encoders_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +326,7 @@ def test_what_is_wrong_is_said() -> None:
     for error, words, arguments in [
         (TypeError, "chunk_size must be an integer; got 2.5", (module, views, CRITERION, 2.5)),
         (ValueError, "chunk_size must be 1 or more", (module, views, CRITERION, 0)),
+        (ValueError, "1 or more rows; got True", (module, views, CRITERION, True)),
         (ValueError, "2 views and 1 encoders", ([module], views, CRITERION, 5)),
         (ValueError, "0 views", (module, (), CRITERION, 5)),
         (TypeError, "encoder must be callable; got int", (3, views, CRITERION, 5)),

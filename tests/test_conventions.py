@@ -150,6 +150,8 @@ def test_translated_weights_compute_the_same_function(n: int, d: int) -> None:
 def test_single_terms_translate_where_the_others_differ() -> None:
     assert translate_weights((0, 0, 2), "vcreg", "official", d=5) == (0, 0, 2 / (5 * 4) / 2 * 5)
     assert translate_weights((3, 0, 0), "official", "jolibrain", d=5) == (3, 0, 0)
+    # A weight of 0 is one where the other has no such term at all.
+    assert translate_weights((0, 0, 2), "official", "vcreg", d=5) == (0, 0, 2 / 5 * 2 * 5 * 4)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +209,24 @@ def test_bad_arguments_of_translate_weights() -> None:
 def test_a_convention_checks_its_fields(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(conventions["official"], **{field: value})
+
+
+def test_a_convention_without_an_invariance_has_weights_of_the_others() -> None:
+    given = {"name": "mine", "source": "here", "invariance": "none"}
+    assert Convention(**given, weights=(0.0, 2.0, 1.0)).weights == (0.0, 2.0, 1.0)
+    with pytest.raises(ValueError, match="weights must begin with 0"):
+        Convention(**given, weights=(1.0, 0.0, 1.0))
+
+
+def test_a_convention_takes_its_fields_by_name() -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        Convention("mine", "here")
+
+
+def test_the_weights_that_conventions_publish() -> None:
+    others = {"jolibrain": (25, 15, 1), "eb-jepa": (1, 1, 1), "vcreg": None}
+    for name, convention in conventions.items():
+        assert convention.weights == others.get(name, (25, 25, 1))
 
 
 def test_a_convention_of_ones_own() -> None:

@@ -7,6 +7,7 @@ import pytest
 from errors import rounding
 
 from vicreg import (
+    variance_loss,
     vcreg_loss,
     vcreg_value_and_grad,
     vicreg_loss,
@@ -108,6 +109,17 @@ def test_second_derivatives_agree_in_every_nesting(views, method: str) -> None:
     scale = float(mx.abs(reverse * b).sum())
     got = float(mx.jvp(change, [a], [b])[1][0])
     assert abs(got - wanted) <= 8 * rounding("float64", N, D) * scale
+
+
+def test_second_derivatives_of_a_single_term(views) -> None:
+    a, b = views
+
+    def loss(z):
+        return variance_loss(0.3 * z)
+
+    reverse = mx.grad(lambda z: (mx.grad(loss)(z) * b).sum())(a)
+    assert float(mx.abs(reverse).max()) > 0
+    close(mx.jvp(mx.grad(loss), [a], [b])[1][0], np.array(reverse), 8)
 
 
 def test_vmap(views, method: str) -> None:
