@@ -23,7 +23,13 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
-from vicreg._conventions import ConventionName, both_names, codebases, convention_named
+from vicreg._conventions import (
+    ConventionName,
+    both_names,
+    codebases,
+    codebases_of,
+    convention_named,
+)
 
 NAMES = ("invariance_weight", "variance_weight", "covariance_weight")
 
@@ -79,6 +85,12 @@ def test_each_codebase_has_the_convention_of_its_published_values(published: lis
             checked.add(codebase.name)
     # The others publish no PyTorch code of a loss of two arrays.
     assert set(codebases) - checked == {"tensorflow/similarity", "tensorflow/gnn", "pldm"}
+
+
+def test_a_conventions_codebases_are_those_that_compute_it() -> None:
+    assert codebases_of("algorithm1") == ("solo-learn",)
+    assert codebases_of("eb-jepa") == ("facebookresearch/eb_jepa", "pldm")
+    assert codebases_of("paper") == ()
 
 
 def test_its_arguments_are_those_of_this_package() -> None:
