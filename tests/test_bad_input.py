@@ -115,6 +115,14 @@ def test_what_is_not_an_array(view: object) -> None:
 )
 def test_arrays_with_other_semantics(view: np.ndarray, kind: str) -> None:
     refused(TypeError, "views[0] must be a dense array", kind, views=(view, view))
+    refused(TypeError, "views[1] must be a dense array", kind, views=(VIEW, view))
+
+
+def test_a_sparse_tensor_after_a_dense_one() -> None:
+    """They have one type, shape and dtype."""
+    torch = pytest.importorskip("torch")
+    dense = torch.ones(4, 6)
+    refused(TypeError, "views[1] must be a dense array", views=(dense, dense.to_sparse()))
 
 
 @pytest.mark.parametrize("view", [np.ndarray, np.dtype("f8"), np.float64], ids=repr)
@@ -301,7 +309,12 @@ def test_n_not_above_the_correction() -> None:
 def test_vcreg_publishes_no_weights() -> None:
     refused(ValueError, "variance_weight must be given", "'vcreg'", convention="vcreg")
     given = {"convention": "vcreg", "variance_weight": 1, "covariance_weight": 1}
-    refused(ValueError, "invariance_weight", "no invariance term", invariance_weight=1, **given)
+    parts = "invariance_weight", "no invariance term; got 2.0"
+    refused(ValueError, *parts, invariance_weight=2, **given)
+    weight = np.asarray(1.0)
+    assert vicreg_loss(VIEW, VIEW, **given) == vicreg_loss(
+        VIEW, VIEW, **given | {"variance_weight": weight}
+    )
     one = np.ones((4, 1))
     refused(ValueError, "at least 2 features", "d(d - 1)", views=(one, one), **given)
     assert np.isfinite(vicreg_loss(VIEW, VIEW, **given))

@@ -222,7 +222,7 @@ def _checked_pair(given: Any) -> tuple[int, int]:
 def check_pairs_of(views: int, pairs: Pairs | None) -> None:
     """Raise which of `pairs` is of a view that there is not, among so many `views`."""
     for pair in pairs or ():
-        if not 0 <= pair[0] < pair[1] < views:
+        if pair[0] < 0 or pair[1] >= views:
             raise ValueError(
                 f"pairs must be of indices from 0 to {views - 1}, since there are {views} views; "
                 f"got {pair}"
