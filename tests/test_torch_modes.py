@@ -196,6 +196,15 @@ def test_forward_mode_needs_no_recorded_gradient(shape: tuple[int, int], mode: A
     close(of_loss.detach(), wanted[0].detach(), 64)
 
 
+@pytest.mark.parametrize("weight", [2.0, torch.tensor(2.0)], ids=["number", "tensor"])
+def test_a_change_has_the_dtype_of_the_loss(weight: Any) -> None:
+    """In forward mode PyTorch makes float64 of what a number multiplies."""
+    views, along = torch.randn(2, 6, 4), torch.randn(2, 6, 4)
+    loss = functools.partial(vicreg_loss, variance_weight=weight)
+    value, change = torch.func.jvp(loss, tuple(views), tuple(along))
+    assert value.dtype == change.dtype == torch.float32
+
+
 @pytest.mark.parametrize("views", [2, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_cotangents_in_batches(shape: tuple[int, int], views: int) -> None:
@@ -265,6 +274,14 @@ def test_a_program_for_any_number_of_samples(
         close(program.module()(*views), function(*views), n)
 
 
+def test_a_program_of_positions() -> None:
+    views, shapes = tuple(draw((9, 3, 5))), ({1: Dim.AUTO}, {1: Dim.AUTO})
+    program = export(_Module(vicreg_loss), views, dynamic_shapes=shapes, strict=False).module()
+    for positions in (2, 7):
+        others = draw((9, positions, 5))
+        close(program(*others), vicreg_loss(*others), 9)
+
+
 def test_a_program_of_weighted_samples() -> None:
     def loss(z1: torch.Tensor, z2: torch.Tensor) -> Any:
         return vicreg_loss(z1, z2, sample_weight=torch.arange(z1.shape[0]) % 3)
@@ -276,14 +293,16 @@ def test_a_program_of_weighted_samples() -> None:
 
 
 def test_a_program_that_would_go_both_ways_is_refused() -> None:
-    dim = Dim("n", min=2, max=100)
-    views, shapes = tuple(draw((7, 20))), ({0: dim}, {0: dim})
-    with pytest.raises(ValueError, match=r"method must be 'gram' or 'covariance'.*20 samples"):
-        export(_Module(vicreg_loss), views, dynamic_shapes=shapes, strict=False)
-    chosen = _Module(lambda a, b: vicreg_loss(a, b, method="covariance"))
-    program = export(chosen, views, dynamic_shapes=shapes, strict=False).module()
-    for n in (5, 60):
-        close(program(*draw((n, 20))), vicreg_loss(*draw((n, 20))), 64)
+    for least in (20, 2):  # of 20 samples the Gram matrix, of more the covariance
+        dim = Dim("n", min=least, max=100)
+        views, shapes = tuple(draw((least + 5, 20))), ({0: dim}, {0: dim})
+        with pytest.raises(ValueError, match=r"method must be 'gram' or 'covariance'.*20 samples"):
+            export(_Module(vicreg_loss), views, dynamic_shapes=shapes, strict=False)
+    one_way = (lambda a, b: vicreg_loss(a, b, method="covariance"), EXPORTED["smooth L1"])
+    for function in one_way:
+        program = export(_Module(function), views, dynamic_shapes=shapes, strict=False).module()
+        for n in (5, 60):
+            close(program(*draw((n, 20))), function(*draw((n, 20))), 64)
 
 
 @pytest.fixture
