@@ -274,13 +274,13 @@ def test_value_and_gradients_of_each_setting(
 def with_counts(case: dict) -> tuple[Inputs, np.ndarray, Inputs]:
     """Return views with counts of their samples, and the same with each sample so often.
 
-    What is counted 0 times is NaN.
+    What is counted 0 times is NaN, or infinite.
     """
     counts = np.asarray([2, 0, 1, 1, 3, 1][: len(case["maps"][0])])
     views = inputs(case)
     repeated = tuple([np.repeat(array, counts, axis=0) for array in kind] for kind in views)
-    for array in flat(views):
-        array[counts == 0] = np.nan
+    for place, array in enumerate(flat(views)):
+        array[counts == 0] = np.inf if place % 2 else np.nan
     return views, counts, repeated
 
 
@@ -312,6 +312,11 @@ def test_a_weight_is_how_often_a_sample_occurs(
         along /= np.abs(along).sum()
         wanted = derivative(repeated, given, place, np.repeat(along, counts, axis=0))
         assert abs((gradient * along).sum() - wanted) <= tolerance * np.abs(gradient).max()
+
+    once = tuple([array[counts > 0] for array in kind] for kind in views)
+    arrays = ([xp.asarray(array) for array in kind] for kind in views)
+    masked = vicregl_loss(*arrays, **given, sample_weight=xp.asarray(counts) > 0)
+    assert largest_error(xp.numpy(masked), truth(once, given)) <= tolerance
 
 
 def gradients_by_torch(views: Inputs, mask: np.ndarray) -> list:

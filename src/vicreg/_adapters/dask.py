@@ -140,9 +140,8 @@ xp = _Dask(standard)
 
 def _in_tasks(scale: Any) -> Any:
     """Return `scale`, a number or one chunk ``(..., 1, 1)``, as tasks take it."""
-    if not isinstance(scale, dask.array.Array):
-        return scale
-    return scale.to_delayed(optimize_graph=False).item()
+    is_lazy = isinstance(scale, dask.array.Array)
+    return scale.to_delayed(optimize_graph=False).item() if is_lazy else scale
 
 
 def _of_pair(

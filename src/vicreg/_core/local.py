@@ -16,6 +16,7 @@ from vicreg._core.layout import as_computed
 from vicreg._core.library import Library
 from vicreg._core.matching import Selection
 from vicreg._core.objective import Objective
+from vicreg._core.sample_weights import as_constant
 from vicreg._typing import FeatureDistance, MatchOrder, Statistics
 
 Array = Any
@@ -138,12 +139,22 @@ def value_and_grad(
 def _as_places(xp: Library, given: Views) -> Views:
     """Return the views as ``(n, P, c)`` in the dtypes of the computation."""
     n = given.embeddings[0].shape[0]
+    weights = tuple(xp.broadcast_to(weight, (n,))[:, None] for weight in given.sample_weight)
     return Views(
         tuple(as_computed(xp, array)[:, None, :] for array in given.embeddings),
-        tuple(_flat(xp, as_computed(xp, array)) for array in given.maps),
-        tuple(_flat(xp, as_computed(xp, array)) for array in given.locations),
-        tuple(xp.broadcast_to(weight, (n,))[:, None] for weight in given.sample_weight),
+        tuple(_cleaned(xp, _flat(xp, as_computed(xp, array)), weights) for array in given.maps),
+        tuple(
+            _cleaned(xp, _flat(xp, as_computed(xp, array)), weights) for array in given.locations
+        ),
+        weights,
     )
+
+
+def _cleaned(xp: Library, places: Array, weights: Arrays) -> Array:
+    """Return `places` with 0 for samples of weight 0: they have distances from each other too."""
+    if not weights:
+        return places
+    return xp.kept(places, as_constant(xp, weights[0], places)[..., None] != 0)
 
 
 def _flat(xp: Library, array: Array) -> Array:
