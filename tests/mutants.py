@@ -980,15 +980,17 @@ def conditions() -> str:
     kept = json.loads(RECORD.read_text())
     versions = ", ".join(f"{name} {version}" for name, version in kept["versions"].items())
     count, failed = kept["controls"]
-    tried, caught, excused = (
+    mutants, tried, caught, excused = (
         sum(one.get(name, 0) for one in kept["files"].values())
-        for name in ("tried", "caught", "listed")
+        for name in ("mutants", "tried", "caught", "listed")
+    )
+    untried = (
+        f"{mutants - tried} have not been tried on this code yet. " if mutants > tried else ""
     )
     return (
         f"As of {kept['date']}, with {versions}: of {tried} that were tried, {caught} were caught "
         f"({caught / tried:.1%}), and {excused} cannot be caught, for the reasons below; without "
-        f"these it is {caught / (tried - excused):.1%}. Where a file was not tried whole, the "
-        "others have not been tried on this code yet. "
+        f"these it is {caught / (tried - excused):.1%}. {untried}"
         f"The tests of {count} caught mutants ran on the package as it is: {failed} failed."
     )
 
