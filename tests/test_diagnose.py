@@ -953,6 +953,16 @@ class TestSampleWeight:
         for weight in (1.0, 0.01):
             assert diagnose(z, sample_weight=np.full(400, weight)).effective_rank == 1
 
+    def test_what_is_more_than_rounding_is_more_whatever_the_weights_are(self) -> None:
+        """It varies by 0.2 squared units in the last place, of which rounding explains 1/12."""
+        unit = 2 * UNIT_ROUNDOFF["float16"]
+        one_direction = 1.5 + 0.1 * normal(400, 1) * np.linspace(0.5, 1, 7)
+        z = (one_direction + 0.34 * unit * normal(400, 7, seed=1)).astype(np.float16)
+        assert ((z > 1) & (z < 2)).all()
+        for weight in (1.0, 0.01):
+            diagnosis = diagnose(z, sample_weight=np.full(400, weight))
+            assert np.count_nonzero(diagnosis.singular_values) == 7
+
     def test_weights_that_are_not_finite_give_nan_where_nobody_looks_at_them(self) -> None:
         array = pytest.importorskip("dask.array")
         weight = np.ones(40)

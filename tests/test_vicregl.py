@@ -517,6 +517,7 @@ def test_a_part_without_a_share_is_not_computed() -> None:
     nowhere = [np.full_like(array, np.inf) for array in maps]
     counts = {"num_matches": (0, 0), "feature_matches": (0, 0)}
     whole = vicregl_loss(embeddings, maps, locations, alpha=1)
+    assert vicregl_loss(embeddings, nowhere, locations, alpha=1) == whole
     assert vicregl_loss(embeddings, nowhere, None, alpha=1, **counts) == whole
 
 
