@@ -57,6 +57,13 @@ def test_jax_along_a_mapped_axis() -> None:
     assert np.array_equal(total, np.broadcast_to(array.sum(0), (3, 2)))
 
 
+def test_jax_where_no_axis_is_mapped() -> None:
+    jax = pytest.importorskip("jax")
+    view = jax.numpy.ones((4, 3))
+    with pytest.raises(ValueError, match="comm must be used where its axis is mapped.*'i'"):
+        vicreg_loss(view, view, comm=JaxCommunicator("i"))
+
+
 @pytest.mark.parametrize("shape", [(40,), (3,)], ids=["wide", "narrow"])
 def test_a_loss_of_jax_along_a_mapped_axis(shape: tuple[int, ...]) -> None:
     jax = pytest.importorskip("jax")

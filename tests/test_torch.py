@@ -363,6 +363,14 @@ def test_autocast_makes_no_difference(dtype: torch.dtype) -> None:
     assert torch.equal(again, second)
 
 
+def test_autocast_makes_no_difference_where_it_is_compiled() -> None:
+    a, b = (view.detach() for view in views(dtype=torch.float32))
+    loss = compiled(vicreg_loss, "eager")
+    wanted = loss(a, b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(a, b), wanted)
+
+
 def products(function) -> int:
     """Return the multiply-adds of the matrix products that `function` runs."""
     with FlopCounterMode(display=False) as counter:
