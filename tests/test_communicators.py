@@ -60,7 +60,7 @@ def test_jax_along_a_mapped_axis() -> None:
 def test_jax_where_no_axis_is_mapped() -> None:
     jax = pytest.importorskip("jax")
     view = jax.numpy.ones((4, 3))
-    with pytest.raises(ValueError, match="comm must be used where its axis is mapped.*'i'"):
+    with pytest.raises(ValueError, match=r"comm must be used where its axis is mapped.*'i'"):
         vicreg_loss(view, view, comm=JaxCommunicator("i"))
 
 
