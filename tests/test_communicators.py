@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,20 @@ def test_torch(alone: Any) -> None:
     assert torch.equal(vicreg_loss(z1, z2, comm=comm), vicreg_loss(z1, z2))
 
 
+def test_one_of_several_processes_is_told_once(
+    alone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch, module = alone, importlib.import_module("vicreg._adapters.torch.communicator")
+    monkeypatch.setattr(module, "_warned", False)
+    views = torch.randn(2, 8, 3)
+    vicreg_loss(*views)  # of one process: without a warning
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.warns(UserWarning, match="each of the 2 processes") as caught:
+        vicreg_loss(*views)
+    assert [warning.filename for warning in caught] == [__file__]  # it points to the caller
+    vicreg_loss(*views)  # not again
+
+
 def test_jax_along_a_mapped_axis() -> None:
     jax = pytest.importorskip("jax")
     comm = JaxCommunicator("i")
@@ -64,20 +79,22 @@ def test_jax_where_no_axis_is_mapped() -> None:
         vicreg_loss(view, view, comm=JaxCommunicator("i"))
 
 
+@pytest.mark.parametrize("size", [2, 1])
 @pytest.mark.parametrize("shape", [(40,), (3,)], ids=["wide", "narrow"])
-def test_a_loss_of_jax_along_a_mapped_axis(shape: tuple[int, ...]) -> None:
+def test_a_loss_of_jax_along_a_mapped_axis(shape: tuple[int, ...], size: int) -> None:
     jax = pytest.importorskip("jax")
     whole = ranks.whole((4, 4), shape)
-    views = [jax.numpy.asarray(view).reshape(2, 4, *shape) for view in whole]
+    views = [jax.numpy.asarray(view).reshape(size, 8 // size, *shape) for view in whole]
     comm = JaxCommunicator("i")
 
     def of_rank(*views: Any) -> Any:
-        return vicreg_value_and_grad(*views, comm=comm)
+        return vicreg_loss(*views, comm=comm), vicreg_value_and_grad(*views, comm=comm)
 
-    values, gradients = jax.vmap(of_rank, axis_name="i")(*views)
+    losses, (values, gradients) = jax.vmap(of_rank, axis_name="i")(*views)
     wanted, wanted_gradients = vicreg_value_and_grad(*whole)
     tolerance = rounding("float64", 8, *shape)
-    assert largest_error(values, np.full(2, wanted)) <= tolerance
+    assert largest_error(losses, np.full(size, wanted)) <= tolerance
+    assert largest_error(values, np.full(size, wanted)) <= tolerance
     for got, gradient in zip(gradients, wanted_gradients, strict=True):
         assert largest_error(got.reshape(8, *shape), gradient) <= tolerance
 
