@@ -53,6 +53,7 @@ def everything(x: jax.Array, y: jax.Array, weight: jax.Array) -> tuple[object, .
 
     return (
         jax.value_and_grad(weighted, argnums=(0, 1))(x, y),
+        jax.grad(lambda x: vcreg(x, sample_weight=weight, **WEIGHTS).sum())(x),
         *at_once(x, y),
         jax.value_and_grad(vicreg_loss, argnums=(0, 1))(x, y),
         vicreg_terms(x, y),
@@ -65,9 +66,11 @@ def truth(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[object, ...
     """Return the same as `everything`, by NumPy."""
     loss, gradients = vicreg_value_and_grad(x, y)
     value, own = vcreg_value_and_grad(x, **WEIGHTS)
+    _, own_weighted = vcreg_value_and_grad(x, sample_weight=weight, **WEIGHTS)
     terms = vicreg_terms(x, y)
     return (
         vicreg_value_and_grad(x, y, sample_weight=weight),
+        1 + own_weighted,
         (terms, gradients),
         1 + own,
         (loss, gradients),
@@ -112,7 +115,7 @@ def check_numbers(
         quickly = {"xla_backend_optimization_level": "0"}
         check(jax.jit(everything, compiler_options=quickly)(*given), truth(*views, weight))
         if uncompiled:
-            check(at_once(*given[:2]), truth(*views, weight)[1:3])
+            check(at_once(*given[:2]), truth(*views, weight)[2:4])
     if uncompiled:
         got, right = diagnose(given[0]), diagnose(views[0])
         for name in ("std", "mean_abs_correlation", "effective_rank"):
