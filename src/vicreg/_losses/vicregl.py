@@ -101,10 +101,12 @@ def vicregl_loss(
         of all matches of two maps together, in one direction. stable-pretraining takes all.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         As in `vicreg_loss`. None is 25, 25 and 1.
-    gamma, eps, method, comm : optional
+    gamma, eps, method : optional
         As in `vicreg_loss`. None is an `eps` of 1e-4.
     sample_weight : array, shape (n,), optional
         How often each sample occurs, as in `vicreg_loss`: in both parts, and with all its places.
+    comm : Communicator, optional
+        As in `vicreg_loss`.
 
     Returns
     -------
