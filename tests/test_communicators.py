@@ -55,6 +55,10 @@ def test_one_of_several_processes_is_told_once(
         vicreg_loss(*views)
     assert [warning.filename for warning in caught] == [__file__]  # it points to the caller
     vicreg_loss(*views)  # not again
+    # In one graph too: the warning is given while it is compiled.
+    monkeypatch.setattr(module, "_warned", False)
+    with pytest.warns(UserWarning, match="each of the 2 processes"):
+        torch.compile(vicreg_loss, fullgraph=True, backend="eager")(*views)
 
 
 def test_jax_along_a_mapped_axis() -> None:

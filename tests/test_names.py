@@ -60,7 +60,7 @@ def test_functions_of_one_loss_have_the_same_settings(loss: str, other: str) -> 
 
 @pytest.mark.parametrize("name", [one for one in _losses.__all__ if one.islower()])
 def test_settings_are_given_by_name(name: str) -> None:
-    """And those of `vicreg_loss` have its defaults, except where a loss has its own."""
+    """Arrays may go without a name. What every loss has alike has the same default in each."""
     arrays = {"views", "z", "z1", "z2", "embeddings", "maps", "locations"}
     of_vicreg = inspect.signature(vicreg.vicreg_loss).parameters
     for argument, parameter in inspect.signature(getattr(vicreg, name)).parameters.items():

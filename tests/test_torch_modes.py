@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -362,10 +363,12 @@ def test_tensors_without_values() -> None:
     assert loss.shape == ()
     assert fake[0].grad.shape == (4, 6)
     z = torch.randn(2, 12, 40, dtype=torch.float64)
-    for function in (vicreg_loss, vicreg_value_and_grad):
-        by_gram = functools.partial(function, method="gram")
-        traced = make_fx(lambda *views, of=by_gram: of(*views))(*z)
-        torch.testing.assert_close(traced(*z), function(*z, method="gram"))
+    for function, method in itertools.product(
+        (vicreg_loss, vicreg_value_and_grad), ("auto", "gram")
+    ):
+        chosen = functools.partial(function, method=method)
+        traced = make_fx(lambda *views, of=chosen: of(*views))(*z)
+        torch.testing.assert_close(traced(*z), chosen(*z))
 
 
 def test_what_is_kept_for_the_terms_is_small() -> None:

@@ -137,8 +137,7 @@ def vicregl_loss(
       the covariance of two views up, ``covariance_weight=2``.
     - jolibrain/vicreg-loss orders the matches by their distance too.
 
-    A `sample_weight` is of whole samples. That a place of a map counts less than another cannot be
-    said.
+    A `sample_weight` is of whole samples: the places of one sample all have the same weight.
 
     Where several matches by location are equally near the first place is taken, and of equal
     distances the first places are kept. Distances of features are rounded: of places with the
