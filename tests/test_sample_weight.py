@@ -493,8 +493,11 @@ class TestPyTorch:
         with pytest.raises(ValueError, match="sample_weight must not require a gradient"):
             vicreg_loss(*arrays, sample_weight=weight)
 
-    def test_one_graph(self, torch: Any, arrays: list[Any]) -> None:
-        function = torch.compile(vicreg_loss, backend="aot_eager", fullgraph=True)
+    @pytest.mark.parametrize("dynamic", [False, True])
+    def test_one_graph(self, torch: Any, arrays: list[Any], dynamic: bool) -> None:
+        torch.compiler.reset()
+        settings = {"backend": "aot_eager", "fullgraph": True, "dynamic": dynamic}
+        function = torch.compile(vicreg_loss, **settings)
         loss = function(*arrays, sample_weight=torch.tensor(TIMES), **NAMED)
         wanted, right = vicreg_of(drawn((7, 9)))
         gradients = torch.autograd.grad(loss, arrays)

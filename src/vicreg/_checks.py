@@ -385,8 +385,12 @@ def checked_sample_weight(
 def _check_shape_of_weight(shape: tuple[Any, ...], like: Array, name: str, axes: Axes) -> None:
     features = axes.split(like.ndim)[2]
     wanted = tuple(like.shape[axis] for axis in range(like.ndim) if axis not in features)
-    lengths = zip(reversed(shape), reversed(wanted), strict=False)
-    if len(shape) > len(wanted) or any(here not in (1, there) for here, there in lengths):
+    ends = wanted[len(wanted) - len(shape) :]
+    # A list, and no `in`: PyTorch 2.7 compiles no generator here, and no release finds a size that
+    # stands for any in a tuple.
+    pairs = zip(shape, ends, strict=False)
+    fits = [here == 1 or here == there for here, there in pairs]
+    if len(shape) > len(wanted) or not all(fits):
         raise ValueError(
             f"sample_weight must have a shape that broadcasts to {wanted}, the shape of {name} "
             f"without its features; got {shape}"
