@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from vicreg._core import largest, memory, sums
+from vicreg._core.sizes import Sizes
 
 Array = Any
+Arrays = tuple[Array, ...]
 Part = Callable[[Any, Array, Array, Any, Any], Array]
 
 
@@ -128,6 +130,28 @@ class Library:
     def can_choose(self, array: Array) -> bool:
         """Whether `sum_of_blocks` can choose by values of `array`, at once or on its device."""
         return self.can_ask(array)
+
+    def has_operations(self, array: Array) -> bool:
+        """Whether `operation` is there for `array`.
+
+        A compiled program can ask for no value of its own, but an operation that the compiler
+        does not look into can.
+        """
+        return False
+
+    def operation(self, name: str, arrays: Arrays, sizes: Sizes) -> Arrays:
+        """Return what a function does with `arrays`, as one operation of a compiled program.
+
+        Parameters
+        ----------
+        name : str
+            Of one of ``terms.OPERATIONS``, which says what the function is called with.
+        arrays : tuple of array
+            What it works on. The results are new arrays, and are not differentiated.
+        sizes : Sizes
+            From which size on it works in parts.
+        """
+        raise NotImplementedError
 
     def sum_of_blocks(
         self, wanted: Array, otherwise: Array, array: Array, scale: Any, part: Part, length: int

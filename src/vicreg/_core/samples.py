@@ -243,6 +243,14 @@ class Samples:
         return columns
 
 
+class CentredSamples(Samples):
+    """Samples of which nothing is known but their ``centred`` and their ``energies``."""
+
+    def __init__(self, xp: Library, centred: Array, energies: Array, sizes: Sizes) -> None:
+        super().__init__(xp, centred, sizes)
+        self._centred, self._energies = centred, energies
+
+
 class ShiftedSamples(Samples):
     """Samples less `shift`, which `z` are: their memory becomes that of ``centred``."""
 

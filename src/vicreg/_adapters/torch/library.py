@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -18,8 +19,10 @@ from vicreg._core.layout import Axes
 from vicreg._core.library import Library, Product
 from vicreg._core.objective import Objective
 from vicreg._core.sizes import Sizes
+from vicreg._core.terms import OPERATIONS
 
 Tensor = torch.Tensor
+Arrays = tuple[Tensor, ...]
 
 
 def _take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int) -> Tensor:
@@ -193,16 +196,72 @@ class _Recorded(_Torch):
     updates_in_place = False
 
 
-_eager = _Eager(array_api_compat.torch, _FUNCTIONS)
+class _Compiled(_Recorded):
+    """For what PyTorch's compiler traces."""
+
+    def has_operations(self, array: Tensor) -> bool:
+        # On a GPU they would wait for the values that they ask for.
+        return array.device.type == "cpu"
+
+    def operation(self, name: str, arrays: Arrays, sizes: Sizes) -> Arrays:
+        returned = torch.ops.vicreg.operation(name, list(arrays), _as_numbers(sizes))
+        return tuple(returned)
+
+
+eager = _Eager(array_api_compat.torch, _FUNCTIONS)
 _on_device = _OnDevice(array_api_compat.torch, _FUNCTIONS)
 recorded = _Recorded(array_api_compat.torch, _FUNCTIONS)
+_compiled = _Compiled(array_api_compat.torch, _FUNCTIONS)
+
+
+# An operation that the compiler does not look into: `Library.operation` of what it calls. It is
+# not `torch.cond`, which PyTorch refuses inside `torch.utils.checkpoint`.
+
+
+def _as_numbers(sizes: Sizes) -> list[float]:
+    return [float(number) for number in dataclasses.astuple(sizes)]
+
+
+@functools.cache
+def _sizes(*numbers: float) -> Sizes:
+    kinds = map(type, dataclasses.astuple(Sizes()))
+    return Sizes(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
+
+
+def _run_by(xp: Library) -> Callable[[str, list[Tensor], list[float]], list[Tensor]]:
+    def run(name: str, arrays: list[Tensor], sizes: list[float]) -> list[Tensor]:
+        with no_autocast(arrays[0]):
+            return list(OPERATIONS[name](xp, tuple(arrays), _sizes(*sizes)))
+
+    return run
+
+
+_operations: Any = torch.library.Library("vicreg", "FRAGMENT")  # type: ignore[no-untyped-call]
+_operations.define("operation(str name, Tensor[] arrays, float[] sizes) -> Tensor[]")
+_operations.impl("operation", _run_by(eager), "CPU")
+# What is returned of tensors without values has the shapes of the results.
+torch.library.register_fake("vicreg::operation", _run_by(recorded), lib=_operations)
 
 
 def library(objective: Objective, cotangents: Sequence[Tensor | None] = ()) -> Library:
     """Return PyTorch for what runs now, where no derivative of it is recorded."""
+    if _is_compiled():
+        return _compiled
     if _is_recorded(cotangents):
         return recorded
-    return _on_device if objective.sizes.on_device else _eager
+    return _on_device if objective.sizes.on_device else eager
+
+
+def _is_compiled() -> bool:
+    """Whether what PyTorch compiles now is neither exported nor transformed.
+
+    Its compiler of 2.7 says that it exports.
+    """
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _is_recorded(tensors: Sequence[Tensor | None]) -> bool:
@@ -294,23 +353,23 @@ def floats(arrays: Sequence[Tensor]) -> list[float]:
 
 def rows(array: Tensor, axes: Axes) -> Tensor:
     """Return `array` as ``(n, d)``, as `without_gradient` does."""
-    as_rows: Tensor = axes.in_order(_eager, without_gradient(array))
+    as_rows: Tensor = axes.in_order(eager, without_gradient(array))
     return as_rows
 
 
 def wrong_count(weight: Tensor, like: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
-    xp = recorded if _is_recorded((weight,)) else _eager
+    xp = recorded if _is_recorded((weight,)) else eager
     return sample_weights.first_wrong(xp, weight, like)
 
 
 def measure(array: Tensor, axes: Axes, weight: Tensor | None = None) -> collapse.Measures:
     """Return how far the batch `array` has collapsed, whose samples count as `weight` says."""
-    svdvals = functools.partial(collapse.svdvals_in_float64, _eager)
+    svdvals = functools.partial(collapse.svdvals_in_float64, eager)
     with no_autocast(array):
         # Apple's GPUs have no float64.
         decompose = torch.linalg.svdvals if array.device.type == "mps" else svdvals
-        return collapse.measure(_eager, array, axes, decompose, weight=weight)
+        return collapse.measure(eager, array, axes, decompose, weight=weight)
 
 
 def register(record: type, constants: tuple[str, ...]) -> None:

@@ -2,10 +2,12 @@
 
 from vicreg._core.terms.base import Linear, Term
 from vicreg._core.terms.covariance import SmoothL1, covariance_term, products_size
+from vicreg._core.terms.covariance.gram import OPERATIONS
 from vicreg._core.terms.invariance import Invariance, Pairs
 from vicreg._core.terms.variance import Variance
 
 __all__ = [
+    "OPERATIONS",
     "Invariance",
     "Linear",
     "Pairs",

@@ -20,6 +20,11 @@ class Linear(NamedTuple):
     added: Array | None = None  # (..., n, d), a new array; None is 0
 
 
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number and no array."""
+    return isinstance(value, (int, float))
+
+
 def of_features(number: Any) -> Any:
     """Return a number of each position, ``(..., 1, 1)``, as one for its features, ``(..., 1)``.
 
