@@ -6,13 +6,11 @@ arithmetic, of the loss, of each term and of their gradients, the latter in the 
 Where few numbers decide, the largest of several draws is compared with the largest. Three
 allowances stand beside the four times:
 
-- **The last place of a value.** The plain definition's error may by chance be nothing. A value is
-  rounded where it is multiplied by its coefficient, by its scale twice, added to that of the other
-  view, multiplied by its weight and added to the other terms twice: eight roundings, of u each,
-  that no average makes smaller. They are of the size of the value, and for the variance of the γ
-  of each feature that the std is subtracted from. A gradient is many numbers, whose errors leave
-  little to chance, but they are multiplied by one rounded factor and may be equal: four roundings,
-  of the factor, of the product with it, and of two sums.
+- **The last places.** The plain definition's error may by chance be nothing. So it counts as a
+  last place more: u of a value, which is the size of the result, and for the variance of the γ of
+  each feature that the std is subtracted from. A gradient is many numbers, whose errors leave
+  little to chance, but they are multiplied by one rounded factor and may be equal: u/2 more. Four
+  times that are 4 u and 2 u.
 - **Sums of d numbers.** In the covariance's value by the Gram route n² products are sums of d
   numbers each, by the definition d² are sums of n. Errors of longer sums, and of fewer, average
   out less: 4 √d roundings of the term. If all numbers of a sum are equal, each is rounded alike
@@ -21,11 +19,11 @@ allowances stand beside the four times:
 - **Underflow.** A square below the smallest normal number may be 0: there are up to d² of them.
 
 Two limits are documented, and nothing is asserted of them. Where no value can be asked for (a
-compiled or mapped PyTorch, MLX, GPUs) and more than 32 uncorrelated features are far larger than
-the rest, the value of the covariance may have any error. And where the gradient is not by the
-definition in such a case (there, and in JAX and Dask), it is held to 8 √(d/n) times. On GPUs and
-in Dask, where each call costs much, the sample that is subtracted before the mean is taken is the
-first, and may be the one that is far from all others: 2 √n times.
+mapped PyTorch, MLX, GPUs) and more than 32 uncorrelated features are far larger than the rest, the
+value of the covariance may have any error. And where the gradient is not by the definition in such
+a case (there, in a compiled PyTorch, and in JAX and Dask), it is held to 8 √(d/n) times. On GPUs
+and in Dask, where each call costs much, the sample that is subtracted before the mean is taken is
+the first, and may be the one that is far from all others: 2 √n times.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from errors import UNIT_ROUNDOFF
 from exact import integer_product, truth
 from hard_errors import CHOICES, WEIGHTS, Result, Wanted, exactly, given, in_numpy, norm, settings
 from hard_input import FAMILIES, Family
-from one_graph import in_one_graph
+from one_graph import COMPILES_OPERATIONS, in_one_graph
 from plain import plain
 
 from vicreg import vcreg_value_and_grad, vicreg_loss, vicreg_value_and_grad
@@ -117,8 +115,8 @@ class Promise:
         of_value, of_gradient = wanted.covariance()
         lost, lost_of_gradient = wanted.underflow(self.family.shape[1])
         return (
-            8 * U + self._of_sums * of_value + lost,
-            4 * U + self._of_product * of_gradient + lost_of_gradient,
+            4 * U + self._of_sums * of_value + lost,
+            2 * U + self._of_product * of_gradient + lost_of_gradient,
         )
 
 
@@ -273,7 +271,7 @@ def of_mapped_jax(loss: Callable, *views: np.ndarray):
 #: value is summed by the definition where that is not enough.
 WAYS = {
     "pytorch, mapped": ("torch", of_mapped_pytorch, 32, False),
-    "pytorch, compiled": ("torch", of_compiled_pytorch, 32, False),
+    "pytorch, compiled": ("torch", of_compiled_pytorch, 32, COMPILES_OPERATIONS),
     "jax, differentiated": ("jax", of_differentiated_jax, 8, True),
     "jax, mapped": ("jax", of_mapped_jax, 8, True),
 }

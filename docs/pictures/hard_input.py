@@ -4,7 +4,7 @@ python docs/pictures/hard_input.py --plot hard_input.svg
 
 Of each family the largest ratio of the two errors, over the loss and the three terms, in float32.
 Errors are from exact arithmetic (tests/hard_errors.py). Those within the last places of the
-result, eight roundings of a value and four of a gradient, count as that.
+result, four roundings of a value and two of a gradient, count as that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vicreg import vicreg_value_and_grad
 
 LIBRARIES = {"numpy": "NumPy", "torch": "PyTorch", "jax": "JAX"}
 STYLES = ({"marker": "o"}, {"marker": "x"}, {"marker": "+"})
-LAST_PLACES = np.asarray([8, 4]) * 2.0**-24
+LAST_PLACES = np.asarray([4, 2]) * 2.0**-24
 LOWEST = 0.1  # ratios below it are drawn there
 
 
