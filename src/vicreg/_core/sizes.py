@@ -6,7 +6,9 @@ them: each was measured.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import ast
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,14 @@ class Sizes:
         in libraries that do so where there are four times as many.
     columns : int
         How many columns of the covariance there are at a time, where it is larger than a view.
+
+    Attributes
+    ----------
+    text : str
+        All of these, for what takes strings.
     """
+
+    text: ClassVar[str]
 
     stacked: int = 2**16
     strips: int = 4
@@ -72,6 +81,16 @@ class Sizes:
     block: int = 2**18
     part: int = 2**19
     columns: int = 256
+
+    def __post_init__(self) -> None:
+        # Written once: a compiler that traces it would take its float for one that may change.
+        values = (getattr(self, each.name) for each in fields(self))
+        object.__setattr__(self, "text", repr(tuple(values)))
+
+    @classmethod
+    def of_text(cls, text: str) -> Sizes:
+        """Return the sizes whose ``text`` it is."""
+        return cls(*ast.literal_eval(text))
 
 
 DEFAULT_SIZES = Sizes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Sequence
@@ -204,7 +203,7 @@ class _Compiled(_Recorded):
         return array.device.type == "cpu"
 
     def operation(self, name: str, arrays: Arrays, sizes: Sizes) -> Arrays:
-        returned = torch.ops.vicreg.operation(name, list(arrays), _as_numbers(sizes))
+        returned = torch.ops.vicreg.operation(name, list(arrays), sizes.text)
         return tuple(returned)
 
 
@@ -218,26 +217,19 @@ _compiled = _Compiled(array_api_compat.torch, _FUNCTIONS)
 # not `torch.cond`, which PyTorch refuses inside `torch.utils.checkpoint`.
 
 
-def _as_numbers(sizes: Sizes) -> list[float]:
-    return [float(number) for number in dataclasses.astuple(sizes)]
+_sizes = functools.cache(Sizes.of_text)
 
 
-@functools.cache
-def _sizes(*numbers: float) -> Sizes:
-    kinds = map(type, dataclasses.astuple(Sizes()))
-    return Sizes(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
-
-
-def _run_by(xp: Library) -> Callable[[str, list[Tensor], list[float]], list[Tensor]]:
-    def run(name: str, arrays: list[Tensor], sizes: list[float]) -> list[Tensor]:
+def _run_by(xp: Library) -> Callable[[str, list[Tensor], str], list[Tensor]]:
+    def run(name: str, arrays: list[Tensor], sizes: str) -> list[Tensor]:
         with no_autocast(arrays[0]):
-            return list(OPERATIONS[name](xp, tuple(arrays), _sizes(*sizes)))
+            return list(OPERATIONS[name](xp, tuple(arrays), _sizes(sizes)))
 
     return run
 
 
 _operations: Any = torch.library.Library("vicreg", "FRAGMENT")  # type: ignore[no-untyped-call]
-_operations.define("operation(str name, Tensor[] arrays, float[] sizes) -> Tensor[]")
+_operations.define("operation(str name, Tensor[] arrays, str sizes) -> Tensor[]")
 _operations.impl("operation", _run_by(eager), "CPU")
 # What is returned of tensors without values has the shapes of the results.
 torch.library.register_fake("vicreg::operation", _run_by(recorded), lib=_operations)
