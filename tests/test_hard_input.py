@@ -3,7 +3,7 @@
 The yardstick is `plain`: the published formula as users write it, in the same library. It is not
 ``method="covariance"``, which centres as carefully as the default does. Both errors are from exact
 arithmetic, of the loss, of each term and of their gradients, the latter in the norm of a view.
-Where few numbers decide, the largest of several draws is compared with the largest. Three
+Where few numbers decide, the largest of several draws is compared with the largest. Four
 allowances stand beside the four times:
 
 - **The last places.** The plain definition's error may by chance be nothing. So it counts as a
@@ -16,6 +16,8 @@ allowances stand beside the four times:
   out less: 4 √d roundings of the term. If all numbers of a sum are equal, each is rounded alike
   (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2): d roundings, and n in the
   gradient, whose second product is a sum over the samples.
+- **Roots of weights.** Rows are multiplied by the root of their sample's weight, the gradient's
+  once more: u for each, of a gradient.
 - **Underflow.** A square below the smallest normal number may be 0: there are up to d² of them.
 
 Two limits are documented, and nothing is asserted of them. Where no value can be asked for (a
@@ -101,6 +103,7 @@ class Promise:
         self.has_value = sees_values or not is_left
         self._of_sums = (d if family.equal else 4 * d**0.5) * U if by_gram else 0.0
         self._of_product = n * U if by_gram and family.equal else 0.0
+        self._of_roots = 0.0
 
     def subtracts_first(self) -> None:
         """Let the first sample be subtracted before the mean is taken, be it far from the others.
@@ -110,13 +113,17 @@ class Promise:
         if self.family.far_first:
             self.times = max(self.times, 2 * self.family.shape[0] ** 0.5)
 
+    def has_weights(self) -> None:
+        """Let the root of each weight be rounded, and that of a gradient's row once more."""
+        self._of_roots = 2 * U
+
     def allowed(self, wanted: Wanted) -> tuple[float, float]:
         """Return what a value and a gradient may be wrong by beside, relative to their sizes."""
         of_value, of_gradient = wanted.covariance()
         lost, lost_of_gradient = wanted.underflow(self.family.shape[1])
         return (
             4 * U + self._of_sums * of_value + lost,
-            2 * U + self._of_product * of_gradient + lost_of_gradient,
+            2 * U + self._of_roots + self._of_product * of_gradient + lost_of_gradient,
         )
 
 
@@ -337,6 +344,7 @@ def test_weights_of_samples(xp: Backend, name: str, kind: str) -> None:
         plainly = yardstick.loss(WEIGHTS), yardstick.gradient(WEIGHTS)
         draws.append((Wanted(right, WEIGHTS), in_numpy(xp, *result), in_numpy(xp, *plainly)))
     promise = promise_of(xp, family)
+    promise.has_weights()
     # Of weighted samples the first that counts is subtracted before the mean is taken.
     promise.subtracts_first()
     check(promise, draws)
