@@ -344,7 +344,8 @@ def test_weights_of_samples(xp: Backend, name: str, kind: str) -> None:
         plainly = yardstick.loss(WEIGHTS), yardstick.gradient(WEIGHTS)
         draws.append((Wanted(right, WEIGHTS), in_numpy(xp, *result), in_numpy(xp, *plainly)))
     promise = promise_of(xp, family)
-    promise.has_weights()
+    if kind == "weights":  # the roots of a mask are exact
+        promise.has_weights()
     # Of weighted samples the first that counts is subtracted before the mean is taken.
     promise.subtracts_first()
     check(promise, draws)

@@ -284,6 +284,35 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return largest_error(got.detach().double().numpy(), wanted.detach().numpy())
 
 
+@pytest.mark.parametrize("runaway", [0, 3])
+def test_compile_each_term_and_pair_by_the_gram_route(runaway: int) -> None:
+    """Of positions too, and where the forward pass is done again in the backward one."""
+    settings = {"method": "gram", "sample_axis": -2}
+
+    def terms(*views):
+        return vicreg_terms(*views, **settings)[1:]
+
+    def checkpointed(*views):
+        return checkpoint(terms, *views, use_reentrant=False)
+
+    given = torch.randn((2, 2, 10, 60), generator=torch.manual_seed(0), dtype=torch.float64)
+    given[..., :runaway] *= 1e3
+    leaves = [view.clone().requires_grad_() for view in given]
+    right = terms(*leaves)
+    for function in (terms, checkpointed):
+        got = compiled(function, "aot_eager")(*leaves)
+        for chosen in [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]:
+            both = (differentiated(sum(of[i] for i in chosen), leaves) for of in (got, right))
+            for one, other in zip(*both, strict=True):
+                assert error(one, other) <= rounding("float64", 10, 60)
+
+
+def differentiated(value: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return a value and its gradients, 0 where it does not depend on a leaf."""
+    settings = {"retain_graph": True, "materialize_grads": True}
+    return [value, *torch.autograd.grad(value, leaves, **settings)]
+
+
 class TestOperation:
     """What a compiled program on a CPU does without the compiler looking into it."""
 
@@ -314,7 +343,7 @@ class TestOperation:
         assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
 
     def test_what_is_kept_apart_costs_nothing_where_nothing_cancels(self) -> None:
-        """At 256 × 8192 it was a fifth of the time."""
+        """Each is one product. What is kept apart needs thin ones, and the value a second."""
         run = torch.ops.vicreg.operation
         square = self.N * self.N * self.D
 

@@ -386,8 +386,8 @@ def _check_shape_of_weight(shape: tuple[Any, ...], like: Array, name: str, axes:
     features = axes.split(like.ndim)[2]
     wanted = tuple(like.shape[axis] for axis in range(like.ndim) if axis not in features)
     ends = wanted[len(wanted) - len(shape) :]
-    # A list, and no `in`: PyTorch 2.7 compiles no generator here, and no release finds a size that
-    # stands for any in a tuple.
+    # A list: PyTorch 2.7 compiles no generator here. Not `here in (1, there)`, which the compiler
+    # may take for false where `there` is a size that stands for any.
     pairs = zip(shape, ends, strict=False)
     fits = [here == 1 or here == there for here, there in pairs]
     if len(shape) > len(wanted) or not all(fits):

@@ -63,7 +63,7 @@ class Sizes:
         All of these, for what takes strings.
     """
 
-    text: ClassVar[str]
+    text: ClassVar[str]  # no field of its own: written from them, for each instance
 
     stacked: int = 2**16
     strips: int = 4
