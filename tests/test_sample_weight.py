@@ -5,6 +5,7 @@ What stands under a weight of 0 is NaN or infinite throughout, and its gradient 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ WEIGHTS = (3.0, 5.0, 0.7)
 NAMED = dict(
     zip(("invariance_weight", "variance_weight", "covariance_weight"), WEIGHTS, strict=True)
 )
+#: The loss, each term alone, and each pair of them.
+CHOICES = [WEIGHTS, *(tuple(map(float, choice)) for choice in itertools.product((0, 1), repeat=3))]
+CHOICES.remove((0.0, 0.0, 0.0))
 OF_VCREG = {name: NAMED[name] for name in ("variance_weight", "covariance_weight")}
 
 
@@ -68,12 +72,14 @@ def compare(
         assert largest_error(gradient, its_own) <= bound
 
 
-def vicreg_of(views: Sequence[np.ndarray], name: str = "official") -> tuple[float, list]:
+def vicreg_of(
+    views: Sequence[np.ndarray], name: str = "official", weights: Sequence[float] = WEIGHTS
+) -> tuple[float, list]:
     """Return the loss of the samples that occur by its definition, and its gradients."""
 
     def loss(views: Sequence[np.ndarray]) -> complex:
         return definition.loss(
-            [repeated(view)[:, None] for view in views], weights=WEIGHTS, convention=name
+            [repeated(view)[:, None] for view in views], weights=weights, convention=name
         )
 
     return loss(views), definition.gradients(loss, views)
@@ -133,14 +139,22 @@ def test_in_every_convention_in_numpy(name: str, d: int, views: int) -> None:
         compare(loss, gradients, wanted, right, rounding("float64", int(TIMES.sum()), d))
 
 
+@pytest.mark.long_on("ndonnx")
 @pytest.mark.parametrize("d", [3, 12])
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_large_views_as_small_ones(path: Path, d: int) -> None:
-    """On each path through the core that small arrays can be made to take."""
+def test_large_views_as_small_ones(xp: Backend, path: Path, d: int) -> None:
+    """On each path through the core: the loss, each term, and each pair of terms."""
     views = drawn((7, d))
-    arrays = [hidden(view, TIMES) for view in views]
-    loss, gradients = path.vicreg_value_and_grad(*arrays, sample_weight=TIMES, **NAMED)
-    compare(loss, gradients, *vicreg_of(views), rounding("float64", int(TIMES.sum()), d))
+    arrays = [xp.asarray(hidden(view, TIMES)) for view in views]
+    weight, bound = xp.asarray(TIMES), rounding(xp.dtypes[0], int(TIMES.sum()), d)
+    # Where each choice is compiled by itself, the loss alone.
+    for weights in [WEIGHTS] if xp.name == "jax" else CHOICES:
+        given = {"sample_weight": weight} | dict(zip(NAMED, weights, strict=True))
+        loss, gradients = path.vicreg_value_and_grad(*arrays, **given)
+        compare(
+            *(xp.numpy(loss), list(map(xp.numpy, gradients))),
+            *(*vicreg_of(views, weights=weights), bound),
+        )
 
 
 @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
@@ -270,15 +284,17 @@ def test_weights_of_one_change_nothing_but_rounding() -> None:
     compare(got, gradients, float(wanted), right, rounding("float64", 6, 9))
 
 
-def test_a_constant_feature_has_a_gradient_of_exactly_zero() -> None:
+@pytest.mark.long_on("ndonnx")
+def test_a_constant_feature_has_a_gradient_of_exactly_zero(xp: Backend) -> None:
     """The first sample that counts is subtracted first, not one that stands under a 0."""
     times = TIMES + 2 * (TIMES == 3)  # ten in all, so that their shares are rounded
     for d in (3, 12):
         (z,) = drawn((7, d), 1)
         z[:, 0] = 0.7
-        _, gradient = vcreg_value_and_grad(hidden(z, times), sample_weight=times, **OF_VCREG)
-        np.testing.assert_array_equal(gradient[:, 0], 0)
-        assert gradient[:, 1].any()
+        given, weight = xp.asarray(hidden(z, times)), xp.asarray(times)
+        _, gradient = vcreg_value_and_grad(given, sample_weight=weight, **OF_VCREG)
+        np.testing.assert_array_equal(xp.numpy(gradient)[:, 0], 0)
+        assert xp.numpy(gradient)[:, 1].any()
 
 
 @pytest.mark.long_on("jax", "ndonnx")

@@ -102,7 +102,9 @@ class _Moved(TorchDispatchMode):
         aliases = [returned.alias_info for returned in function._schema.returns]
         is_slice = any(alias is not None and not alias.is_write for alias in aliases)
         if not is_slice and "empty" not in str(function):  # which reads and writes nothing
-            self.count += sum(map(self._elements, tree_leaves((args, kwargs, result))))
+            # What takes elements by their places reads those alone.
+            given = () if "gather" in str(function) else (args, kwargs)
+            self.count += sum(map(self._elements, tree_leaves((given, result))))
         return result
 
     def _elements(self, array: Any) -> int:
@@ -120,11 +122,10 @@ def passes(function: Callable[..., Any], *views: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(256, 2048), (2048, 256)], ids=str)
 def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
-    """Two passes and a half over each view for a value, and one more for its gradient.
+    """Two passes over each view for a value, and one more for its gradient.
 
     What stands under a weight of 0 is set to 0; the centred samples, and the gradient, are
-    multiplied by the roots of the weights; and to find the first sample that counts all are read.
-    With positions what has no statistics is set to 0 too.
+    multiplied by the roots of the weights. With positions what has no statistics is set to 0 too.
     """
     views = draw(shape, dtype=torch.float32)
 
@@ -141,14 +142,14 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
         weighted = functools.partial(function, sample_weight=weight)
         return passes(weighted, *views) - passes(function, *views)
 
-    assert more(vicreg_loss, *[view.detach() for view in views]) == 2.5
-    assert more(vicreg_value_and_grad, *views) == 3.5
-    assert more(backward, *views) == 3.5
+    assert more(vicreg_loss, *[view.detach() for view in views]) == 2
+    assert more(vicreg_value_and_grad, *views) == 3
+    assert more(backward, *views) == 3
     # Of one view alone, so that half of what is counted is.
-    assert more(smooth_l1, *views) == 3.5 / 2
+    assert more(smooth_l1, *views) == 3 / 2
     of_positions = [view.detach().reshape(shape[0], 2, -1) for view in views]
-    assert more(vicreg_loss, *of_positions) == 3.5
-    assert more(vicreg_value_and_grad, *of_positions) == 4.5
+    assert more(vicreg_loss, *of_positions) == 3
+    assert more(vicreg_value_and_grad, *of_positions) == 4
 
 
 def products(function: Callable[..., Any], *views: torch.Tensor) -> int:

@@ -24,6 +24,7 @@ class _JAX(Library):
     updates_in_place = False
     fuses = True
     sums_pairwise = True
+    sums_by_products = True
 
     #: Of places that are in bounds, which costs less to trace and to compile.
     take_along_axis = staticmethod(
@@ -34,6 +35,9 @@ class _JAX(Library):
     def strip_length(self) -> int:  # type: ignore[override]
         """As in `Library`. Of several devices, each strip would be sent from one to another."""
         return 640 if jax.device_count() == 1 and jax.default_backend() == "cpu" else 0
+
+    def take_sample(self, array: Array, place: Array) -> Array:
+        return self.take_along_axis(array, place, axis=-2)
 
     @staticmethod
     def top_k_indices(values: Array, k: int) -> Array:

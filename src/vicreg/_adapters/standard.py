@@ -53,6 +53,9 @@ class _Indexed(Library):
         super().__init__(standard)
         self._own = own
 
+    def take_sample(self, array: Array, place: Array) -> Array:
+        return self._own.take_along_axis(array, place, axis=-2)
+
     def top_k_indices(self, values: Array, k: int) -> Array:
         return self._own.argpartition(values, values.shape[-1] - k, axis=-1)[..., -k:]
 

@@ -9,8 +9,9 @@ With weights w ≥ 0 and N = Σ w, of each position by itself,
 so that an integer weight is a repeated sample, and a weight of 0 an absent one. If each row of zc
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
-That is three passes over a view that there are not without weights, two of them for a value alone,
-and half a one to find the first sample that counts. The invariance, between views, multiplies by
+That is three passes over a view that there are not without weights, two of them for a value alone.
+A library that takes no sample by its place reads all of them once more to find the first that
+counts. The invariance, between views, multiplies by
 w / Σ w what it sums, and its gradient's factor: nothing more is written.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
@@ -97,12 +98,21 @@ class SampleWeights:
         return self._xp.kept(array, counts)
 
     @property
+    def first(self) -> Array:
+        """The place of the first sample with a weight, ``(..., 1, 1)``; 0 where none has one.
+
+        It is an integer of 64 bits in most libraries, which not every device has.
+        """
+        xp = self._xp
+        return xp.argmax(xp.astype(self.is_present, self.each.dtype), axis=-2, keepdims=True)
+
+    @property
     def is_first(self) -> Array:
         """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
         xp, present = self._xp, self.is_present
         n = present.shape[-2]
         rows = indices(xp, n, like=present)[:, None]
-        # Not `argmax`, whose places are integers of 64 bits, which not every device has.
+        # Not `first`, whose integers not every device has.
         places = xp.where(present, rows, xp.full_like(rows, n))
         return rows == xp.min(places, axis=-2, keepdims=True)
 

@@ -70,6 +70,10 @@ class Samples:
             return self._first_or_middle()
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
+        if self.xp.take_sample is not None:  # where none counts all are 0
+            sets = self.z.shape[:-2]
+            place = self.xp.broadcast_to(self.weights.first, (*sets, 1, 1))
+            return self.xp.take_sample(self.z, place)
         # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
         return self._sum_of(self.z, self.xp.astype(self.weights.is_first, self.z.dtype))
 
@@ -118,6 +122,8 @@ class Samples:
 
     def _sum_of(self, array: Array, factors: Array) -> Array:
         """Return the sum of the rows, each times its factor ``(..., n, 1)``: ``(..., 1, d)``."""
+        if self.xp.sums_by_products:
+            return self.xp.matmul(self.xp.matrix_transpose(factors), array)
         parts = (
             self.xp.sum_over_samples(rows * factor, self.sizes.summed)
             for rows, factor in self.blocks(array, factors)

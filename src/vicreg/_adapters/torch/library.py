@@ -57,6 +57,10 @@ class _Torch(Library):
         return array.detach()
 
     @staticmethod
+    def take_sample(array: Tensor, place: Tensor) -> Tensor:
+        return torch.gather(array, -2, place.expand(*array.shape[:-2], 1, array.shape[-1]))
+
+    @staticmethod
     def top_k_indices(values: Tensor, k: int) -> Tensor:
         return torch.topk(values, k, dim=-1, sorted=False)[1]
 
@@ -105,18 +109,16 @@ class _Eager(_Torch):
         # A product of `array` from the left needs whole rows of it, the others whole columns.
         axis = -2 if any(product.left is array for product in products) else -1
         is_large = self.blocks_of_samples and array.ndim < 4 and array.numel() >= 4 * part
-        are_scaled = all(isinstance(product.factor, float) for product in products)
         is_long = array.shape[axis] > array.shape[-3 - axis]
-        if row is not None and is_large and are_scaled and is_long:
-            return self._in_parts(array, row, products, axis, part)
+        if row is not None and is_large and is_long:
+            by_numbers = [_by_a_number(each) for each in products]
+            return self._in_parts(array, row, by_numbers, axis, part)
         total = None if row is None else _stacked(array * row[..., None, :])
         for product in products:
             if total is None:
                 total = _stacked(self.scaled_product(product.left, product.right, product.factor))
                 continue
-            left, right, factor = product.left, product.right, product.factor
-            if not isinstance(factor, float):
-                (left, right), factor = product.operands(), 1.0
+            left, right, factor, *_ = _by_a_number(product)
             operands = _stacked(left), _stacked(right)
             _PRODUCTS[total.ndim](total, *operands, alpha=factor, out=total)
         return total if total is None or array.ndim < 4 else total.view(array.shape)
@@ -147,6 +149,14 @@ class _Eager(_Torch):
 
 #: Of matrices, and of stacks of them: ``beta * array + alpha * left @ right``.
 _PRODUCTS: dict[int, Any] = {2: torch.addmm, 3: torch.baddbmm}
+
+
+def _by_a_number(product: Product) -> Product:
+    """Return `product` with a number for its factor, which a call of PyTorch takes."""
+    if isinstance(product.factor, float):
+        return product
+    left, right = product.operands()
+    return product._replace(left=left, right=right, factor=1.0)
 
 
 def _stacked(matrices: Tensor) -> Tensor:
