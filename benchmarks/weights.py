@@ -1,0 +1,70 @@
+"""What a mask costs: the time with `sample_weight` over that without, in turns.
+
+    python benchmarks/weights.py
+
+One sample of eight is masked out of two random float32 views on the CPU. Of each library, size and
+function the median of the ratios is printed, with its quartiles; JAX is under ``jit``. The exit
+status is always 0, since figures depend on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from wanted import LIBRARIES, timed
+
+from vicreg import vicreg_loss, vicreg_value_and_grad
+from vicreg.tools.backends import Backend, backends_of
+from vicreg.tools.benchmark.computations import Problem
+from vicreg.tools.benchmark.timing import ratio
+from vicreg.tools.progress import steps_progress
+
+SIZES = ((256, 2048), (256, 8192), (4096, 512))
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "value": vicreg_loss,
+    "value and gradient": vicreg_value_and_grad,
+}
+
+
+def main() -> None:
+    """Measure, and print one line per library, function and size."""
+    console = Console(highlight=False)
+    console.print("time with a mask over that without it", markup=False)
+    with steps_progress(Console(stderr=True), len(LIBRARIES) * len(SIZES) * 2) as on_step:
+        for library in LIBRARIES:
+            backend = next(one for one in backends_of(library) if one.device == "cpu")
+            for what, function in FUNCTIONS.items():
+                for n, d in SIZES:
+                    on_step(f"{library}, {n} x {d}, {what}")
+                    with backend.active(), backend.full_precision():
+                        times = timed(_calls(backend, function, n, d), backend.synchronise)
+                    of = ratio(times["mask"], times["none"])
+                    size = f"{n} x {d}"
+                    console.print(
+                        f"{library:8}{what:20}{size:>12}   "
+                        f"{of.median:.2f} ({of.low:.2f} to {of.high:.2f})"
+                    )
+
+
+def _calls(
+    backend: Backend, function: Callable[..., Any], n: int, d: int
+) -> dict[str, Callable[[], Any]]:
+    views = Problem(n, d).arrays(backend)
+    mask = backend.asarray((np.arange(n) % 8 > 0).astype(float), "float32")
+
+    def weighted(mask: Any, *views: Any) -> Any:
+        return function(*views, sample_weight=mask)
+
+    def plain(*views: Any) -> Any:
+        return function(*views)
+
+    if backend.always_compiled:
+        weighted, plain = backend.compiled(weighted), backend.compiled(plain)
+    return {"mask": lambda: weighted(mask, *views), "none": lambda: plain(*views)}
+
+
+if __name__ == "__main__":
+    main()
