@@ -86,19 +86,33 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False)
     console.print(", ".join(description().values()), markup=False, soft_wrap=True)
-    for library in options.library or LIBRARIES:
+    summary = _empty_table("In ms", "", "call", "products", *_SHARES.values())
+    for title, seconds, parts in _breakdowns(options.library or LIBRARIES, options.size):
+        console.print(_table(title, seconds, parts))
+        totals = [sum(part.seconds for part in parts if _kind(part) == kind) for kind in _SHARES]
+        both = [seconds["the call"], seconds["the products alone"], *totals]
+        summary.add_row(title, *(short(1e3 * each) for each in both))
+    console.print(summary)
+
+
+Breakdown = tuple[str, dict[str, float], list[Part]]
+
+
+def _breakdowns(libraries: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Iterator[Breakdown]:
+    """Yield a title, the times of the call and of others, and the parts of the call."""
+    for library in libraries:
         backend = next(one for one in backends_of(library) if one.device == "cpu")
-        for size in options.size or map(_size, SIZES[library]):
+        for size in sizes or map(_size, SIZES[library]):
             with backend.active(), backend.full_precision():
-                console.print(_table(f"{library}, {size[0]} x {size[1]}", *_of(backend, size)))
+                yield f"{library}, {size[0]} x {size[1]}", *_of(backend, size)
                 if library == "torch":
                     title = f"torch.compile, {size[0]} x {size[1]}"
-                    console.print(_table(title, *_of_compiled(backend, size)))
-        if library == "torch" and not options.size:
+                    yield title, *_of_compiled(backend, size)
+        if library == "torch" and not sizes:
             calls = layer_calls(*LAYER)
             calls = {"the call": calls[VICREG], "the products alone": calls[PRODUCTS]}
-            title = f"VCReg's layer, forward and backward, {LAYER[0]} x {LAYER[1]}"
-            console.print(_table(title, _seconds(calls), _profile_of_torch(calls["the call"])))
+            title = f"VCReg's layer, {LAYER[0]} x {LAYER[1]}"
+            yield title, _seconds(calls), _profile_of_torch(calls["the call"])
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -193,7 +207,7 @@ def _profile_of_torch(call: Call, is_compiled: bool = False) -> list[Part]:
         if is_compiled or event.key.startswith("aten::")
     ]
     rest = seconds - sum(part.seconds for part in parts)
-    return [*parts, Part("outside of all operations", max(rest, 0.0))]
+    return [*parts, Part(_OUTSIDE, max(rest, 0.0))]
 
 
 def _profile_of_functions(call: Call) -> list[Part]:
@@ -253,11 +267,25 @@ def _instructions(program: str) -> Iterator[tuple[str, str, bool]]:
 # The tables.
 
 
-def _table(title: str, seconds: Mapping[str, float], parts: Sequence[Part]) -> Table:
+_OUTSIDE = "outside of all operations"
+#: What the summary adds up of a profile, by kind.
+_SHARES = {"product": "in products", "other": "in others", "outside": "outside"}
+
+
+def _kind(part: Part) -> str:
+    return "product" if part.is_product else "outside" if part.name == _OUTSIDE else "other"
+
+
+def _empty_table(title: str, first: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("timed in turns", no_wrap=True, min_width=40)
-    for heading in ("ms", "% of call", "x products"):
+    table.add_column(first, no_wrap=True)
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _table(title: str, seconds: Mapping[str, float], parts: Sequence[Part]) -> Table:
+    table = _empty_table(title, "timed in turns", "ms", "% of call", "x products")
     whole, products = seconds["the call"], seconds["the products alone"]
 
     def add(name: str, spent: float) -> None:
