@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ranks
 from backends import Backend
-from errors import largest_error, rounding
+from errors import UNIT_ROUNDOFF, largest_error, rounding
 from ranks import NONE, ONE_ROW, UNEVEN, Thread, on_threads
 
 from vicreg import (
@@ -28,6 +28,7 @@ from vicreg import (
     vicreg_terms,
     vicreg_value_and_grad,
 )
+from vicreg._core.sizes import DEFAULT_SIZES
 from vicreg.tools.verification.paths import PATHS, Path
 
 TIMES = np.asarray([0, 1, 2, 0, 1, 3, 1])  # how often each of seven samples occurs
@@ -295,6 +296,26 @@ def test_a_constant_feature_has_a_gradient_of_exactly_zero(xp: Backend) -> None:
         _, gradient = vcreg_value_and_grad(given, sample_weight=weight, **OF_VCREG)
         np.testing.assert_array_equal(xp.numpy(gradient)[:, 0], 0)
         assert xp.numpy(gradient)[:, 1].any()
+
+
+@pytest.mark.long_on("ndonnx")
+@pytest.mark.parametrize("n", [8000, 66000])
+def test_long_sums_of_equal_numbers(xp: Backend, n: int) -> None:
+    """All but the first sample are the same: each of their differences from it is rounded alike.
+
+    Added one after another they would be right to as many roundings as there are. In runs it is as
+    many as a run is long, and as there are runs; and a few for what else there is.
+    """
+    if "float32" not in xp.dtypes:
+        pytest.skip("the library has no float32")
+    run = DEFAULT_SIZES.summed
+    z = np.random.default_rng(0).standard_normal((n, 3))
+    z[:, 0] = 1.1 * (np.arange(n) > 0)
+    given, weight = xp.asarray(z, "float32"), xp.asarray(np.ones(n), "float32")
+    _, gradient = vcreg_value_and_grad(given, sample_weight=weight, **OF_VCREG)
+    _, right = vcreg_value_and_grad(z.astype(np.float32).astype(float), **OF_VCREG)
+    bound = (run + n / run + 8) * UNIT_ROUNDOFF["float32"]
+    assert largest_error(xp.numpy(gradient), right) <= bound
 
 
 @pytest.mark.long_on("jax", "ndonnx")

@@ -24,7 +24,6 @@ class _JAX(Library):
     updates_in_place = False
     fuses = True
     sums_pairwise = True
-    sums_by_products = True
 
     #: Of places that are in bounds, which costs less to trace and to compile.
     take_along_axis = staticmethod(
@@ -34,7 +33,12 @@ class _JAX(Library):
     @property
     def strip_length(self) -> int:  # type: ignore[override]
         """As in `Library`. Of several devices, each strip would be sent from one to another."""
-        return 640 if jax.device_count() == 1 and jax.default_backend() == "cpu" else 0
+        return 640 if _is_one_cpu() else 0
+
+    @property
+    def sums_by_products(self) -> int:  # type: ignore[override]
+        """As in `Library`: more would be too many runs for one program."""
+        return 2**13 if _is_one_cpu() else 0
 
     def take_sample(self, array: Array, place: Array) -> Array:
         return self.take_along_axis(array, place, axis=-2)
@@ -86,6 +90,10 @@ class _JAX(Library):
         begin = jnp.where(wanted, jnp.int32(0), jnp.int32(d)), jnp.where(wanted, 0, otherwise)
         _, value = jax.lax.while_loop(lambda state: state[0] < d, add, begin)
         return _with_derivative_of(otherwise, value)
+
+
+def _is_one_cpu() -> bool:
+    return jax.device_count() == 1 and jax.default_backend() == "cpu"
 
 
 @jax.custom_jvp

@@ -72,12 +72,13 @@ class Library:
     stacked_products : int
         Where not all are, views of any size without positions are stacked if the products of one,
         n × n or d × d, are at most so many numbers.
-    sums_by_products : bool
-        Whether a sum of samples, each times its weight, is formed as a product. It pays where a
-        compiler writes weights out to the shape of the samples before it multiplies by them.
+    sums_by_products : int
+        Of up to so many samples a sum of each times its weight is formed of products, in runs. It
+        pays where a compiler writes the weights out to the shape of the samples before it
+        multiplies by them. Products must be in the precision of their inputs.
     take_sample : callable or None
         ``take_sample(array, place)``: the sample at `place`, ``(..., 1, 1)``, of each set of
-        samples in `array`, ``(..., n, d)``: an array ``(..., 1, d)``.
+        samples in `array`, ``(..., n, d)``, of as many sets: an array ``(..., 1, d)``.
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.
@@ -94,7 +95,7 @@ class Library:
     blocks_of_samples: bool = False
     stacks: bool = False
     stacked_products: int = 0
-    sums_by_products: bool = False
+    sums_by_products: int = 0
     take_sample: Callable[[Array, Array], Array] | None = None
     top_k_indices: Callable[[Array, int], Array] | None = None
     put_along_axis: Callable[[Array, Array, Any], None] | None = None

@@ -10,9 +10,9 @@ so that an integer weight is a repeated sample, and a weight of 0 an absent one.
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
 That is three passes over a view that there are not without weights, two of them for a value alone.
-A library that takes no sample by its place reads all of them once more to find the first that
-counts. The invariance, between views, multiplies by
-w / Σ w what it sums, and its gradient's factor: nothing more is written.
+A library that takes no sample by its place reads all of them for the first that counts. The
+invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor: nothing
+more is written.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.

@@ -74,7 +74,7 @@ class Samples:
             sets = self.z.shape[:-2]
             place = self.xp.broadcast_to(self.weights.first, (*sets, 1, 1))
             return self.xp.take_sample(self.z, place)
-        # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
+        # All else is 0, so that the sum is exact.
         return self._sum_of(self.z, self.xp.astype(self.weights.is_first, self.z.dtype))
 
     @property
@@ -122,8 +122,8 @@ class Samples:
 
     def _sum_of(self, array: Array, factors: Array) -> Array:
         """Return the sum of the rows, each times its factor ``(..., n, 1)``: ``(..., 1, d)``."""
-        if self.xp.sums_by_products:
-            return self.xp.matmul(self.xp.matrix_transpose(factors), array)
+        if array.shape[-2] <= self.xp.sums_by_products:
+            return sums.of_products(self.xp, array, factors, self.sizes.summed)
         parts = (
             self.xp.sum_over_samples(rows * factor, self.sizes.summed)
             for rows, factor in self.blocks(array, factors)

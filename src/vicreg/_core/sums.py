@@ -53,6 +53,17 @@ def _in_runs(xp: Library, array: Array, run: int, summed: Callable[[Array], Arra
     return total if whole == n else total + summed(array[..., whole:, :])
 
 
+def of_products(xp: Library, array: Array, factors: Array, run: int) -> Array:
+    """Return the sum of the rows, each times its factor ``(..., n, 1)``, as ``(..., 1, d)``.
+
+    A product adds one number after another: each is of a run.
+    """
+    runs = (slice(start, start + run) for start in range(0, array.shape[-2], run))
+    return total(
+        xp.matmul(xp.matrix_transpose(factors[..., rows, :]), array[..., rows, :]) for rows in runs
+    )
+
+
 def plus(*values: Any) -> Any:
     """Return the sum of `values`, each an array, a number, or None, which counts as nothing."""
     return total(value for value in values if value is not None)
