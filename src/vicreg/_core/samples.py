@@ -295,7 +295,8 @@ def _times_own_transpose(
         return xp.scaled_product(rows, xp.matrix_transpose(columns), scale)
 
     length = xp.strip_length and (sizes.strip_length or xp.strip_length)
-    if not length or size < 2 * length:
+    # Of a size that stands for any nothing is asked: there is one strip.
+    if sizes.strips == 1 or not length or size < 2 * length:
         return strip(0, size)
     return _from_strips(xp, strip, size, min(sizes.strips, size // length))
 

@@ -92,8 +92,11 @@ def value_and_grad(
     objective = joined(views, objective, weights)
     if is_exporting():
         objective = _exportable(views, objective)
+    # In forward mode what is computed has a derivative too, which updates in place have not.
+    compiling = torch.compiler.is_compiling()
+    xp = library(objective) if compiling or not is_forward() else recorded
     with torch.no_grad(), no_autocast(views[0]):
-        return engine.value_and_grad(library(objective), views, weights, objective)
+        return engine.value_and_grad(xp, views, weights, objective)
 
 
 _value_and_grad_uncompiled = torch._compile._disable_dynamo(value_and_grad)
