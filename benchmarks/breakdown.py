@@ -34,13 +34,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from wanted import LIBRARIES, checks_alone, layer_calls, timed
+from wanted import LIBRARIES, checks_alone, empty_table, layer_calls, on_cpu, timed
 
 from vicreg import vicreg_loss, vicreg_value_and_grad
-from vicreg.tools.backends import Backend, backends_of
+from vicreg.tools.backends import Backend
 from vicreg.tools.benchmark.computations import (
     PRODUCTS,
     PUBLISHED,
@@ -86,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False)
     console.print(", ".join(description().values()), markup=False, soft_wrap=True)
-    summary = _empty_table("In ms", "", "call", "products", *_SHARES.values())
+    summary = _of_numbers("In ms", "call", "products", *_SHARES.values())
     for title, seconds, parts in _breakdowns(options.library or LIBRARIES, options.size):
         console.print(_table(title, seconds, parts))
         totals = [sum(part.seconds for part in parts if _kind(part) == kind) for kind in _SHARES]
@@ -101,7 +100,7 @@ Breakdown = tuple[str, dict[str, float], list[Part]]
 def _breakdowns(libraries: Sequence[str], sizes: Sequence[tuple[int, int]]) -> Iterator[Breakdown]:
     """Yield a title, the times of the call and of others, and the parts of the call."""
     for library in libraries:
-        backend = next(one for one in backends_of(library) if one.device == "cpu")
+        backend = on_cpu(library)
         for size in sizes or map(_size, SIZES[library]):
             with backend.active(), backend.full_precision():
                 yield f"{library}, {size[0]} x {size[1]}", *_of(backend, size)
@@ -276,16 +275,15 @@ def _kind(part: Part) -> str:
     return "product" if part.is_product else "outside" if part.name == _OUTSIDE else "other"
 
 
-def _empty_table(title: str, first: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+def _of_numbers(title: str, *headings: str) -> Table:
+    table = empty_table(title, *headings)
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 
 def _table(title: str, seconds: Mapping[str, float], parts: Sequence[Part]) -> Table:
-    table = _empty_table(title, "timed in turns", "ms", "% of call", "x products")
+    table = _of_numbers(title, "ms", "% of call", "x products")
     whole, products = seconds["the call"], seconds["the products alone"]
 
     def add(name: str, spent: float) -> None:

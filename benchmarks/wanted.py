@@ -23,7 +23,7 @@ from rich.table import Table
 
 from vicreg import conventions, vicreg_loss
 from vicreg._adapters.dispatch import adapter_for
-from vicreg.tools.backends import Backend, find_backends
+from vicreg.tools.backends import Backend, backends_of, find_backends
 from vicreg.tools.benchmark.computations import PRODUCTS, PUBLISHED, VICREG, Problem, build_call
 from vicreg.tools.benchmark.report import milliseconds, short
 from vicreg.tools.benchmark.study import SIZES, Result, Study, problems, run_study
@@ -97,13 +97,13 @@ def main() -> None:
     """Measure, and print both tables."""
     console = Console(highlight=False)
     backends, left_out = find_backends((*LIBRARIES, "cupy"))
-    on_cpu = [one for one in backends if one.device == "cpu"]
+    of_cpu = [one for one in backends if one.device == "cpu"]
     wanted = problems(SIZES, ["float32"], "value-and-grad", with_compiled=False)
-    with steps_progress(Console(stderr=True), len(on_cpu) * (len(wanted) + 1)) as on_step:
-        study = run_study(on_cpu, wanted, FULL, _watched, on_step=on_step)
+    with steps_progress(Console(stderr=True), len(of_cpu) * (len(wanted) + 1)) as on_step:
+        study = run_study(of_cpu, wanted, FULL, _watched, on_step=on_step)
     checks = {str(one): _checks_times(one) for one in backends}
     layers, metric_learning, compiled = {}, {}, {}
-    for torch in (one for one in on_cpu if one.name == "torch"):
+    for torch in (one for one in of_cpu if one.name == "torch"):
         layers = {size: timed(layer_calls(*size)) for size in LAYER_OVER_PRODUCTS}
         metric_learning = _metric_learning_times(torch, study)
         compiled = {size: _compiled_times(torch, Problem(*size)) for size in SIZES}
@@ -125,6 +125,11 @@ def main() -> None:
         console.print(f"not measured: {what}: {why}", markup=False, soft_wrap=True)
     made_with = ", ".join(f"{name} {which}" for name, which in study.made_with.items())
     console.print(made_with, markup=False)
+
+
+def on_cpu(library: str) -> Backend:
+    """Return the library `library` on the CPU."""
+    return next(one for one in backends_of(library) if one.device == "cpu")
 
 
 def timed(calls: Calls, synchronise: Callable[[Any], None] = lambda _: None) -> Timed:
@@ -336,7 +341,8 @@ def _of_import() -> Figure:
 # The tables.
 
 
-def _empty_table(title: str, *headings: str) -> Table:
+def empty_table(title: str, *headings: str) -> Table:
+    """Return a table without rows, whose first column has no heading."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", *headings):
         table.add_column(heading, no_wrap=True)
@@ -345,7 +351,7 @@ def _empty_table(title: str, *headings: str) -> Table:
 
 def _figures_table(figures: Sequence[Figure]) -> Table:
     title = "Wanted and measured: value and gradient, float32, two views"
-    table = _empty_table(title, "library", "wanted", "measured", "")
+    table = empty_table(title, "library", "wanted", "measured", "")
     for column in table.columns[2:4]:
         column.justify = "right"
     for one in figures:
@@ -356,7 +362,7 @@ def _figures_table(figures: Sequence[Figure]) -> Table:
 
 
 def _times_table(groups: Mapping[str, Timed]) -> Table:
-    table = _empty_table("Times: a group's take turns", "", "ms a call (quartiles)")
+    table = empty_table("Times: a group's take turns", "", "ms a call (quartiles)")
     for what, group in groups.items():
         for number, (name, times) in enumerate(group.items()):
             table.add_row("" if number else what, name, milliseconds(times))

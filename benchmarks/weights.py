@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from wanted import LIBRARIES, timed
+from wanted import LIBRARIES, on_cpu, timed
 
 from vicreg import vicreg_loss, vicreg_value_and_grad
-from vicreg.tools.backends import Backend, backends_of
+from vicreg.tools.backends import Backend
 from vicreg.tools.benchmark.computations import Problem
 from vicreg.tools.benchmark.timing import ratio
 from vicreg.tools.progress import steps_progress
@@ -35,7 +35,7 @@ def main() -> None:
     console.print("time with a mask over that without it", markup=False)
     with steps_progress(Console(stderr=True), len(LIBRARIES) * len(SIZES) * 2) as on_step:
         for library in LIBRARIES:
-            backend = next(one for one in backends_of(library) if one.device == "cpu")
+            backend = on_cpu(library)
             for what, function in FUNCTIONS.items():
                 for n, d in SIZES:
                     on_step(f"{library}, {n} x {d}, {what}")

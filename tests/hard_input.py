@@ -38,7 +38,7 @@ class Family:
     uncorrelated : int
         How many features are uncorrelated with each other and large beside the others.
     far_first : bool
-        Whether the first sample is far from all others, in some features at least.
+        Whether the first sample is far from all others.
     equal : bool
         Whether long sums are of equal numbers, which are all rounded alike.
     draws : int
@@ -340,7 +340,9 @@ FAMILIES = (
     Family("rising", "each sum grows all the way", rising, WIDE),
     Family("powers", "z, z², z³, ...", powers, WIDE),
     Family("sparse", "0 but for some", lambda r, n, d: np.maximum(normal(r, n, d) - 2, 0), WIDE),
-    Family("softmax", "positive, and few are large", softmax, WIDE, far_first=True),
+    Family(
+        "softmax", "some 30 large features, each in one sample", softmax, WIDE, uncorrelated=30
+    ),
     Family("unit norm", "small stds", of_unit_norm, WIDE),
     Family("bytes", "0 to 255", lambda r, n, d: 1.0 * r.integers(0, 256, (n, d)), WIDE),
     Family("at the kink", "stds of 1, up to 1e-6", at_the_kink, WIDE),
