@@ -15,6 +15,7 @@ from backends import Backend
 from errors import largest_error, rounding
 
 from vicreg import vicregl_loss, vicregl_value_and_grad
+from vicreg.distributed import LOCAL, MPICommunicator
 
 CASES = json.loads((Path(__file__).parent / "data" / "vicregl.json").read_text())["cases"]
 # Relative to the largest value: what the published gradients are held to in float64, and the
@@ -184,6 +185,18 @@ STABLE_PRETRAINING = {
     "statistics": "all",
     "covariance_weight": 2.0,
 }
+JOLIBRAIN = {
+    "num_matches": (4, 4),
+    "feature_matches": (4, 4),
+    "match_order": "distance",
+    "statistics": "sample",
+    "eps": 0.0,
+    # Where the matches by features and by location are added, and not their mean taken.
+    "alpha": 6 / 7,
+    "invariance_weight": 25 * 7 / 8,
+    "variance_weight": 15 * 7 / 8,
+    "covariance_weight": 7 / 8,
+}
 
 
 def matched(
@@ -230,6 +243,8 @@ def truth(views: Inputs, given: dict[str, Any]) -> Any:
                 both = matched(maps[one], maps[other], distances(one, other), count, order)
                 if given.get("statistics") == "all":
                     both = [view.reshape(-1, view.shape[-1]) for view in both]
+                if given.get("statistics") == "sample":
+                    both = [np.swapaxes(view, 0, 1) for view in both]
                 of_ways.append(loss(both))
         return definition.average(of_ways) if of_ways else 0.0
 
@@ -262,6 +277,7 @@ def derivative(views: Inputs, given: dict[str, Any], place: int, along: np.ndarr
         pytest.param({"num_matches": (4, 2), "match_order": "distance"}, CASES[0], marks=ONE),
         pytest.param({"num_matches": (4, 2), "feature_distance": "cosine"}, CASES[1], marks=ONE),
         pytest.param({"num_matches": (4, 2), "statistics": "all"}, CASES[1], marks=ONE),
+        ({"num_matches": (4, 2), "statistics": "sample"}, CASES[1]),
         pytest.param({"num_matches": (0, 2)}, CASES[1], marks=ONE),
         pytest.param({"num_matches": (3, 0), "feature_matches": (0, 0)}, CASES[1], marks=ONE),
     ],
@@ -352,7 +368,8 @@ def test_one_weight_is_that_of_every_sample() -> None:
 
 
 #: The loss that each codebase's own code returns in float64, and the sum of the squares of its
-#: gradient by each embedding and each map: lightly 1.6.0 and stable-pretraining 0.1.8.
+#: gradient by each embedding and each map: lightly 1.6.0, stable-pretraining 0.1.8, and commit
+#: 7b2b018 of jolibrain/vicreg-loss, where all features of a match are taken: it takes the first.
 OTHERS = {
     "lightly, global views": (
         LIGHTLY,
@@ -375,6 +392,12 @@ OTHERS = {
         56.30062785239021,
         [132.499991364231, 100.90756525530787, 0.7269585755787955, 1.352502837778037],
     ),
+    "jolibrain": (
+        JOLIBRAIN,
+        CASES[0],
+        56.0836280057029,
+        [117.43688503244425, 102.17306945444656, 1.0463939353879745, 1.1834560571282944],
+    ),
 }
 
 
@@ -385,6 +408,11 @@ def test_what_other_codebases_return(name: str) -> None:
     assert loss == pytest.approx(wanted, rel=1e-12)
     own = [np.sum(gradient**2) for gradient in itertools.chain(*gradients)]
     assert own == pytest.approx(squares, rel=1e-12)
+
+
+def test_statistics_of_each_sample_are_of_this_process() -> None:
+    given, case, wanted, _ = OTHERS["jolibrain"]
+    assert vicregl_loss(*inputs(case), **given, comm=LOCAL) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_nearest_matches_come_first() -> None:
@@ -666,7 +694,37 @@ BAD = {
         None,
         {"statistics": ["all"]},
         ValueError,
-        r"statistics must be 'place' or 'all'; got \['all'\]",
+        r"statistics must be 'place', 'all' or 'sample'; got \['all'\]",
+    ),
+    "statistics of one match": (
+        None,
+        {"statistics": "sample", "num_matches": (20, 1)},
+        ValueError,
+        r"num_matches must not have a 1 where statistics is 'sample', .*; got \(20, 1\)",
+    ),
+    "statistics of one match by features": (
+        None,
+        {"statistics": "sample", "feature_matches": (1, None)},
+        ValueError,
+        "feature_matches must not have a 1 where statistics is 'sample'",
+    ),
+    "statistics of one place": (
+        lambda e, m, at: (e, [m[0], m[1][:, :1]], [at[0], at[1][:, :1]]),
+        {"statistics": "sample"},
+        ValueError,
+        r"maps\[1\] must have two places or more where statistics is 'sample', .*\(6, 1, 4\)",
+    ),
+    "statistics of each weighted sample": (
+        None,
+        {"statistics": "sample", "sample_weight": np.ones(6)},
+        ValueError,
+        "sample_weight must be None where statistics is 'sample'",
+    ),
+    "statistics of each sample of ranks": (
+        None,
+        {"statistics": "sample", "comm": MPICommunicator()},
+        ValueError,
+        r"comm must be None or LOCAL where statistics is 'sample', .*; got MPICommunicator",
     ),
     "a fraction": (None, {"num_matches": (0.5, 1)}, TypeError, "num_matches must be of integers"),
     "num_global": (None, {"num_global": 3}, ValueError, "num_global must be at most"),

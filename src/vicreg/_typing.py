@@ -25,7 +25,7 @@ PairsOfViews = Sequence[tuple[int, int]]
 Counts = tuple[int | None, int | None] | None  # of matches, one way and the other; None is all
 MatchOrder = Literal["place", "distance"]
 FeatureDistance = Literal["euclidean", "cosine"]
-Statistics = Literal["place", "all"]
+Statistics = Literal["place", "all", "sample"]
 
 
 class Array(Protocol):

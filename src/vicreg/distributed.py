@@ -11,7 +11,7 @@ from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
 from vicreg._core.agreement import Agreement
-from vicreg._core.communicator import Communicator
+from vicreg._core.communicator import Communicator, Local
 from vicreg._core.plan import Plan, plan
 
 __all__ = [
@@ -32,20 +32,7 @@ def __dir__() -> list[str]:
 Array = Any
 
 
-class _Local(Communicator):
-    rank, size = 0, 1
-
-    def all_gather(self, array: Array) -> Array:
-        return array[None, ...]
-
-    def all_reduce(self, array: Array) -> Array:
-        return array
-
-    def __repr__(self) -> str:
-        return "LOCAL"
-
-
-LOCAL = _Local()
+LOCAL = Local()
 """A communicator for the batch of this process alone.
 
 It computes what ``comm=None`` does, but where PyTorch has several ranks there is no warning that

@@ -98,3 +98,20 @@ class Communicator(ABC):
             vars(self)["_agreement"] = Agreement()
         agreement: Agreement = vars(self)["_agreement"]
         return agreement
+
+
+class Local(Communicator):
+    """The one rank of a batch: each process computes the loss of its own."""
+
+    rank, size = 0, 1
+
+    def all_gather(self, array: Array) -> Array:
+        """Return `array` as the one of one rank."""
+        return array[None, ...]
+
+    def all_reduce(self, array: Array) -> Array:
+        """Return `array`."""
+        return array
+
+    def __repr__(self) -> str:
+        return "LOCAL"

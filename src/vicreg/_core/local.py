@@ -25,6 +25,10 @@ Kept = tuple[int | None, int | None]  # how many matches one way and the other; 
 Side = list[tuple[int, Selection]]  # the places of views that make one view of the terms
 
 
+#: Which axes of ``(n, M, c)`` the statistics are over; the other one, if any, is positions.
+_SAMPLE_AXES: dict[Statistics, tuple[int, ...]] = {"place": (0,), "all": (0, 1), "sample": (1,)}
+
+
 class Run(NamedTuple):
     """How the arrays' library computes: what its adapter gives."""
 
@@ -53,8 +57,9 @@ class Regional:
         In which order they are.
     feature_distance : {"euclidean", "cosine"}
         Which features are near.
-    statistics : {"place", "all"}
-        Whether each match has statistics of its own, over the samples, or all have the same.
+    statistics : {"place", "all", "sample"}
+        Whether each match has statistics of its own, over the samples, or all have the same, or
+        each sample has its own, over its matches.
     """
 
     library: str
@@ -75,9 +80,8 @@ class Regional:
     @property
     def of_matches(self) -> Objective:
         """The terms of matches, ``(n, M, c)``."""
-        if self.statistics == "place":
-            return self.objective
-        return replace(self.objective, axes=replace(self.objective.axes, samples=(0, 1)))
+        samples = _SAMPLE_AXES[self.statistics]
+        return replace(self.objective, axes=replace(self.objective.axes, samples=samples))
 
     def pairs(self, views: int) -> Iterator[tuple[int, int]]:
         """Yield each global view with each other view."""

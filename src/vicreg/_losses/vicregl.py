@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -16,7 +17,7 @@ from vicreg._checks import (
 )
 from vicreg._conventions import checked_number
 from vicreg._core import local
-from vicreg._core.communicator import Communicator
+from vicreg._core.communicator import Communicator, Local
 from vicreg._core.local import Regional, Views
 from vicreg._typing import (
     Array,
@@ -96,9 +97,11 @@ def vicregl_loss(
     feature_distance : {"euclidean", "cosine"}, optional
         Which features are the nearest: those of the least Euclidean distance, or of the largest
         cosine. stable-pretraining takes the cosine.
-    statistics : {"place", "all"}, optional
-        Of what the variance and the covariance are: of each match by itself, over the samples, or
-        of all matches of two maps together, in one direction. stable-pretraining takes all.
+    statistics : {"place", "all", "sample"}, optional
+        Of what the variance and the covariance are: of each match by itself, over the samples; of
+        all matches of two maps together, in one direction, as in stable-pretraining; or of each
+        sample by itself, over its matches, as in jolibrain/vicreg-loss. "sample" needs two or
+        more matches, and takes no `sample_weight` and no `comm` but ``LOCAL``.
     invariance_weight, variance_weight, covariance_weight : float or array of shape (), optional
         As in `vicreg_loss`. None is 25, 25 and 1.
     gamma, eps, method : optional
@@ -122,8 +125,9 @@ def vicregl_loss(
     ValueError
         There are fewer than two views; the sequences differ in length; `num_global` is not from 1
         to the number of views; `alpha` is not from 0 to 1; a count is below 0, or all are 0;
-        `match_order`, `feature_distance` or `statistics` is none of its choices; the shapes do
-        not go together; all else as in `vicreg_loss`.
+        `match_order`, `feature_distance` or `statistics` is none of its choices; `statistics` is
+        "sample" where a map or a count has one match, or with `sample_weight` or `comm`; the
+        shapes do not go together; all else as in `vicreg_loss`.
 
     Notes
     -----
@@ -135,7 +139,10 @@ def vicregl_loss(
     - stable-pretraining's ``VICRegL``, which has two views, is ``num_global=1, num_matches=(0, 0),
       feature_matches=(None, 0), feature_distance="cosine", statistics="all"`` and, since it adds
       the covariance of two views up, ``covariance_weight=2``.
-    - jolibrain/vicreg-loss orders the matches by their distance too.
+    - jolibrain/vicreg-loss is ``match_order="distance", statistics="sample", eps=0`` with both
+      counts of matches (10, 10). It takes the mean of the matches by features and by location,
+      where they are added here. So its weights of 25, 15 and 1 and its share of the embeddings a,
+      which is 0.75, are ``alpha=2 * a / (1 + a)`` and its weights times ``(1 + a) / 2``.
 
     A `sample_weight` is of whole samples: the places of one sample all have the same weight.
 
@@ -288,12 +295,32 @@ def checked_settings(
             "num_matches and feature_matches must not both be (0, 0) where alpha is below 1, as "
             f"nothing would be matched; got alpha={alpha!r}"
         )
+    if settings.statistics == "sample":
+        _check_of_each_sample(settings)
     return settings, checked
+
+
+_OF_EACH_SAMPLE = "where statistics is 'sample', those of each sample over its matches"
+
+
+def _check_of_each_sample(settings: Regional) -> None:
+    if settings.objective.weighted:
+        raise ValueError(f"sample_weight must be None {_OF_EACH_SAMPLE}")
+    comm = settings.objective.comm
+    if not (comm is None or isinstance(comm, Local)):
+        raise ValueError(f"comm must be None or LOCAL {_OF_EACH_SAMPLE}; got {comm!r}")
+    for argument, counts in (
+        ("num_matches", settings.location_matches),
+        ("feature_matches", settings.feature_matches),
+    ):
+        if 1 in counts:
+            raise ValueError(f"{argument} must not have a 1 {_OF_EACH_SAMPLE}; got {counts!r}")
 
 
 def _checked_choice(given: Any, argument: str, choices: tuple[Any, ...]) -> Any:
     if not isinstance(given, str) or given not in choices:
-        raise ValueError(f"{argument} must be {' or '.join(map(repr, choices))}; got {given!r}")
+        *others, last = map(repr, choices)
+        raise ValueError(f"{argument} must be {', '.join(others)} or {last}; got {given!r}")
     return given
 
 
@@ -398,6 +425,11 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
             raise ValueError(
                 f"maps[{view}] must be of {n} samples, as embeddings[0] is, and of {c} features, "
                 f"as maps[0] is; got shape {tuple(array.shape)}"
+            )
+        if regional.statistics == "sample" and math.prod(array.shape[1:-1]) < 2:
+            raise ValueError(
+                f"maps[{view}] must have two places or more {_OF_EACH_SAMPLE}; got shape "
+                f"{tuple(array.shape)}"
             )
         wanted = (*array.shape[:-1], 2)
         if places is not None and tuple(places.shape) != wanted:
