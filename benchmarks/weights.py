@@ -1,10 +1,11 @@
-"""What a mask costs: the time with `sample_weight` over that without, in turns.
+"""What a mask and other weights cost: the time with `sample_weight` over that without, in turns.
 
     python benchmarks/weights.py
 
-One sample of eight is masked out of two random float32 views on the CPU. Of each library, size and
-function the median of the ratios is printed, with its quartiles; JAX is under ``jit``. The exit
-status is always 0, since figures depend on the machine.
+Two random float32 views on the CPU have a mask, of booleans, that leaves one sample of eight out,
+or weights of 0.5, 1.5 and 2.5. Of each library, size and function the median of the ratios is
+printed, with its quartiles; JAX is under ``jit``. The exit status is always 0, since figures
+depend on the machine.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def main() -> None:
-    """Measure, and print one line per library, function and size."""
+    """Measure, and print one line per library, function, size and kind of weights."""
     console = Console(highlight=False)
-    console.print("time with a mask over that without it", markup=False)
+    console.print("time with weights of samples over that without them", markup=False)
     with steps_progress(Console(stderr=True), len(LIBRARIES) * len(SIZES) * 2) as on_step:
         for library in LIBRARIES:
             backend = on_cpu(library)
@@ -41,29 +42,35 @@ def main() -> None:
                     on_step(f"{library}, {n} x {d}, {what}")
                     with backend.active(), backend.full_precision():
                         times = timed(_calls(backend, function, n, d), backend.synchronise)
-                    of = ratio(times["mask"], times["none"])
                     size = f"{n} x {d}"
-                    console.print(
-                        f"{library:8}{what:20}{size:>12}   "
-                        f"{of.median:.2f} ({of.low:.2f} to {of.high:.2f})"
-                    )
+                    for kind in ("mask", "weights"):
+                        of = ratio(times[kind], times["none"])
+                        console.print(
+                            f"{library:8}{what:20}{size:>12}   {kind:9}"
+                            f"{of.median:.2f} ({of.low:.2f} to {of.high:.2f})"
+                        )
 
 
 def _calls(
     backend: Backend, function: Callable[..., Any], n: int, d: int
 ) -> dict[str, Callable[[], Any]]:
-    views = Problem(n, d).arrays(backend)
-    mask = backend.asarray((np.arange(n) % 8 > 0).astype(float), "float32")
+    views, places = Problem(n, d).arrays(backend), np.arange(n)
+    mask = backend.asarray(places % 8 > 0, "bool")
+    weights = backend.asarray(places % 3 + 0.5, "float32")
 
-    def weighted(mask: Any, *views: Any) -> Any:
-        return function(*views, sample_weight=mask)
+    def weighted(weight: Any, *views: Any) -> Any:
+        return function(*views, sample_weight=weight)
 
     def plain(*views: Any) -> Any:
         return function(*views)
 
     if backend.always_compiled:
         weighted, plain = backend.compiled(weighted), backend.compiled(plain)
-    return {"mask": lambda: weighted(mask, *views), "none": lambda: plain(*views)}
+    return {
+        "mask": lambda: weighted(mask, *views),
+        "weights": lambda: weighted(weights, *views),
+        "none": lambda: plain(*views),
+    }
 
 
 if __name__ == "__main__":

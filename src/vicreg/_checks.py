@@ -10,6 +10,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, ParamSpec
 
@@ -283,16 +284,23 @@ def checked_library(
 
 def with_sample_weight(
     views: tuple[Array, ...], name: str, sample_weight: Array | None, objective: Objective
-) -> tuple[Array, ...]:
-    """Return the arrays that adapters take: `views`, and the weights of their samples if any.
+) -> tuple[tuple[Array, ...], Objective]:
+    """Return what adapters take: `views` with the weights of their samples, and the objective.
 
     The views are checked already; the first of them is called `name` in messages.
     """
     if sample_weight is None:
-        return views
+        return views, objective
     library = str(library_of(views[0]))
     checked_sample_weight(sample_weight, views[0], name, objective.axes, library)
-    return (*views, sample_weight)
+    return (*views, sample_weight), with_weights(objective, sample_weight)
+
+
+def with_weights(objective: Objective, sample_weight: Array) -> Objective:
+    """Return `objective` for views whose samples have such weights, which are checked."""
+    # Ranks may have weights of different dtypes, and shall all do the same.
+    is_mask = objective.comm is None and dtype_name(sample_weight).startswith("bool")
+    return replace(objective, weighted=True, is_mask=is_mask)
 
 
 def _is_like(view: Array, first: Array, library: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +110,7 @@ def vcreg(
         raise TypeError(f"x must be an array of JAX; got one of {library}")
     if jnp.ndim(scale) != 0:
         raise ValueError(f"scale must be one number; got shape {jnp.shape(scale)}")
-    objective = replace(objective, weighted=sample_weight is not None)
-    arrays = with_sample_weight((x,), "x", sample_weight, objective)
+    arrays, objective = with_sample_weight((x,), "x", sample_weight, objective)
     # Not in half precision, which loss scales overflow.
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     cotangents = tuple(

@@ -590,13 +590,11 @@ class VCReg(torch.nn.Module):
         # Of a batch under ``torch.vmap`` the elements do not say that they require a gradient.
         if not torch.is_grad_enabled() or not (x.requires_grad or transformed):
             return x
-        objective = replace(self._objective, weighted=sample_weight is not None)
+        arrays, objective = with_sample_weight((x,), "x", sample_weight, self._objective)
         weights, scale, passed = self._weights, self.scale, None
         if compiled:
             objective, weights, scale = layer.with_numbers_read(objective, weights, scale)
-        z, *of_samples = map(
-            adapter.local, with_sample_weight((x,), "x", sample_weight, objective)
-        )
+        z, *of_samples = map(adapter.local, arrays)
         if compiled or transformed:
             self._log.last = None
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from array_api_compat import array_namespace, is_numpy_array
 
 from vicreg._adapters.dispatch import library_of
-from vicreg._core import collapse, engine, local, ranks, sample_weights
+from vicreg._core import collapse, engine, local, present_samples, ranks, sample_weights
 from vicreg._core.layout import Axes
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -23,6 +23,9 @@ def evaluate(
     """Return the loss, and after it each term where it is wanted."""
     xp = library(views[0], objective.sizes.on_device)
     objective = ranks.joined(xp, views, objective, weights)
+    present = present_samples.select(xp, views, objective)
+    if present is not None:
+        views, objective = present.arrays, present.objective
     values, _ = engine.forward(xp, views, objective, differentiated=False)
     outputs = engine.outputs(xp, weights, values, objective)
     # NumPy's sums are scalars of its own, which are not arrays.
@@ -81,6 +84,11 @@ class _NumPy(_Indexed):
 
     def can_ask(self, array: Array) -> bool:
         return True
+
+    def put_samples(self, array: Array, places: Array, n: int) -> Array:
+        out = self.zeros((n, array.shape[-1]), dtype=array.dtype)
+        out[places, :] = array
+        return out
 
 
 class _OnDevice(_Indexed):

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from vicreg._core import memory, sums
+from vicreg._core import memory, present_samples, sums
 from vicreg._core.layout import computing_dtype
 from vicreg._core.library import Library, Product
 from vicreg._core.objective import Objective
@@ -215,6 +215,20 @@ def value_and_grad(
     xp: Library, views: Sequence[Array], weights: Sequence[Any], objective: Objective
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return the `outputs`, and the gradient of the loss by each view."""
+    present = present_samples.select(xp, views, objective)
+    if present is None:
+        return _value_and_grad(xp, views, weights, objective)
+    outputs, gradients = _value_and_grad(xp, present.arrays, weights, present.objective)
+    own, _ = objective.split(views)
+    return outputs, tuple(
+        present.gradient(xp, gradient, view, objective.axes)
+        for gradient, view in zip(gradients, own, strict=True)
+    )
+
+
+def _value_and_grad(
+    xp: Library, views: Sequence[Array], weights: Sequence[Any], objective: Objective
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     cotangents = as_cotangents(xp, weights, views, objective)
     values, gradients = value_and_gradients(xp, views, cotangents, objective, (True,) * len(views))
     own, _ = objective.split(views)
@@ -292,7 +306,9 @@ class _Values:
 def _samples_per_view(xp: Library, views: Sequence[Array], objective: Objective) -> list[Samples]:
     own, _ = objective.split(views)
     weights = sample_weights(xp, views, objective)
-    arrays = [_cleaned(xp, view, weights, objective) for view in own]
+    arrays = [objective.axes.laid_out(xp, view) for view in own]
+    if weights is not None:
+        arrays = [weights.clean_view(array) for array in arrays]
     return [_samples(xp, z, objective, place, weights=weights) for place, z in enumerate(arrays)]
 
 
@@ -308,7 +324,7 @@ def sample_weights(
         total = total_of(xp, each, objective.sizes.summed)
     else:
         total = objective.batch.weight_total
-    return SampleWeights(xp, each, total, objective.correction)
+    return objective.sample_weights(xp, each, total)
 
 
 def with_constant_weights(

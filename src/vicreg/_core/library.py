@@ -79,6 +79,9 @@ class Library:
     take_sample : callable or None
         ``take_sample(array, place)``: the sample at `place`, ``(..., 1, 1)``, of each set of
         samples in `array`, ``(..., n, d)``, of as many sets: an array ``(..., 1, d)``.
+    put_samples : callable or None
+        ``put_samples(array, places, n)``: an array ``(n, d)`` with the samples of `array` at
+        `places` and 0 elsewhere. With it, absent samples are left out: see `present_samples`.
     top_k_indices : callable or None
         ``top_k_indices(values, k)``: the indices of the k largest values along the last axis, in
         any order.
@@ -97,6 +100,7 @@ class Library:
     stacked_products: int = 0
     sums_by_products: int = 0
     take_sample: Callable[[Array, Array], Array] | None = None
+    put_samples: Callable[[Array, Array, int], Array] | None = None
     top_k_indices: Callable[[Array, int], Array] | None = None
     put_along_axis: Callable[[Array, Array, Any], None] | None = None
 
@@ -211,6 +215,13 @@ class Library:
         """Return the products of the centred features of `Samples` times `scale`."""
         return samples.feature_products(samples.centred, scale)
 
+    def minus_products(self, array: Array, column: Array, row: Array) -> Array:
+        """Return `array`, which must not be used again, less each product of `column` and `row`.
+
+        Of shapes ``(..., n, d)``, ``(..., n, 1)`` and ``(..., 1, d)``.
+        """
+        return memory.subtract(self, array, column * row)
+
     def nonnegative(self, array: Array) -> Array:
         """Return `array` with 0 for what is less; what is NaN stays so."""
         return self.maximum(array, self.zeros_like(array))
@@ -218,6 +229,13 @@ class Library:
     def total_of_squares(self, array: Array, run: int) -> Array:
         """Return the sum of the squares of every element, 0-d."""
         return sums.everything(self, array * array, run)
+
+    def weighted_total_of_squares(self, array: Array, weights: Array, run: int) -> Array:
+        """Return the sum of the squares of ``(..., n, d)``, each times its sample's weight, 0-d.
+
+        The weights are of shape ``(..., n, 1)``.
+        """
+        return sums.everything(self, memory.multiply(self, array * array, weights), run)
 
     def squares_of_each_set(self, array: Array, run: int) -> Array:
         """Return the sum of the squares over the last two axes, ``(..., a, b)`` to ``(...)``."""

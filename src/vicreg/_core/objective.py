@@ -10,6 +10,7 @@ from typing import Any
 from vicreg._conventions import Convention, term_scales
 from vicreg._core.communicator import Communicator
 from vicreg._core.layout import Axes
+from vicreg._core.library import Library
 from vicreg._core.sample_weights import Counts, SampleWeights
 from vicreg._core.sizes import Sizes
 from vicreg._core.terms import Invariance, Pairs, SmoothL1, Term, Variance, covariance_term
@@ -57,6 +58,10 @@ class Objective:
         no view but their weights.
     pairs : tuple of pairs of int, or None
         Between which views the invariance is. None is all pairs.
+    is_mask : bool
+        Whether the weights of samples are booleans.
+    all_present : bool
+        Whether every sample is known to have a weight other than 0.
     batch : Batch or None
         What is known of the batch of all ranks, once they have reached each other.
     """
@@ -75,6 +80,8 @@ class Objective:
     comm: Communicator | None
     weighted: bool
     pairs: Pairs | None
+    is_mask: bool = False
+    all_present: bool = False
     batch: Any = field(default=None, compare=False, repr=False)
 
     @property
@@ -91,6 +98,18 @@ class Objective:
         """The largest that is subtracted from the number of samples."""
         convention = self.convention
         return max(convention.variance_correction, convention.covariance_correction)
+
+    def sample_weights(self, xp: Library, each: Any, total: Any) -> SampleWeights:
+        """Return the weights of samples: `each`, ``(..., n, 1)``, and their `total`."""
+        return SampleWeights(
+            xp,
+            each,
+            total,
+            self.correction,
+            is_mask=self.is_mask,
+            all_present=self.all_present,
+            between_views=self.computed[0],
+        )
 
     def in_gradient(self, weights: Sequence[Any], samples: Callable[[], Any]) -> Sequence[Any]:
         """Return the weights of the terms in the gradient by one view.

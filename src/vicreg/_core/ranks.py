@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vicreg._conventions import conventions, samples_needed
-from vicreg._core import memory, plan, sums
+from vicreg._core import plan, sums
 from vicreg._core.agreement import Own, checksum
 from vicreg._core.communicator import Communicator
 from vicreg._core.largest import Features
@@ -136,7 +136,7 @@ class GatheredSamples(SummedSamples):
 
     def _centre(self) -> Array:
         shifted = self.z - self._everyone.shift
-        return self._rooted(memory.subtract(self.xp, shifted, self.mean))
+        return self._less(self.mean, shifted)
 
     def own_columns(self, columns: Array, features: Features) -> Array:
         """As in `Samples`."""
@@ -222,7 +222,7 @@ def gathered_batch(
     if each is None:
         return Batch(comm, counts, gathered=rows)
     total = total_of(xp, each, objective.sizes.summed)
-    weights = SampleWeights(xp, each, total, objective.correction)
+    weights = objective.sample_weights(xp, each, total)
     cleaned = weights.clean(rows)
     return Batch(comm, counts, gathered=cleaned, weight_total=total, weights=weights)
 

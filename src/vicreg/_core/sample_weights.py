@@ -10,9 +10,13 @@ so that an integer weight is a repeated sample, and a weight of 0 an absent one.
 is multiplied by √w, the formulas of the terms hold as they stand, and their gradients, with each
 row multiplied by √w again, are those by z. What stands under a weight of 0 is replaced by 0 first.
 That is three passes over a view that there are not without weights, two of them for a value alone.
-A library that takes no sample by its place reads all of them for the first that counts. The
-invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor: nothing
-more is written.
+The invariance, between views, multiplies by w / Σ w what it sums, and its gradient's factor:
+nothing more is written.
+
+Of a mask √w is w, and it is one pass: what is absent is replaced by the first sample that counts,
+which is subtracted from all, and 0 it stays if the mean is subtracted from the others alone. A
+library that takes no sample by its place does for a mask what it does for weights, and reads all
+samples for the first that counts.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -60,20 +64,41 @@ class SampleWeights:
         Their sum in each position, over all ranks.
     correction : int
         The largest that is subtracted from the number of samples.
+    is_mask : bool, optional
+        Whether each weight is known to be 0 or 1.
+    all_present : bool, optional
+        Whether each weight is known to be other than 0.
+    between_views : bool, optional
+        Whether there is a term between views, which has a part in positions without statistics.
 
     Attributes
     ----------
+    is_mask : bool
+        Whether the weights are a mask that the formulas need not be told of: what is absent is a
+        copy of the first sample that counts, which is the shift.
     each : array, shape (..., n, 1)
         The weights.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
     """
 
-    def __init__(self, xp: Library, each: Array, total: Array, correction: int) -> None:
+    def __init__(
+        self,
+        xp: Library,
+        each: Array,
+        total: Array,
+        correction: int,
+        *,
+        is_mask: bool = False,
+        all_present: bool = False,
+        between_views: bool = True,
+    ) -> None:
         # What is no weight, where nobody could see it before, may not give a number.
         each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
         total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
         self._xp, self.each, self._total = xp, each, total
+        self.is_mask = is_mask and xp.take_sample is not None
+        self._all_present, self._between_views = all_present, between_views
         # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
         # Not `total > least`: what is NaN shall stay so.
         least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
@@ -88,14 +113,36 @@ class SampleWeights:
         some.each, some.is_present = each, each != 0
         return some
 
-    def clean(self, array: Array) -> Array:
-        """Return `array`, ``(..., n, d)``, with 0 for each sample of weight 0."""
-        return self._xp.kept(array, self.is_present)
+    @property
+    def _has_part(self) -> Array:
+        """Whether a sample has a part in any term, ``(..., n, 1)``."""
+        if self._between_views or not self.has_positions:
+            return self.is_present
+        return self._xp.logical_and(self.is_present, self._has_statistics)
 
-    def clean_in_statistics(self, array: Array) -> Array:
-        """Return what `clean` does, with 0 for the samples of positions without statistics too."""
-        counts = self._xp.logical_and(self.is_present, self._has_statistics)
-        return self._xp.kept(array, counts)
+    def clean(self, array: Array) -> Array:
+        """Return `array`, ``(..., n, d)``, with 0 for each sample that has no part in any term."""
+        return array if self._all_present else self._xp.kept(array, self._has_part)
+
+    def clean_view(self, view: Array) -> Array:
+        """Return what `clean` does of a view; if `is_mask`, the first that counts in place of 0.
+
+        It is 0 where none counts.
+        """
+        if not self.is_mask or self._all_present:
+            return self.clean(view)
+        xp, has_part = self._xp, self._has_part
+        some_have = xp.any(has_part, axis=-2, keepdims=True)
+        return xp.where(has_part, view, xp.kept(self.take_first(view), some_have))
+
+    def in_statistics(self, array: Array) -> Array:
+        """Return `array`, ``(..., 1, d)``, with 0 for a position without statistics."""
+        return self._xp.kept(array, self._has_statistics) if self.has_positions else array
+
+    def take_first(self, array: Array) -> Array:
+        """Return the first sample that counts, ``(..., 1, d)``, if the library can take it."""
+        take_sample: Any = self._xp.take_sample
+        return take_sample(array, self._xp.broadcast_to(self.first, (*array.shape[:-2], 1, 1)))
 
     @property
     def first(self) -> Array:

@@ -71,9 +71,7 @@ class Samples:
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         if self.xp.take_sample is not None:  # where none counts all are 0
-            sets = self.z.shape[:-2]
-            place = self.xp.broadcast_to(self.weights.first, (*sets, 1, 1))
-            return self.xp.take_sample(self.z, place)
+            return self.weights.take_first(self.z)
         # All else is 0, so that the sum is exact.
         return self._sum_of(self.z, self.xp.astype(self.weights.is_first, self.z.dtype))
 
@@ -101,7 +99,18 @@ class Samples:
         shifted = self.z - self.shift
         if self._mean is None:
             self._mean = self._mean_of(shifted)
-        return self._rooted(memory.subtract(self.xp, shifted, self._mean))
+        return self._less(self._mean, shifted)
+
+    def _less(self, mean: Array, shifted: Array) -> Array:
+        """Return `shifted`, which must not be used again, less its `mean`: ``centred``."""
+        xp, weights = self.xp, self.weights
+        if weights is None:
+            return memory.subtract(xp, shifted, mean)
+        # A sample that counts may be NaN in a position without statistics. Times 0 it stays so.
+        mean = weights.in_statistics(mean)
+        if weights.is_mask:  # what is absent is 0, and shall stay so
+            return xp.minus_products(shifted, weights.each, mean)
+        return self.in_statistics(memory.subtract(xp, shifted, mean))
 
     def _first_or_middle(self) -> Array:
         xp, z, sizes = self.xp, self.z, self.sizes
@@ -118,6 +127,9 @@ class Samples:
     def _mean_of(self, array: Array) -> Array:
         if self.weights is None:
             return self.xp.mean_over_samples(array, self.sizes.summed)
+        if self.weights.is_mask:
+            total = self.xp.sum_over_samples(array, self.sizes.summed)[..., None, :]
+            return total / self.weights.counts(self.sizes.summed).samples
         return self._sum_of(array, self.weights.shares)
 
     def _sum_of(self, array: Array, factors: Array) -> Array:
@@ -130,20 +142,13 @@ class Samples:
         )
         return sums.total(parts)[..., None, :]
 
-    def _rooted(self, centred: Array) -> Array:
-        """Return what `in_statistics` does of `centred`."""
-        rooted = self.in_statistics(centred)
-        if self.weights is None or not self.weights.has_positions:
-            return rooted
-        # A sample that counts may be NaN in a position without statistics. Times 0 it stays so.
-        return self.weights.clean_in_statistics(rooted)
-
     def in_statistics(self, array: Array) -> Array:
         """Return `array`, ``(..., n, d)``, each sample times the root of its weight.
 
-        Where a position has no statistics it is 0. `array` must not be used again.
+        Where a position has no statistics it is 0. `array` must not be used again. It is what is
+        centred, or a gradient: with a mask it is 0 where it has to be.
         """
-        if self.weights is None:
+        if self.weights is None or self.weights.is_mask:
             return array
         return memory.multiply(self.xp, array, self.weights.roots_in_statistics)
 
@@ -194,10 +199,7 @@ class Samples:
             return sums.total(self.xp.total_of_squares(rows, run) for (rows,) in blocks)
         parts = self.weights.parts(run)
         blocks = itertools.chain.from_iterable(self.blocks(array, parts) for array in arrays)
-        return sums.total(self.total(self._weighted_squares(*block)) for block in blocks)
-
-    def _weighted_squares(self, rows: Array, parts: Array) -> Array:
-        return memory.multiply(self.xp, rows * rows, parts)
+        return sums.total(self.xp.weighted_total_of_squares(block[0], block[1], run) for block in blocks)
 
     def is_one_block(self, array: Array) -> bool:
         """Whether `array`, ``(..., n, anything)``, is not cut into blocks of samples."""
@@ -263,7 +265,7 @@ class ShiftedSamples(Samples):
     def _centre(self) -> Array:
         if self._mean is None:
             self._mean = self._mean_of(self.z)
-        return self._rooted(memory.subtract(self.xp, self.z, self._mean))
+        return self._less(self._mean, self.z)
 
     def give_centred(self) -> Array:
         """As in `Samples`; there is nothing left then."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from vicreg._adapters.dispatch import adapter_for
@@ -204,9 +203,9 @@ def _checked(
     z: ArrayT, sample_weight: Array | None, *settings: Any
 ) -> tuple[str, tuple[ArrayT, ...], Objective, CheckedWeights]:
     objective, checked = checked_settings(*settings)
-    objective = replace(objective, weighted=sample_weight is not None)
     library = checked_library((z,), ("z",), objective, checked)
-    return library, with_sample_weight((z,), "z", sample_weight, objective), objective, checked
+    arrays, objective = with_sample_weight((z,), "z", sample_weight, objective)
+    return library, arrays, objective, checked
 
 
 def checked_settings(

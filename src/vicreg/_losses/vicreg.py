@@ -582,18 +582,12 @@ def _checked_views(
         is_list = len(views) == 1 and isinstance(views[0], (list, tuple))
         hint = ": pass the views one by one" if is_list else ""
         raise ValueError(f"views must be two or more arrays; got {len(views)}{hint}")
-    objective, checked = checked_objective(
-        *settings, each_term=each_term, weighted=sample_weight is not None, pairs=pairs
-    )
+    objective, checked = checked_objective(*settings, each_term=each_term, pairs=pairs)
     check_pairs_of(len(views), objective.pairs)
     names = tuple(f"views[{i}]" for i in range(len(views)))
     library = checked_library(views, names, objective, checked)
-    return (
-        library,
-        with_sample_weight(views, names[0], sample_weight, objective),
-        objective,
-        checked,
-    )
+    arrays, objective = with_sample_weight(views, names[0], sample_weight, objective)
+    return library, arrays, objective, checked
 
 
 def _single_term(
@@ -607,11 +601,10 @@ def _single_term(
     eps: float | None = None,
     method: Method = "auto",
 ) -> ArrayT:
-    objective, checked = checked_objective(
-        convention, weights, gamma, eps, method, axes, comm, weighted=sample_weight is not None
-    )
+    objective, checked = checked_objective(convention, weights, gamma, eps, method, axes, comm)
     names = tuple(views)
     library = checked_library(tuple(views.values()), names, objective)
-    arrays = with_sample_weight(tuple(views.values()), names[0], sample_weight, objective)
+    own = tuple(views.values())
+    arrays, objective = with_sample_weight(own, names[0], sample_weight, objective)
     outputs: tuple[ArrayT] = adapter_for(library).evaluate(arrays, objective, checked)
     return outputs[0]

@@ -6,6 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from vicreg._adapters.dispatch import adapter_for, device_of, library_of
@@ -14,6 +15,7 @@ from vicreg._checks import (
     checked_library,
     checked_objective,
     checked_sample_weight,
+    with_weights,
 )
 from vicreg._conventions import checked_number
 from vicreg._core import local
@@ -383,6 +385,8 @@ def _checked(
             "is (0, 0); got None"
         )
     _check_arrays(views, regional, weights)
+    for weight in of_samples:
+        regional = replace(regional, objective=with_weights(regional.objective, weight))
     return views, regional, weights
 
 

@@ -29,7 +29,7 @@ from vicreg._adapters.torch.library import (
     recorded,
     replicated,
 )
-from vicreg._core import engine, memory
+from vicreg._core import engine, memory, present_samples
 from vicreg._core import local as regions
 from vicreg._core.library import Library
 from vicreg._core.objective import Objective
@@ -51,6 +51,9 @@ def evaluate(views: tuple[Tensor, ...], objective: Objective, weights: Weights) 
     objective = joined(views, objective, weights)
     if is_exporting():
         objective = _exportable(views, objective)
+    present = present_samples.select(library(objective), views, objective)
+    if present is not None:
+        views, objective = present.arrays, present.objective
     with no_autocast(views[0]):
         if _in_one_pass(views, objective, weights):
             in_one_pass: Any = _Loss.apply

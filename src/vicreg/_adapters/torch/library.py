@@ -76,6 +76,13 @@ class _Eager(_Torch):
     def can_ask(self, array: Tensor) -> bool:
         return array.device.type == "cpu" and _has_values(array)
 
+    @staticmethod
+    def put_samples(array: Tensor, places: Tensor, n: int) -> Tensor:
+        return array.new_zeros((n, array.shape[-1])).index_copy_(0, places, array)
+
+    def minus_products(self, array: Tensor, column: Tensor, row: Tensor) -> Tensor:
+        return array.addcmul_(column, row, value=-1)
+
     def nonnegative(self, array: Tensor) -> Tensor:
         return torch.clamp_min(array, 0.0)
 
@@ -179,6 +186,10 @@ class _OnDevice(_Eager):
 
     def total_of_squares(self, array: Tensor, run: int) -> Tensor:
         return _squared(torch.linalg.vector_norm(array))
+
+    def weighted_total_of_squares(self, array: Tensor, weights: Tensor, run: int) -> Tensor:
+        norms = torch.linalg.vector_norm(array, dim=-1, keepdim=True)
+        return torch.sum(_squared(norms).mul_(weights))
 
     def squares_of_each_set(self, array: Tensor, run: int) -> Tensor:
         return _squared(torch.linalg.vector_norm(array, dim=(-2, -1)))

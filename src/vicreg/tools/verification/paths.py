@@ -81,7 +81,7 @@ class Path:
         names = tuple(f"views[{place}]" for place in range(len(views)))
         adapter = adapter_for(checked_library(views, names, objective, weights))
         sample_weight = settings.get("sample_weight")
-        arrays = with_sample_weight(views, names[0], sample_weight, objective)
+        arrays, objective = with_sample_weight(views, names[0], sample_weight, objective)
         result: tuple[Any, ...] = getattr(adapter, function)(arrays, objective, weights)
         return result
 
@@ -99,7 +99,6 @@ class Path:
         sample_weight: Array | None = None,
         **others: Any,
     ) -> Problem:
-        others["weighted"] = sample_weight is not None
         weights = (invariance_weight, variance_weight, covariance_weight)
         axes, others = (feature_axis, sample_axis), {"sizes": self.sizes, **others}
         return checked_objective(convention, weights, gamma, eps, method, axes, **others)
