@@ -452,7 +452,11 @@ class Configuration:
         return self.batch.settings | self.layout.settings | own
 
     def sample_weight(self, xp: Backend) -> Any:
-        return None if self.times is None else xp.asarray(self.layout.weight(self.times))
+        """Return the weights, as a mask where each sample occurs once or never."""
+        if self.times is None:
+            return None
+        times = self.times > 0 if self.times.max() == 1 else self.times
+        return xp.asarray(self.layout.weight(times))
 
     def given(self) -> Views:
         """Return the views as they are given, NaN where a sample does not occur."""
@@ -546,8 +550,10 @@ def is_some(cotangents: Sequence[float | None]) -> bool:
 def occurrences(*shape: int) -> st.SearchStrategy[np.ndarray]:
     """Return how often samples occur: never, once or twice, in each position twice at least."""
     size = math.prod(shape)
-    counts = st.lists(st.integers(0, 2), min_size=size, max_size=size)
-    arrays = counts.map(lambda times: np.reshape(times, shape))
+    counts, masks = (
+        st.lists(st.integers(0, most), min_size=size, max_size=size) for most in (2, 1)
+    )
+    arrays = (counts | masks).map(lambda times: np.reshape(times, shape))
     return arrays.filter(lambda times: np.all(times.sum(axis=0) > 1))
 
 

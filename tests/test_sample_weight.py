@@ -158,6 +158,60 @@ def test_large_views_as_small_ones(xp: Backend, path: Path, d: int) -> None:
         )
 
 
+MASK = TIMES > 0
+#: Of samples in three positions: enough in the first, one in the second, none in the last.
+MASKS = np.stack([MASK, np.arange(7) == 4, 0 * MASK > 0], axis=1)
+
+
+@pytest.mark.long_on("ndonnx", "jax", "dask")
+@pytest.mark.parametrize("d", [3, 12])
+@pytest.mark.parametrize("mask", [MASK[:, None], MASKS], ids=["samples", "positions"])
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_a_mask_on_each_path(xp: Backend, path: Path, mask: np.ndarray, d: int) -> None:
+    """Of booleans: the loss, each term, and each pair of terms."""
+    views = drawn((7, mask.shape[1], d))
+    arrays = [xp.asarray(hidden(view, mask)) for view in views]
+    bound = rounding(xp.dtypes[0], mask.size, d)
+    # Without positions the axis of them is none of the views given.
+    if mask.shape[1] == 1:
+        arrays, weight = [array[:, 0, :] for array in arrays], xp.asarray(mask[:, 0])
+    else:
+        weight = xp.asarray(mask)
+    for weights in [WEIGHTS] if xp.name == "jax" else CHOICES:
+        given = {"sample_weight": weight} | dict(zip(NAMED, weights, strict=True))
+        loss, gradients = path.vicreg_value_and_grad(*arrays, **given)
+        wanted = of_positions(views, mask, weights)
+        right = definition.gradients(
+            lambda views, weights=weights: of_positions_complex(views, mask, weights), views
+        )
+        got = [xp.numpy(gradient).reshape(views[0].shape) for gradient in gradients]
+        compare(xp.numpy(loss), got, wanted, right, bound)
+        assert all(np.all(gradient[~mask] == 0) for gradient in got)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("d", [3, 12])
+def test_a_mask_gives_the_bits_of_gathering(library: str, d: int) -> None:
+    """Where the library can be asked at once which samples count."""
+    pytest.importorskip(library)
+    xp, views = Backend(library), drawn((5, d, 4))  # features 1, samples 0 and 2
+    mask = (np.arange(20) % 3 > 0).reshape(5, 4)
+    mask[0] = True
+    there = np.broadcast_to(mask[:, None], views[0].shape)
+    arrays = [xp.asarray(np.where(there, view, np.nan)) for view in views]
+    chosen = [xp.asarray(view.transpose(0, 2, 1)[mask]) for view in views]
+    axes = {"sample_axis": (0, 2), "feature_axis": 1}
+    for weight in (mask, mask.astype(float), mask.astype(int)):
+        given = axes | {"sample_weight": xp.asarray(weight)}
+        loss, gradients = vicreg_value_and_grad(*arrays, **given)
+        wanted, right = vicreg_value_and_grad(*chosen)
+        assert xp.numpy(loss) == xp.numpy(wanted)
+        assert xp.numpy(vicreg_loss(*arrays, **given)) == xp.numpy(vicreg_loss(*chosen))
+        for gradient, own in zip(map(xp.numpy, gradients), map(xp.numpy, right), strict=True):
+            np.testing.assert_array_equal(gradient.transpose(0, 2, 1)[mask], own)
+            np.testing.assert_array_equal(gradient[~there], 0)
+
+
 @pytest.mark.parametrize("penalty", ["square", "smooth_l1"])
 @pytest.mark.parametrize("d", [3, 12, 300], ids=["narrow", "wide", "in blocks"])
 def test_vcreg(penalty: str, d: int) -> None:
@@ -176,7 +230,9 @@ def test_vcreg(penalty: str, d: int) -> None:
     assert largest_error(value, wanted) <= bound
 
 
-def of_positions(views: Sequence[np.ndarray], weight: np.ndarray) -> float:
+def of_positions(
+    views: Sequence[np.ndarray], weight: np.ndarray, weights: Sequence[float] = WEIGHTS
+) -> float:
     """Return the loss by gathering the samples of each position, ``(n, positions, d)``."""
     total, d = weight.sum(), views[0].shape[-1]
     distance = (weight[..., None] * (views[0] - views[1]) ** 2)[weight > 0].sum()
@@ -188,7 +244,7 @@ def of_positions(views: Sequence[np.ndarray], weight: np.ndarray) -> float:
     invariance = distance / (d * total) if total else 0.0
     variance = np.mean([part.variance for part in parts]) if parts else 0.0
     covariance = np.mean([part.covariance for part in parts]) if parts else 0.0
-    return float(np.dot(WEIGHTS, [invariance, variance, covariance]))
+    return float(np.dot(weights, [invariance, variance, covariance]))
 
 
 FULL = np.asarray([[1, 0, 0, 1], [1, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 1], [1, 0, 0, 1]])
@@ -217,16 +273,21 @@ def test_a_position_without_statistics_may_hold_nan() -> None:
     weight = np.ones((5, 2))
     weight[1:, 1] = 0
     z[:, 1] = np.nan
-    for given in ({"method": "gram"}, {"method": "covariance"}, {"penalty": "smooth_l1"}):
+    for given, weights in itertools.product(
+        ({"method": "gram"}, {"method": "covariance"}, {"penalty": "smooth_l1"}),
+        (weight, weight > 0),
+    ):
         settings = OF_VCREG | given
-        got, gradient = vcreg_value_and_grad(z, sample_axis=0, sample_weight=weight, **settings)
+        got, gradient = vcreg_value_and_grad(z, sample_axis=0, sample_weight=weights, **settings)
         wanted, right = vcreg_value_and_grad(z[:, 0], **settings)
         assert largest_error(got, wanted) <= rounding("float64", 5, 3)
         assert largest_error(gradient[:, 0], right) <= rounding("float64", 5, 3)
         np.testing.assert_array_equal(gradient[:, 1], 0)
 
 
-def of_positions_complex(views: Sequence[np.ndarray], weight: np.ndarray) -> complex:
+def of_positions_complex(
+    views: Sequence[np.ndarray], weight: np.ndarray, weights: Sequence[float] = WEIGHTS
+) -> complex:
     """Return `of_positions`, by which a complex step differentiates."""
     total, d = weight.sum(), views[0].shape[-1]
     if not total:
@@ -236,11 +297,11 @@ def of_positions_complex(views: Sequence[np.ndarray], weight: np.ndarray) -> com
     counted = [p for p in range(weight.shape[1]) if weight[:, p].sum() > 1]
     parts = [
         definition.loss(
-            [view[weight[:, p] > 0, p][:, None] for view in views], weights=(0.0, *WEIGHTS[1:])
+            [view[weight[:, p] > 0, p][:, None] for view in views], weights=(0.0, *weights[1:])
         )
         for p in counted
     ]
-    return WEIGHTS[0] * invariance + (sum(parts) / len(counted) if counted else 0)
+    return weights[0] * invariance + (sum(parts) / len(counted) if counted else 0)
 
 
 def test_axes_and_broadcasting() -> None:

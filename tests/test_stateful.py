@@ -121,7 +121,7 @@ class Calls(RuleBasedStateMachine):
         self.change(times=times)
         self.weight = self.drawn.sample_weight(self.xp)
         both = before is not None and self.weight is not None
-        if both and before.shape == self.weight.shape:
+        if both and (before.shape, before.dtype) == (self.weight.shape, self.weight.dtype):
             self.weight = overwritten(self.xp, before, self.weight)
         self.write()
 

@@ -220,10 +220,12 @@ class Graphs(RuleBasedStateMachine):
         self.times = data.draw(st.none() | occurrences(n))
         if self.times is None:
             self.weight = None
-        elif self.weight is None:
-            self.weight = torch.tensor(self.times)
+            return
+        weight = torch.tensor(self.times > 0 if self.times.max() == 1 else self.times)
+        if self.weight is None or self.weight.dtype != weight.dtype:
+            self.weight = weight
         else:
-            self.weight.copy_(torch.tensor(self.times))
+            self.weight.copy_(weight)
 
     @rule(place=st.integers(0, 1), needs=st.booleans())
     def needs_a_gradient(self, place: int, needs: bool) -> None:

@@ -122,12 +122,12 @@ def passes(function: Callable[..., Any], *views: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(256, 2048), (2048, 256)], ids=str)
 def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
-    """Two passes over each view for a value, and one more for its gradient.
+    """A mask costs one more pass over each view, or less than none where absent rows are left out.
 
-    What stands under a weight of 0 is set to 0; the centred samples, and the gradient, are
-    multiplied by the roots of the weights. With positions what has no statistics is set to 0 too.
+    Other weights cost one for a value, and one more for its gradient: the centred samples and the
+    gradient are multiplied by their roots. If what is absent is not left out, it is replaced in
+    one more. A device cannot sum rows times weights without writing them.
     """
-    views = draw(shape, dtype=torch.float32)
 
     def backward(*views: torch.Tensor, **weights: Any) -> None:
         torch.autograd.grad(vicreg_loss(*views, **weights), views)
@@ -136,20 +136,33 @@ def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
         vcreg_value_and_grad(z, penalty="smooth_l1", **WEIGHTS, **weights)
 
     def more(function: Callable[..., Any], *views: torch.Tensor) -> float:
-        weight = torch.arange(shape[0]) % 3
+        of_samples = weight.to(views[0].device)
         if views[0].ndim == 3:
-            weight = torch.stack([weight, weight.flip(0)], 1)
-        weighted = functools.partial(function, sample_weight=weight)
+            of_samples = torch.stack([of_samples, of_samples.flip(0)], 1)
+        weighted = functools.partial(function, sample_weight=of_samples)
         return passes(weighted, *views) - passes(function, *views)
 
-    assert more(vicreg_loss, *[view.detach() for view in views]) == 2
-    assert more(vicreg_value_and_grad, *views) == 3
-    assert more(backward, *views) == 3
-    # Of one view alone, so that half of what is counted is.
-    assert more(smooth_l1, *views) == 3 / 2
-    of_positions = [view.detach().reshape(shape[0], 2, -1) for view in views]
-    assert more(vicreg_loss, *of_positions) == 3
-    assert more(vicreg_value_and_grad, *of_positions) == 4
+    def each(device: str) -> list[float]:
+        views = [view.detach().to(device) for view in draw(shape, dtype=torch.float32)]
+        leaves = [view.clone().requires_grad_() for view in views]
+        of_positions = [view.reshape(shape[0], 2, -1) for view in views]
+        return [
+            more(vicreg_loss, *views),
+            more(vicreg_value_and_grad, *views),
+            more(backward, *leaves),
+            2 * more(smooth_l1, *views),  # of one view alone
+            more(vicreg_loss, *of_positions),
+            more(vicreg_value_and_grad, *of_positions),
+        ]
+
+    weight = torch.arange(shape[0]) % 3 > 0
+    *of_samples, value, gradient = each("cpu")
+    assert max(of_samples) < 0
+    assert (value, gradient) == (1, 1)
+    assert each("meta") == [1, 1, 1, 1, 1, 1]
+    weight = torch.arange(shape[0]) % 3 + 1
+    assert each("cpu") == [1, 2, 2, 2, 2, 3]
+    assert each("meta") == [3, 4, 4, 4, 3, 4]
 
 
 def products(function: Callable[..., Any], *views: torch.Tensor) -> int:

@@ -52,6 +52,8 @@ class _Eager(Library):
 class _Indexed(Library):
     """NumPy, and what has its functions: arrays are updated in place, at indices too."""
 
+    fills_masked = True
+
     def __init__(self, standard: Any, own: Any) -> None:
         super().__init__(standard)
         self._own = own

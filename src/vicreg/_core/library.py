@@ -67,6 +67,10 @@ class Library:
     blocks_of_samples : bool
         Whether what is only formed to be summed or added, such as squares and the differences of
         views, is formed a block of samples at a time. It pays where each is an array in memory.
+    fills_masked : bool
+        Whether what a mask hides is filled with the first sample that counts, so that less is
+        multiplied by the mask. It pays where each product is an array in memory, and takes
+        `take_sample`.
     stacks : bool
         Whether views of any size are stacked, since each call costs the library much.
     stacked_products : int
@@ -96,6 +100,7 @@ class Library:
     sums_whole_pairwise: bool = False
     strip_length: int = 0
     blocks_of_samples: bool = False
+    fills_masked: bool = False
     stacks: bool = False
     stacked_products: int = 0
     sums_by_products: int = 0

@@ -14,9 +14,9 @@ The invariance, between views, multiplies by w / Σ w what it sums, and its grad
 nothing more is written.
 
 Of a mask √w is w, and it is one pass: what is absent is replaced by the first sample that counts,
-which is subtracted from all, and 0 it stays if the mean is subtracted from the others alone. A
-library that takes no sample by its place does for a mask what it does for weights, and reads all
-samples for the first that counts.
+which is subtracted from all, and stays 0 if the mean is subtracted from the others alone. That is
+done where each operation makes an array in memory; elsewhere a mask is as other weights. A library
+that takes no sample by its place reads all of them for the first that counts.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -74,8 +74,8 @@ class SampleWeights:
     Attributes
     ----------
     is_mask : bool
-        Whether the weights are a mask that the formulas need not be told of: what is absent is a
-        copy of the first sample that counts, which is the shift.
+        Whether the weights are a mask, and what is absent is replaced by the first sample that
+        counts.
     each : array, shape (..., n, 1)
         The weights.
     is_present : boolean array, shape (..., n, 1)
@@ -97,7 +97,7 @@ class SampleWeights:
         each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
         total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
         self._xp, self.each, self._total = xp, each, total
-        self.is_mask = is_mask and xp.take_sample is not None
+        self.is_mask = is_mask and xp.fills_masked
         self._all_present, self._between_views = all_present, between_views
         # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
         # Not `total > least`: what is NaN shall stay so.

@@ -199,7 +199,8 @@ class Samples:
             return sums.total(self.xp.total_of_squares(rows, run) for (rows,) in blocks)
         parts = self.weights.parts(run)
         blocks = itertools.chain.from_iterable(self.blocks(array, parts) for array in arrays)
-        return sums.total(self.xp.weighted_total_of_squares(block[0], block[1], run) for block in blocks)
+        square = self.xp.weighted_total_of_squares
+        return sums.total(square(rows, of_rows, run) for rows, of_rows in blocks)
 
     def is_one_block(self, array: Array) -> bool:
         """Whether `array`, ``(..., n, anything)``, is not cut into blocks of samples."""

@@ -71,6 +71,7 @@ class _Torch(Library):
 class _Eager(_Torch):
     """PyTorch where nothing is recorded: calls that do several things at once, in place."""
 
+    fills_masked = True
     blocks_of_samples = True
 
     def can_ask(self, array: Tensor) -> bool:
