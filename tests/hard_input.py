@@ -178,6 +178,18 @@ def groups(rng: Rng, n: int, d: int) -> Floats:
     return common[:, np.arange(d) % (d // 8)] + 1e-3 * normal(rng, n, d)
 
 
+def two_close(rng: Rng, n: int, d: int) -> Floats:
+    """Return normal features, of which two are large and almost the same."""
+    z = normal(rng, n, d)
+    z[:, 0] *= 1e3
+    z[:, 1] = z[:, 0] + 1e-2 * z[:, 1]
+    return z
+
+
+def walk(rng: Rng, n: int, d: int) -> Floats:
+    return np.cumsum(normal(rng, n, d), axis=0)
+
+
 def ladder(rng: Rng, d: int) -> Floats:
     return np.where(np.arange(d) < 12, 10.0 ** (np.arange(d) / 2), 1.0)
 
@@ -192,6 +204,10 @@ def rising(rng: Rng, n: int, d: int) -> Floats:
 
 def powers(rng: Rng, n: int, d: int) -> Floats:
     return rng.uniform(-1, 1, (n, 1)) ** np.arange(1, d + 1)
+
+
+def cauchy(rng: Rng, n: int, d: int) -> Floats:
+    return rng.standard_cauchy((n, d))
 
 
 def softmax(rng: Rng, n: int, d: int) -> Floats:
@@ -248,6 +264,8 @@ FAMILIES = (
     Family("runaway copies", "12 of one feature", runaway(12, 1e3, copies), WIDE, draws=4),
     Family("many runaway copies", "60 of one feature", runaway(60, 1e3, copies), WIDE),
     Family("a ladder of features", "12 stds, 1 to 3e5", times(ladder), WIDE, draws=4),
+    Family("8 runaway features, tall", "by the definition", runaway(8, 1e3), TALL, draws=4),
+    Family("two close runaway features", "1e-5 of their std apart", two_close, WIDE, draws=4),
     *(
         Family(
             f"{count} orthogonal runaway features",
@@ -259,6 +277,8 @@ FAMILIES = (
         )
         for count, std, shape, draws in (
             (2, 1e6, WIDE, 32),  # one covariance decides, which is near 0 in some draws
+            (4, 1e5, WIDE, 16),
+            (8, 1e4, WIDE, 8),
             (9, 1e3, WIDE, 4),
             (20, 1e4, WIDE, 4),
             (30, 1e3, WIDER, 4),
@@ -269,13 +289,23 @@ FAMILIES = (
             (200, 1e4, FOR_200, 1),
         )
     ),
+    *(
+        Family(
+            f"{count} orthogonal runaway features, tall",
+            "by the definition",
+            runaway(count, std, uncorrelated),
+            TALL,
+            uncorrelated=count,
+            draws=4,
+        )
+        for count, std in ((9, 1e4), (20, 1e3))
+    ),
     # Scales.
     Family("stds of 12 decades", "1e-6 to 1e6", times(decades(-6, 6)), WIDE, draws=4),
     Family("stds of 12 decades, tall", "by the definition", times(decades(-6, 6)), TALL, draws=4),
     Family("stds of 6 decades", "1e-3 to 1e3", times(decades(-3, 3)), WIDE),
-    Family(
-        "log-normal stds", "σ = 2", times(lambda r, d: r.lognormal(sigma=2, size=d)), WIDE, draws=4
-    ),
+    Family("log-normal stds", "σ = 2", times(log_normal), WIDE, draws=4),
+    Family("log-normal stds, tall", "by the definition", times(log_normal), TALL, draws=4),
     Family(
         "samples of 12 decades",
         "one sample's size is 1e-6, another's 1e6",
@@ -283,13 +313,27 @@ FAMILIES = (
         WIDE,
         draws=4,
     ),
-    Family("Cauchy", "no variance", lambda rng, n, d: rng.standard_cauchy((n, d)), WIDE, draws=4),
+    Family(
+        "samples of 12 decades, tall",
+        "by the definition",
+        lambda rng, n, d: decades(-6, 6)(rng, n)[:, None] * normal(rng, n, d),
+        TALL,
+        draws=4,
+    ),
+    Family("Cauchy", "no variance", cauchy, WIDE, draws=4),
+    Family("Cauchy, tall", "by the definition", cauchy, TALL, draws=4),
     # Offsets.
     Family("an offset of 1e6", "few digits are left", plus(1e6), WIDE),
     Family("an offset of 1e6, tall", "by the definition", plus(1e6), TALL),
     Family("an offset of -1e6, std 0.1", "hardly any digit", plus(-1e6, times(0.1)), WIDE),
     Family("offsets of either sign", "1e6", plus(lambda r, d: 1e6 * r.standard_normal(d)), WIDE),
     Family("one offset feature", "1e6", plus(lambda r, d: 1e6 * (np.arange(d) == 3)), WIDE),
+    Family(
+        "an offset of 1e6 and 4 runaway features", "1e5", plus(1e6, runaway(4, 1e5)), WIDE, draws=4
+    ),
+    Family(
+        "an offset of 1e4 and 8 runaway features", "1e3", plus(1e4, runaway(8, 1e3)), WIDE, draws=4
+    ),
     # Collapse.
     Family("almost collapsed", "1 and 1e-3 of noise", plus(1.0, times(1e-3)), WIDE),
     Family("more than almost collapsed", "1 and 1e-6 of noise", plus(1.0, times(1e-6)), WIDE),
@@ -326,18 +370,21 @@ FAMILIES = (
     ),
     Family("a far last sample", "1e6", with_sample(-1, 1e6), WIDE, equal=True),
     Family("one large entry", "1e6", with_entry(1e6), WIDE, draws=4),
+    Family("one large entry, tall", "by the definition", with_entry(1e6), TALL, draws=4),
     # What repeats.
     Family("repeated samples", "each 4 times", repeated(samples=4), WIDE),
     Family("repeated features", "each 4 times", repeated(features=4), WIDE),
     Family("two points", "each half of the samples", two_points, WIDE, equal=True),
     Family("two clusters", "far apart", clusters, WIDE),
     Family("groups of features", "almost the same", groups, WIDE),
+    Family("groups of features, tall", "by the definition", groups, TALL, draws=2),
     Family("codes", "1 and -1", codes, WIDE, equal=True),
     Family("codes that are rounded", "±1.234567", times(1.234567, codes), WIDE, equal=True),
     Family("codes and a runaway", "the largest is the last", runaway(1, 1e3, codes), WIDE),
     # Shapes of embeddings.
     Family("one-hot", "100 in one sample", one_hot, WIDE),
     Family("rising", "each sum grows all the way", rising, WIDE),
+    Family("a random walk", "of each feature, sample by sample", walk, WIDE, draws=2),
     Family("powers", "z, z², z³, ...", powers, WIDE),
     Family("sparse", "0 but for some", lambda r, n, d: np.maximum(normal(r, n, d) - 2, 0), WIDE),
     Family(
@@ -355,6 +402,7 @@ FAMILIES = (
     Family("near overflow", "3e8: the term is 1e35", times(3e8), WIDE),
     Family("near overflow, tall", "by the definition", times(1e9), TALL),
     Family("near overflow, one feature", "its variance is 1e35", runaway(1, 3e17), WIDE, draws=4),
+    Family("near overflow, 6 features", "1e8", runaway(6, 1e8), WIDE, draws=8),
     # Pairs of views.
     Family(
         "near views",
@@ -362,6 +410,14 @@ FAMILIES = (
         normal,
         WIDE,
         lambda rng, z: z + 1e-6 * rng.normal(size=z.shape),
+    ),
+    Family(
+        "near views, 4 runaway features",
+        "1e-2 apart, of std 1e4",
+        runaway(4, 1e4),
+        WIDE,
+        lambda rng, z: z + 1e-2 * rng.normal(size=z.shape),
+        draws=4,
     ),
     Family("equal views", "no distance", normal, WIDE, lambda rng, z: z),
     Family("opposite views", "1e3 and -1e3", times(1e3), WIDE, lambda rng, z: -z),

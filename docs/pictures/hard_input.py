@@ -91,7 +91,7 @@ if __name__ == "__main__":
         for place, what in enumerate(("value", "gradient")):
             row = int(np.argmax(values[:, place]))
             print(f"{LIBRARIES[name]}, {what}: {values[row, place]:.2g} ({FAMILIES[row]})")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(5.8, 11), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.8, 13), sharey=True)
     draw(left, right, measured)
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handletextpad=0.1)
