@@ -80,6 +80,9 @@ class SampleWeights:
         The weights.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
+    number : array, shape (..., 1, 1)
+        The sum of the weights in each position; where that is too small for statistics, what
+        gives finite numbers.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class SampleWeights:
         least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
         self._has_statistics = xp.logical_not(total <= least)
         enough = xp.full_like(total, correction + 1)
-        self._samples = xp.where(self._has_statistics, total, enough)
+        self.number = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
 
     def of_some(self, each: Array) -> SampleWeights:
@@ -171,7 +174,7 @@ class SampleWeights:
     @property
     def shares(self) -> Array:
         """Each weight over the sum of its position, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self.each / self._samples)
+        return self._in_statistics(self.each / self.number)
 
     def parts(self, run: int) -> Array:
         """Return each weight over the sum of all, ``(..., n, 1)``; 0 where that is 0."""
@@ -190,7 +193,7 @@ class SampleWeights:
         is_counted = xp.astype(self._has_statistics, self._total.dtype)
         positions = sums.everything(xp, is_counted, run)
         positions = xp.maximum(positions, xp.ones_like(positions))
-        return Counts(self._samples, positions, 1, is_counted)
+        return Counts(self.number, positions, 1, is_counted)
 
     def _in_statistics(self, array: Array) -> Array:
         return self._xp.kept(array, self._has_statistics)

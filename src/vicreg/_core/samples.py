@@ -129,7 +129,7 @@ class Samples:
             return self.xp.mean_over_samples(array, self.sizes.summed)
         if self.weights.is_mask:
             total = self.xp.sum_over_samples(array, self.sizes.summed)[..., None, :]
-            return total / self.weights.counts(self.sizes.summed).samples
+            return total / self.weights.number
         return self._sum_of(array, self.weights.shares)
 
     def _sum_of(self, array: Array, factors: Array) -> Array:
