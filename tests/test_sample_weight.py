@@ -268,6 +268,22 @@ def test_positions_without_statistics_are_left_out(xp: Backend, weight: Any, d: 
         assert largest_error(xp.numpy(gradient), np.where(weight[..., None], wanted, 0)) <= bound
 
 
+@pytest.mark.long_on("jax", "ndonnx")
+@pytest.mark.parametrize("present", [0, 1])
+def test_too_few_samples_of_one_position(xp: Backend, present: int) -> None:
+    """The invariance is left: of one sample the distance, of none 0."""
+    views = drawn((5, 8))
+    mask = np.arange(5) < present
+    arrays = [xp.asarray(hidden(view, mask)) for view in views]
+    loss, gradients = vicreg_value_and_grad(*arrays, sample_weight=xp.asarray(mask), **NAMED)
+    first, second = (view[0] for view in views)
+    wanted = present * WEIGHTS[0] * ((first - second) ** 2).mean()
+    assert largest_error(xp.numpy(loss), wanted) <= rounding(xp.dtypes[0], 5, 8)
+    right = np.where(mask[:, None], 2 * WEIGHTS[0] * (first - second) / 8, 0)
+    for gradient, own in zip(gradients, (right, -right), strict=True):
+        assert largest_error(xp.numpy(gradient), own) <= rounding(xp.dtypes[0], 5, 8)
+
+
 def test_a_position_without_statistics_may_hold_nan() -> None:
     (z,) = drawn((5, 2, 3), 1)
     weight = np.ones((5, 2))

@@ -111,9 +111,9 @@ class SampleWeights:
         self.is_present = each != 0
 
     def of_some(self, each: Array) -> SampleWeights:
-        """Return these weights for some of the samples, which have `each`; their sum stays."""
+        """Return these weights for `parts` of some of the samples, which have `each`."""
         some = copy.copy(self)
-        some.each, some.is_present = each, each != 0
+        some.each = each
         return some
 
     @property
