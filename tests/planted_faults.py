@@ -52,8 +52,8 @@ FAULTS = [
     Fault(
         "nothing centred",
         "_core/samples.py",
-        "memory.subtract(self.xp, shifted, self._mean)",
-        "shifted",
+        "            return memory.subtract(xp, shifted, mean)",
+        "            return shifted",
     ),
     Fault(
         "nothing centred again for the gradient",
@@ -174,8 +174,8 @@ FAULTS = [
     Fault(
         "sign of the Gram route's diagonal in the gradient",
         "_core/terms/covariance/gram.py",
-        "row=-of_features(factor)",
-        "row=of_features(factor)",
+        "row = -of_features(factor)",
+        "row = of_features(factor)",
     ),
     Fault(
         "kept-apart features' squares subtracted too",
@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         "NumPy's diagonal of a block of C that of the first",
         "_adapters/standard.py",
-        "array[..., start + columns, columns] = 0.0",
-        "array[..., columns, columns] = 0.0",
+        "array[..., on_it, on_it - start] = 0.0",
+        "array[..., on_it - start, on_it - start] = 0.0",
         tests=("vcreg",),
     ),
     Fault(
@@ -284,8 +284,8 @@ FAULTS = [
     Fault(
         "NumPy's numbers added one after another",
         "_adapters/standard.py",
-        "sums_whole_pairwise = True",
-        "sums_whole_pairwise = False",
+        "    blocks_of_samples = True\n    sums_whole_pairwise = True",
+        "    blocks_of_samples = True",
         ("hard_input",),
     ),
     Fault(
@@ -354,8 +354,8 @@ FAULTS = [
     Fault(
         "features kept apart though the samples tell fewer directions",
         "_core/terms/covariance/gram.py",
-        "count = min(count, samples.count - 1)",
-        "pass",
+        "return min(count, most)",
+        "return count",
         ("accuracy",),
     ),
     # Smooth L1.
@@ -434,8 +434,8 @@ FAULTS = [
     Fault(
         "the first view's factors for every view that is wanted alone",
         "_core/engine.py",
-        "index = place - places[0]",
-        "index = 0",
+        "tuple(array[place, ...] for array in of)",
+        "tuple(array[0, ...] for array in of)",
         DERIVATIVES,
     ),
     Fault(
@@ -483,15 +483,15 @@ FAULTS = [
     Fault(
         "what stands under a weight of 0 stays",
         "_core/sample_weights.py",
-        "return self._xp.kept(array, self.is_present)",
+        "return array if self._all_present else self._xp.kept(array, self._has_part)",
         "return array",
         ("sample_weight",),
     ),
     Fault(
         "weights count in the mean as one each",
         "_core/sample_weights.py",
-        "return self._in_statistics(self.each / self._samples)",
-        "return self._in_statistics(self._xp.ones_like(self.each) / self._samples)",
+        "return self._in_statistics(self.each / self.number)",
+        "return self._in_statistics(self._xp.ones_like(self.each) / self.number)",
         ("sample_weight",),
     ),
     Fault(
@@ -531,9 +531,9 @@ FAULTS = [
     ),
     Fault(
         "the invariance's value without the weights",
-        "_core/samples.py",
-        "return memory.multiply(self.xp, rows * rows, parts)",
-        "return rows * rows",
+        "_core/library.py",
+        "memory.multiply(self, array * array, weights)",
+        "array * array",
         ("sample_weight",),
     ),
     Fault(
