@@ -506,6 +506,29 @@ def test_over_ranks(rows: tuple[int, ...], d: int, method: str, factor: float) -
     assert all(largest_error(value, wanted) <= bound for value, _ in results)
 
 
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+def test_nan_in_a_position_without_statistics_over_ranks(method: str) -> None:
+    (z,) = drawn((8, 2, 3), 1)
+    weight = np.ones((8, 2))
+    weight[1:, 1] = 0
+    z[:, 1] = np.nan
+    settings = OF_VCREG | {"method": method, "sample_axis": 0}
+
+    def of_rank(comm: Thread) -> Any:
+        own, weights = ranks.own([z, weight], (4, 4), comm.rank)
+        return vcreg_value_and_grad(own, sample_weight=weights, comm=comm, **settings)
+
+    wanted, right = vcreg_value_and_grad(z[:, :1], **settings)
+    results = on_threads(2, of_rank)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+    gradient = np.concatenate([own for _, own in results])
+    assert largest_error(gradient[:, :1], right) <= rounding("float64", 8, 3)
+    np.testing.assert_array_equal(gradient[:, 1], 0)
+    assert all(largest_error(value, wanted) <= rounding("float64", 8, 3) for value, _ in results)
+
+
 def test_ranks_with_weights_and_without_are_told() -> None:
     views = ranks.whole((4, 4), (5,))
 
