@@ -5,6 +5,7 @@ What stands under a weight of 0 is NaN or infinite throughout, and its gradient 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -159,31 +160,42 @@ def test_large_views_as_small_ones(xp: Backend, path: Path, d: int) -> None:
 
 
 MASK = TIMES > 0
-#: Of samples in three positions: enough in the first, one in the second, none in the last.
-MASKS = np.stack([MASK, np.arange(7) == 4, 0 * MASK > 0], axis=1)
+#: Of samples in one position, and in three: enough in the first, one in the second, none in the
+#: last.
+MASKS = {
+    "samples": MASK[:, None],
+    "positions": np.stack([MASK, np.arange(7) == 4, 0 * MASK > 0], axis=1),
+}
+
+
+@functools.cache
+def masked(kind: str, d: int, weights: tuple[float, ...]) -> tuple[float, list[np.ndarray]]:
+    """Return the loss of the samples that a mask leaves by its definition, and its gradients."""
+    mask = MASKS[kind]
+    views = drawn((7, mask.shape[1], d))
+    right = definition.gradients(lambda views: of_positions_complex(views, mask, weights), views)
+    return of_positions(views, mask, weights), right
 
 
 @pytest.mark.long_on("ndonnx", "jax", "dask")
 @pytest.mark.parametrize("d", [3, 12])
-@pytest.mark.parametrize("mask", [MASK[:, None], MASKS], ids=["samples", "positions"])
+@pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_a_mask_on_each_path(xp: Backend, path: Path, mask: np.ndarray, d: int) -> None:
+def test_a_mask_on_each_path(xp: Backend, path: Path, kind: str, d: int) -> None:
     """Of booleans: the loss, each term, and each pair of terms."""
+    mask = MASKS[kind]
     views = drawn((7, mask.shape[1], d))
     arrays = [xp.asarray(hidden(view, mask)) for view in views]
     bound = rounding(xp.dtypes[0], mask.size, d)
     # Without positions the axis of them is none of the views given.
-    if mask.shape[1] == 1:
+    if kind == "samples":
         arrays, weight = [array[:, 0, :] for array in arrays], xp.asarray(mask[:, 0])
     else:
         weight = xp.asarray(mask)
     for weights in [WEIGHTS] if xp.name == "jax" else CHOICES:
         given = {"sample_weight": weight} | dict(zip(NAMED, weights, strict=True))
         loss, gradients = path.vicreg_value_and_grad(*arrays, **given)
-        wanted = of_positions(views, mask, weights)
-        right = definition.gradients(
-            lambda views, weights=weights: of_positions_complex(views, mask, weights), views
-        )
+        wanted, right = masked(kind, d, weights)
         got = [xp.numpy(gradient).reshape(views[0].shape) for gradient in gradients]
         compare(xp.numpy(loss), got, wanted, right, bound)
         assert all(np.all(gradient[~mask] == 0) for gradient in got)
