@@ -96,6 +96,11 @@ def decades(low: float, high: float) -> Callable[[Rng, int], Floats]:
     return lambda rng, d: rng.permutation(np.logspace(low, high, d))
 
 
+def samples_of_decades(rng: Rng, n: int, d: int) -> Floats:
+    """Return normal samples, each times a number of 1e-6 to 1e6."""
+    return decades(-6, 6)(rng, n)[:, None] * normal(rng, n, d)
+
+
 def log_normal(rng: Rng, d: int) -> Floats:
     return rng.lognormal(sigma=2, size=d)
 
@@ -309,14 +314,14 @@ FAMILIES = (
     Family(
         "samples of 12 decades",
         "one sample's size is 1e-6, another's 1e6",
-        lambda rng, n, d: decades(-6, 6)(rng, n)[:, None] * normal(rng, n, d),
+        samples_of_decades,
         WIDE,
         draws=4,
     ),
     Family(
         "samples of 12 decades, tall",
         "by the definition",
-        lambda rng, n, d: decades(-6, 6)(rng, n)[:, None] * normal(rng, n, d),
+        samples_of_decades,
         TALL,
         draws=4,
     ),
