@@ -7,8 +7,7 @@ them: each was measured.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,6 @@ class Sizes:
         All of these, for what takes strings.
     """
 
-    text: ClassVar[str]  # no field of its own: written from them, for each instance
-
     stacked: int = 2**16
     strips: int = 4
     strip_length: int = 0
@@ -81,10 +78,11 @@ class Sizes:
     block: int = 2**18
     part: int = 2**19
     columns: int = 256
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Written once: a compiler that traces it would take its float for one that may change.
-        values = (getattr(self, each.name) for each in fields(self))
+        values = (getattr(self, each.name) for each in fields(self) if each.init)
         object.__setattr__(self, "text", repr(tuple(values)))
 
     @classmethod
