@@ -119,6 +119,52 @@ def test_a_layer_stays_within_its_budget(
     assert all(one <= limit for one, limit in zip(used, most, strict=True)), used
 
 
+#: What weights of samples add to a value and gradient, by library, device, size and what they are:
+#: calls, and bytes in units of one view. On a CPU the samples of a mask are taken by themselves.
+WEIGHTS_ADD = {
+    ("torch", "cpu", 32, 64, "mask"): (21, 0.0),
+    ("torch", "cpu", 32, 64, "weights"): (62, 30.9),
+    ("torch", "gpu", 32, 64, "mask"): (38, 20.7),
+    ("torch", "gpu", 32, 64, "weights"): (52, 32.7),
+    ("torch", "gpu", 256, 2048, "mask"): (41, 5.62),
+    ("torch", "gpu", 256, 2048, "weights"): (55, 17.6),
+    ("cupy", "gpu", 32, 64, "mask"): (35, 10.6),
+    ("cupy", "gpu", 32, 64, "weights"): (45, 18.6),
+    ("cupy", "gpu", 256, 2048, "mask"): (36, 10.1),
+    ("cupy", "gpu", 256, 2048, "weights"): (46, 18.1),
+}
+
+
+@pytest.mark.parametrize(("budget", "most"), WEIGHTS_ADD.items(), ids=str)
+def test_weights_of_samples_stay_within_their_budget(
+    budget: tuple[str, str, int, int, str], most: tuple[int, float]
+) -> None:
+    library, device, n, d, kind = budget
+    needs(library)
+    weight = np.arange(n) % 3 > 0 if kind == "mask" else np.arange(n) % 3 + 1.0
+    z = np.linspace(-1.0, 1.0, n * d, dtype="float32").reshape(n, d)
+
+    def counted(**weights: Any) -> Counts:
+        arrays = [z, z[::-1].copy(), *weights.values()]
+
+        def call(*given: Any) -> None:
+            vicreg_value_and_grad(*given[:2], **dict(zip(weights, given[2:], strict=True)))
+
+        if library == "cupy":
+            return standard.count(call, arrays)
+        torch = pytest.importorskip("torch")
+        from vicreg.tools.benchmark.counting.torch import count
+
+        on = "meta" if device == "gpu" else device
+        tensors = [torch.tensor(array, device=on) for array in arrays]
+        return count(lambda: call(*tensors))
+
+    with_weights, without = counted(sample_weight=weight), counted()
+    more_bytes = with_weights.bytes_moved - without.bytes_moved
+    added = with_weights.calls - without.calls, more_bytes / z.nbytes
+    assert all(one <= limit for one, limit in zip(added, most, strict=True)), added
+
+
 # What one operation counts for. The arrays are float32: a (4, 6), b (6, 5), row (6,), k (2, 6).
 
 A, B, ROW, OUT = 4 * 24, 4 * 30, 4 * 6, 4 * 20

@@ -122,14 +122,16 @@ def _in_blocks(
     In blocks, nothing that is formed between the views is as large as one of them.
     """
     samples, weights = per_view[0], per_view[0].weights
-    k, each = len(per_view), () if weights is None else (weights.each,)
+    k = len(per_view)
     # Only what is there, and is updated in place, may be updated by its blocks.
     is_updated = in_place and not any(gradient is None for gradient in gradients[:k])
     if samples.is_one_block(samples.z) or not is_updated:
         yield per_view, gradients
         return
-    for block in samples.blocks(*(view.z for view in per_view), *gradients[:k], *each):
-        of_block = None if weights is None else weights.of_some(block[-1])
+    run = samples.sizes.summed
+    of_samples = () if weights is None else (weights.each, weights.parts(run))
+    for block in samples.blocks(*(view.z for view in per_view), *gradients[:k], *of_samples):
+        of_block = None if weights is None else weights.of_some(*block[-2:])
         views = [Samples(samples.xp, z, samples.sizes, weights=of_block) for z in block[:k]]
         yield views, list(block[k : 2 * k])
 

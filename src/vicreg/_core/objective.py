@@ -171,9 +171,9 @@ class Objective:
         )
 
     def _covariance(self, coefficient: Any, counts: Counts, shape: tuple[int, ...]) -> Term:
-        divisor = counts.samples - self.convention.covariance_correction
-        if self.penalty == "square":
-            each = coefficient * counts.is_counted
-            return covariance_term(each, divisor, self.method, shape, self.sizes)
         root = math.sqrt(coefficient) if isinstance(coefficient, float) else coefficient**0.5
-        return SmoothL1(root * counts.is_counted / divisor, self.delta * root, self.sizes)
+        divisor = counts.samples - self.convention.covariance_correction
+        scale = root * counts.is_counted / divisor
+        if self.penalty == "square":
+            return covariance_term(scale, self.method, shape, self.sizes)
+        return SmoothL1(scale, self.delta * root, self.sizes)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,8 @@ class SampleWeights:
         counts.
     each : array, shape (..., n, 1)
         The weights.
+    starts_with_first : bool
+        Whether the first row of a clean view is known to be the first sample that counts.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
     number : array, shape (..., 1, 1)
@@ -96,12 +99,13 @@ class SampleWeights:
         all_present: bool = False,
         between_views: bool = True,
     ) -> None:
-        # What is no weight, where nobody could see it before, may not give a number.
-        each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
-        total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
+        if not is_mask:  # what is no weight, where nobody could see it before, gives no number
+            each = xp.where(each >= 0, each, xp.full_like(each, math.nan))
+            total = xp.where(xp.isfinite(total), total, xp.full_like(total, math.nan))
         self._xp, self.each, self._total = xp, each, total
         self.is_mask = is_mask and xp.fills_masked
         self._all_present, self._between_views = all_present, between_views
+        self.starts_with_first = self.is_mask or all_present
         # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
         # Not `total > least`: what is NaN shall stay so.
         least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
@@ -109,12 +113,19 @@ class SampleWeights:
         enough = xp.full_like(total, correction + 1)
         self.number = xp.where(self._has_statistics, total, enough)
         self.is_present = each != 0
+        self._formed: dict[str, Array] = {}
 
-    def of_some(self, each: Array) -> SampleWeights:
-        """Return these weights for `parts` of some of the samples, which have `each`."""
+    def of_some(self, each: Array, parts: Array) -> SampleWeights:
+        """Return those of some of the samples, their weights `each` and `parts` of all."""
         some = copy.copy(self)
-        some.each = each
+        some.each, some._formed = each, {"parts": parts}
         return some
+
+    def _once(self, name: str, form: Callable[[], Array]) -> Array:
+        """Return what `form` does, which is called for the first view alone."""
+        if name not in self._formed:
+            self._formed[name] = form()
+        return self._formed[name]
 
     @property
     def _has_part(self) -> Array:
@@ -135,7 +146,7 @@ class SampleWeights:
         if not self.is_mask or self._all_present:
             return self.clean(view)
         xp, has_part = self._xp, self._has_part
-        some_have = xp.any(has_part, axis=-2, keepdims=True)
+        some_have = self._once("some_have", lambda: xp.any(has_part, axis=-2, keepdims=True))
         return xp.where(has_part, view, xp.kept(self.take_first(view), some_have))
 
     def in_statistics(self, array: Array) -> Array:
@@ -153,8 +164,10 @@ class SampleWeights:
 
         It is an integer of 64 bits in most libraries, which not every device has.
         """
-        xp = self._xp
-        return xp.argmax(xp.astype(self.is_present, self.each.dtype), axis=-2, keepdims=True)
+        xp, present, dtype = self._xp, self.is_present, self.each.dtype
+        return self._once(
+            "first", lambda: xp.argmax(xp.astype(present, dtype), axis=-2, keepdims=True)
+        )
 
     @property
     def is_first(self) -> Array:
@@ -174,23 +187,28 @@ class SampleWeights:
     @property
     def shares(self) -> Array:
         """Each weight over the sum of its position, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self.each / self.number)
+        return self._once("shares", lambda: self._in_statistics(self.each / self.number))
 
     def parts(self, run: int) -> Array:
         """Return each weight over the sum of all, ``(..., n, 1)``; 0 where that is 0."""
-        xp = self._xp
-        total = sums.everything(xp, self._total, run)
-        return self.each / xp.where(total == 0, xp.ones_like(total), total)
+
+        def form() -> Array:
+            xp, total = self._xp, sums.everything(self._xp, self._total, run)
+            return self.each / xp.where(total == 0, xp.ones_like(total), total)
+
+        return self._once("parts", form)
 
     @property
     def roots_in_statistics(self) -> Array:
         """The root of each weight, ``(..., n, 1)``; 0 without statistics."""
-        return self._in_statistics(self._xp.sqrt(self.each))
+        return self._once("roots", lambda: self._in_statistics(self._xp.sqrt(self.each)))
 
     def counts(self, run: int) -> Counts:
         """Return what the terms are averages over; 1 position where none has statistics."""
         xp = self._xp
         is_counted = xp.astype(self._has_statistics, self._total.dtype)
+        if not self.has_positions:
+            return Counts(self.number, 1, 1, is_counted)
         positions = sums.everything(xp, is_counted, run)
         positions = xp.maximum(positions, xp.ones_like(positions))
         return Counts(self.number, positions, 1, is_counted)
@@ -229,8 +247,7 @@ def first_wrong(xp: Library, weight: Array, like: Array) -> float | None:
     if not kind.startswith("int"):
         kinds = (weight.dtype, computing_dtype(xp, like))
         largest = min(float(xp.finfo(dtype).max) for dtype in kinds)
-        right = xp.logical_and(right, xp.isfinite(weight))
-        right = xp.logical_and(right, weight <= largest)
+        right = xp.logical_and(right, weight <= largest)  # not so of what is infinite
     if xp.all(right):
         return None
     place = xp.argmin(xp.reshape(xp.astype(right, xp.int32), (-1,)))

@@ -68,6 +68,8 @@ class Samples:
         """
         if self.weights is None:
             return self._first_or_middle()
+        if self.weights.starts_with_first:
+            return self.z[..., :1, :]
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         if self.xp.take_sample is not None:  # where none counts all are 0

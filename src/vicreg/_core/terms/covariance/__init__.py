@@ -44,17 +44,13 @@ def products_size(method: str, shape: Sequence[int], sizes: Sizes) -> int:
     return side * side
 
 
-def covariance_term(
-    coefficient: Any, divisor: Any, method: str, shape: Sequence[int], sizes: Sizes
-) -> Term:
-    """Return `coefficient` times the squared covariances, by the route that costs less.
+def covariance_term(scale: Any, method: str, shape: Sequence[int], sizes: Sizes) -> Term:
+    """Return the squared covariances at `scale`, by the route that costs less.
 
     Parameters
     ----------
-    coefficient : number, or array of shape (..., 1, 1)
-        Of the sum of the squared off-diagonal covariances.
-    divisor : number, or array of shape (..., 1, 1)
-        Of the covariance.
+    scale : number, or array of shape (..., 1, 1)
+        The s of above.
     method : {"auto", "gram", "covariance"}
         The route; "auto" is the Gram route where there are no more samples than features, and
         the views are not small.
@@ -63,5 +59,4 @@ def covariance_term(
     sizes : Sizes
         From which size on it works in parts.
     """
-    scale = coefficient**0.5 / divisor
     return Gram(scale, sizes) if uses_gram(method, shape, sizes) else Definition(scale)
