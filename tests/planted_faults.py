@@ -476,8 +476,8 @@ FAULTS = [
     Fault(
         "absent samples are 0 in a diagnosis",
         "_core/collapse.py",
-        "z = xp.where(weights.is_present, z, first)",
-        "z = xp.where(weights.is_present, z, 0 * first)",
+        "z = xp.where(weights.is_present, z, heaviest)",
+        "z = xp.where(weights.is_present, z, 0 * heaviest)",
         ("diagnose",),
     ),
     Fault(
@@ -490,8 +490,8 @@ FAULTS = [
     Fault(
         "weights count in the mean as one each",
         "_core/sample_weights.py",
-        "return self._in_statistics(self.each / self.number)",
-        "return self._in_statistics(self._xp.ones_like(self.each) / self.number)",
+        "lambda: self._in_statistics(self.each / self.number)",
+        "lambda: self._in_statistics(self._xp.ones_like(self.each) / self.number)",
         ("sample_weight",),
     ),
     Fault(
@@ -511,7 +511,7 @@ FAULTS = [
     Fault(
         "the first sample is counted from though it is absent",
         "_core/sample_weights.py",
-        "places = xp.where(present, rows, xp.full_like(rows, n))",
+        "places = xp.where(has_largest, rows, xp.full_like(rows, n))",
         "places = rows",
         ("sample_weight",),
     ),
@@ -1131,10 +1131,17 @@ FAULTS = [
     ),
     # Properties.
     Fault(
+        "the first sample that counts is subtracted, whatever its weight",
+        "_core/sample_weights.py",
+        "lambda: xp.argmax(each, axis=-2, keepdims=True)",
+        "lambda: xp.argmax(xp.astype(each > 0, each.dtype), axis=-2, keepdims=True)",
+        ("sample_weight",),
+    ),
+    Fault(
         "a sample weighs the square of its weight",
         "_core/sample_weights.py",
-        "return self._in_statistics(self._xp.sqrt(self.each))",
-        "return self._in_statistics(self.each)",
+        "lambda: self._in_statistics(self._xp.sqrt(self.each))",
+        "lambda: self._in_statistics(self.each)",
         ("properties",),
     ),
     Fault(

@@ -1025,6 +1025,16 @@ class TestSampleWeight:
         assert diagnosis.n == 2
         assert diagnosis.verdict == "Collapsed: every sample is the same"
 
+    def test_a_sample_of_almost_no_weight_far_from_the_others(self) -> None:
+        """It is subtracted from none of them, be it the first."""
+        z, weight = normal(*TALL).astype("float32"), np.ones(40, "float32")
+        z[0] = 1e10
+        weight[0] = 2.0**-120  # what it adds to any sum is nothing
+        got, wanted = diagnose(z, sample_weight=weight), diagnose(z[1:].astype("float64"))
+        bound = rounding("float32", *TALL)
+        assert largest_error(got.std, wanted.std) <= bound
+        assert largest_error(got.effective_rank, wanted.effective_rank) <= bound
+
     @pytest.mark.parametrize("place", [2, 0])
     def test_what_is_not_finite_among_the_valid_samples(self, place: int) -> None:
         z = normal(*TALL)

@@ -461,6 +461,27 @@ def test_weights_of_any_scale(library: str, d: int) -> None:
     assert float(terms.variance) == float(terms.covariance) == 0
 
 
+@pytest.mark.long_on("ndonnx")
+@pytest.mark.parametrize("method", ["gram", "covariance"])
+@pytest.mark.parametrize("place", [0, 3])
+def test_a_sample_of_almost_no_weight_far_from_the_others(
+    xp: Backend, place: int, method: str
+) -> None:
+    """It is subtracted from none of them, which would be rounded on its scale, be it the first."""
+    d, dtype = 9, xp.dtypes[0]
+    views, weight = drawn((7, d)), TIMES.astype(float)
+    assert weight[place] == 0
+    wanted, right = vicreg_of(views)
+    weight[place] = np.finfo(dtype).tiny * 16.0
+    for view in views:  # what it adds to any sum is nothing in that dtype
+        view[place] = 1e4 / UNIT_ROUNDOFF[dtype]
+    loss, gradients = vicreg_value_and_grad(
+        *map(xp.asarray, views), sample_weight=xp.asarray(weight), method=method, **NAMED
+    )
+    bound = rounding(dtype, int(TIMES.sum()), d)
+    compare(xp.numpy(loss), map(xp.numpy, gradients), wanted, right, bound)
+
+
 def test_weights_that_are_parts_of_one_have_no_statistics() -> None:
     """Nor where rounding makes their sum a little more."""
     weight = np.asarray([0.1, 0.2, 0.7], np.float32)
@@ -642,6 +663,41 @@ class TestPyTorch:
         with pytest.raises(ValueError, match="sample_weight must not require a gradient"):
             vicreg_loss(*arrays, sample_weight=weight)
 
+    def test_no_derivative_by_the_weights_in_any_mode(self, torch: Any) -> None:
+        func, forward_ad = torch.func, torch.autograd.forward_ad
+        z1, z2 = map(torch.tensor, drawn((7, 3)))
+        weight = torch.tensor(TIMES, dtype=torch.float64)
+        several = torch.stack([weight, weight])
+
+        def loss(weight: Any) -> Any:
+            return vicreg_loss(z1, z2, sample_weight=weight)
+
+        def of_several(weights: Any) -> Any:
+            return torch.vmap(loss)(weights).sum()
+
+        def of_dual() -> Any:
+            with forward_ad.dual_level():
+                return loss(forward_ad.make_dual(weight, weight))
+
+        for derivative in (
+            of_dual,
+            lambda: func.jvp(loss, (weight,), (weight,)),
+            lambda: func.jacfwd(loss)(weight),
+            lambda: func.grad(of_several)(several),
+            lambda: func.jvp(of_several, (several,), (several,)),
+            lambda: of_several(several.clone().requires_grad_()),
+        ):
+            with pytest.raises(ValueError, match="sample_weight must not require a gradient"):
+                derivative()
+        # Derivatives by the views alone, of several weights or under either mode, are no error.
+        of_views = func.grad(lambda z, weight: vicreg_loss(z, z2, sample_weight=weight))
+        each = torch.vmap(of_views, in_dims=(None, 0))(z1, several)
+        bound = rounding("float64", 8, 3)
+        assert largest_error(each[1].numpy(), of_views(z1, weight).numpy()) <= bound
+        _, change = func.jvp(lambda z: vicreg_loss(z, z2, sample_weight=weight), (z1,), (z1,))
+        wanted = float((of_views(z1, weight) * z1).sum())
+        assert largest_error(np.asarray(change), wanted) <= 10 * bound
+
     @pytest.mark.parametrize("dynamic", [None, True])
     def test_one_graph(self, torch: Any, arrays: list[Any], dynamic: bool | None) -> None:
         """Of views whose size stands for any after the first call, and weights that are new."""
@@ -716,7 +772,30 @@ class TestJAX:
 
 
 class TestMLX:
-    """What differentiates it."""
+    """What differentiates and maps it."""
+
+    @pytest.mark.parametrize("kind", ["mask", "weights"])
+    def test_mapped_over_batches(self, kind: str) -> None:
+        """The closed form, of weights for each batch, and of views for each or for all."""
+        mx = pytest.importorskip("mlx.core")
+        times = [TIMES, TIMES[::-1]]
+        weights = [each > 0 if kind == "mask" else each.astype("float32") for each in times]
+        views = [
+            mx.stack([mx.array(hidden(view, each)) for each in times]) for view in drawn((7, 9))
+        ]
+
+        def gradient(z1: Any, z2: Any, weight: Any) -> Any:
+            return vicreg_value_and_grad(z1, z2, sample_weight=weight, **NAMED)[1][0]
+
+        several = mx.array(np.stack(weights))
+        mapped = mx.vmap(gradient)(*views, several)
+        wanted = [gradient(*(z[i] for z in views), several[i]) for i in range(2)]
+        bound = rounding("float32", 8, 9)
+        assert largest_error(np.asarray(mapped), np.stack(wanted)) <= bound
+        whole = [mx.array(view) for view in drawn((7, 9))]
+        mapped = mx.vmap(lambda weight: gradient(*whole, weight))(several)
+        wanted = [gradient(*whole, each) for each in several]
+        assert largest_error(np.asarray(mapped), np.stack(wanted)) <= bound
 
     @pytest.mark.parametrize("way", ["closed form", "differentiated twice"])
     @pytest.mark.parametrize("method", ["gram", "covariance"])

@@ -310,6 +310,29 @@ def with_counts(case: dict) -> tuple[Inputs, np.ndarray, Inputs]:
     return views, counts, repeated
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_weight_is_finite_in_the_dtype_of_the_maps_too(library: str) -> None:
+    pytest.importorskip(library)
+    xp = Backend(library)
+    embeddings, *others = inputs(CASES[0])
+    views = (
+        [xp.asarray(array, "float64") for array in embeddings],
+        *([xp.asarray(array, "float32") for array in kind] for kind in others),
+    )
+    weight = xp.asarray(np.full(len(embeddings[0]), 1e39), "float64")
+    for function in (vicregl_loss, vicregl_value_and_grad):
+        with pytest.raises(ValueError, match=r"finite in the dtype.*got 1e\+39"):
+            function(*views, sample_weight=weight)
+
+
+def test_the_loss_is_an_array_in_numpy() -> None:
+    views = inputs(CASES[0])
+    loss, _ = vicregl_value_and_grad(*views)
+    for each in (loss, vicregl_loss(*views)):
+        assert isinstance(each, np.ndarray)
+        assert each.shape == ()
+
+
 @pytest.mark.long_on("ndonnx", "jax")
 @pytest.mark.parametrize(
     ("given", "case"),

@@ -377,16 +377,21 @@ def checked_sample_weight(
     here, there = device_of(like, library), device_of(weight, library)
     if here is not None and there is not None and here != there:
         _raise_differs(ValueError, "device", name_of_like, here, argument, there)
-    if library == "torch" and weight.requires_grad:
+    if library == "torch" and adapter_for(library).is_differentiated(weight):
         raise ValueError(
             f"{argument} must not require a gradient, as nothing is differentiated by it: pass "
             f"{argument}.detach()"
         )
+    check_values_of_weight(weight, like, library)
+
+
+def check_values_of_weight(weight: Array, like: Array, library: str) -> None:
+    """Raise what is wrong with the values of `weight`, the `sample_weight` of `like`."""
     wrong = adapter_for(library).wrong_count(weight, like)
     if wrong is not None:
         raise ValueError(
-            f"{argument} must be 0 or more everywhere, and finite in the dtype of the computation;"
-            f" got {wrong}"
+            f"sample_weight must be 0 or more everywhere, and finite in the dtype of the "
+            f"computation; got {wrong}"
         )
 
 

@@ -31,19 +31,22 @@ class _Recorded(_MLX):
 
     def kept(self, array: Array, where: Array) -> Array:
         # MLX multiplies what it differentiates `where` with by 0, of which NaN stays NaN.
+        # What it chooses by is an argument: MLX maps nothing that a function finds elsewhere.
         @mx.custom_function
-        def function(array: Array) -> Array:
+        def function(array: Array, where: Array) -> Array:
             return mx.where(where, array, mx.zeros_like(array[..., :1, :1]))
 
         @function.vjp
-        def vjp(primals: Any, cotangent: Array, output: Any) -> Array:
-            return function(cotangent)
+        def vjp(primals: Any, cotangent: Array, output: Any) -> tuple[Array, Array]:
+            _, where = primals
+            return function(cotangent, where), mx.zeros_like(where)
 
         @function.jvp
         def jvp(primals: Any, tangents: Any) -> Array:
-            return function(*_as_tuple(tangents))
+            _, where = primals
+            return function(tangents[0], where)
 
-        return function(array)
+        return function(array, where)
 
 
 xp, recorded = _MLX(mx), _Recorded(mx)

@@ -126,8 +126,12 @@ def _cupy(namespace: Any) -> Library:
 
 def apply(function: Any, arrays: local.Views, weights: tuple[Any, ...], settings: Any) -> Any:
     """Return `function` of `arrays`, which is made of several losses."""
-    run = local.Run(library(arrays.maps[0]), evaluate, value_and_grad)
-    return function(run, arrays, weights, settings)
+    xp = library(arrays.maps[0])
+    returned = function(local.Run(xp, evaluate, value_and_grad), arrays, weights, settings)
+    if not isinstance(returned, tuple):
+        return xp.asarray(returned)
+    loss, *gradients = returned
+    return (xp.asarray(loss), *gradients)
 
 
 def floats(arrays: Sequence[Array]) -> list[float]:

@@ -146,13 +146,14 @@ class _Batch(NamedTuple):
 
     z: Array
     counted: _Count
+    origin: Array  # (1, d), the sample that is subtracted from all
     weights: SampleWeights | None = None
     total: Array | None = None  # the sum of the weights, (1, 1)
     known: tuple[Array, ...] = ()  # what was found in a pass over the samples
 
 
 def _weighted(xp: Library, z: Array, each: Array) -> _Batch:
-    """Return `z` with its first sample of a weight in the place of each of weight 0.
+    """Return `z` with a sample of the largest weight in the place of each of weight 0.
 
     That is 0 where there is none.
     """
@@ -160,23 +161,23 @@ def _weighted(xp: Library, z: Array, each: Array) -> _Batch:
     total = total_of(xp, each, run)
     weights = SampleWeights(xp, each, total, 1)
     # A sum, of which all else is 0, is exact; a product is rounded as the device likes.
-    first = xp.sum(xp.where(weights.is_first, z, xp.zeros_like(z)), axis=0)[None, :]
+    heaviest = xp.sum(xp.where(weights.is_heaviest, z, xp.zeros_like(z)), axis=0)[None, :]
     rows = total_of(xp, xp.astype(weights.is_present, each.dtype), run)
     counts = weights.counts(run)
     spanning = xp.maximum(counts.samples, rows)
     of_all = (counts.samples, rows, spanning, counts.is_counted)
     count = _Count(*(xp.reshape(array, ()) for array in of_all))
-    z = xp.where(weights.is_present, z, first)
-    return _Batch(z, count, weights, total, (first, total))
+    z = xp.where(weights.is_present, z, heaviest)
+    return _Batch(z, count, heaviest, weights, total, (heaviest, total))
 
 
 def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _Deviations:
     # Infinity has no distance from another value, and says so in every library as NaN alone.
     z = xp.where(xp.isfinite(z), z, xp.full_like(z[:1, :], math.nan))
     n = z.shape[0]
-    batch = _Batch(z, _Count(n, n, n)) if each is None else _weighted(xp, z, each)
-    z, count, weights, total, known = batch
-    shifted = z - z[:1, :]
+    batch = _Batch(z, _Count(n, n, n), z[:1, :]) if each is None else _weighted(xp, z, each)
+    z, count, origin, weights, total, known = batch
+    shifted = z - origin
     reach = xp.max(xp.abs(shifted), axis=0)
     size = xp.max(xp.abs(z), axis=0)
     unit_norm = _have_unit_norm(xp, z, epsilon)
@@ -189,7 +190,7 @@ def _deviations(xp: Library, z: Array, each: Array | None, epsilon: float) -> _D
     samples = Samples(xp, shifted, DEFAULT_SIZES, weights=weights)
     in_units = xp.where(dead, xp.zeros_like(divisor), epsilon / divisor)
     units = _mean_square_of_units(xp, samples, z, in_units, count)
-    known += (z[:1, :], samples.shift, reach, size, unit_norm)
+    known += (origin, samples.shift, reach, size, unit_norm)
     totals = xp.in_another_pass((samples.mean, samples.energies, units), known)
     mean, energies, units = totals
     samples.forget_centred()

@@ -15,8 +15,11 @@ nothing more is written.
 
 Of a mask √w is w, and it is one pass: what is absent is replaced by the first sample that counts,
 which is subtracted from all, and stays 0 if the mean is subtracted from the others alone. That is
-done where each operation makes an array in memory; elsewhere a mask is as other weights. A library
-that takes no sample by its place reads all of them for the first that counts.
+done where each operation makes an array in memory; elsewhere a mask is as other weights.
+
+Of other weights a sample of the largest one is subtracted from all. It is at most √n standard
+deviations from the mean, and so close enough; one of a small weight may be anywhere. A library
+that takes no sample by its place reads all of them for it.
 
 A position whose weights sum to no more than the largest correction has no statistics: its samples
 weigh 0 there, and the terms leave it out of their averages. The weights are not differentiated by.
@@ -79,8 +82,6 @@ class SampleWeights:
         counts.
     each : array, shape (..., n, 1)
         The weights.
-    starts_with_first : bool
-        Whether the first row of a clean view is known to be the first sample that counts.
     is_present : boolean array, shape (..., n, 1)
         Whether a sample has a weight other than 0.
     number : array, shape (..., 1, 1)
@@ -105,7 +106,6 @@ class SampleWeights:
         self._xp, self.each, self._total = xp, each, total
         self.is_mask = is_mask and xp.fills_masked
         self._all_present, self._between_views = all_present, between_views
-        self.starts_with_first = self.is_mask or all_present
         # A sum of weights that are parts of 1 is 1 up to rounding, and no number is left of it.
         # Not `total > least`: what is NaN shall stay so.
         least = correction * (1.0 + _ROUNDINGS * float(xp.finfo(total.dtype).eps))
@@ -147,36 +147,39 @@ class SampleWeights:
             return self.clean(view)
         xp, has_part = self._xp, self._has_part
         some_have = self._once("some_have", lambda: xp.any(has_part, axis=-2, keepdims=True))
-        return xp.where(has_part, view, xp.kept(self.take_first(view), some_have))
+        return xp.where(has_part, view, xp.kept(self.take_heaviest(view), some_have))
 
     def in_statistics(self, array: Array) -> Array:
         """Return `array`, ``(..., 1, d)``, with 0 for a position without statistics."""
         return self._xp.kept(array, self._has_statistics) if self.has_positions else array
 
-    def take_first(self, array: Array) -> Array:
-        """Return the first sample that counts, ``(..., 1, d)``, if the library can take it."""
+    def take_heaviest(self, array: Array) -> Array:
+        """Return the sample that `is_heaviest`, ``(..., 1, d)``, if the library can take it."""
         take_sample: Any = self._xp.take_sample
-        return take_sample(array, self._xp.broadcast_to(self.first, (*array.shape[:-2], 1, 1)))
+        return take_sample(array, self._xp.broadcast_to(self.heaviest, (*array.shape[:-2], 1, 1)))
 
     @property
-    def first(self) -> Array:
-        """The place of the first sample with a weight, ``(..., 1, 1)``; 0 where none has one.
+    def heaviest(self) -> Array:
+        """The place of the sample that `is_heaviest`, ``(..., 1, 1)``; 0 where none is.
 
         It is an integer of 64 bits in most libraries, which not every device has.
         """
-        xp, present, dtype = self._xp, self.is_present, self.each.dtype
-        return self._once(
-            "first", lambda: xp.argmax(xp.astype(present, dtype), axis=-2, keepdims=True)
-        )
+        xp, each = self._xp, self.each
+        return self._once("heaviest", lambda: xp.argmax(each, axis=-2, keepdims=True))
 
     @property
-    def is_first(self) -> Array:
-        """Whether a sample is the first with a weight, ``(..., n, 1)``; none is where none has."""
-        xp, present = self._xp, self.is_present
-        n = present.shape[-2]
-        rows = indices(xp, n, like=present)[:, None]
-        # Not `first`, whose integers not every device has.
-        places = xp.where(present, rows, xp.full_like(rows, n))
+    def is_heaviest(self) -> Array:
+        """Whether a sample is the first of the largest weight, ``(..., n, 1)``.
+
+        None is where no weight is other than 0.
+        """
+        xp, each = self._xp, self.each
+        largest = xp.max(each, axis=-2, keepdims=True)
+        has_largest = xp.logical_and(self.is_present, each == largest)
+        n = each.shape[-2]
+        rows = indices(xp, n, like=each)[:, None]
+        # Not `heaviest`, whose integers not every device has.
+        places = xp.where(has_largest, rows, xp.full_like(rows, n))
         return rows == xp.min(places, axis=-2, keepdims=True)
 
     @property

@@ -61,21 +61,22 @@ class Samples:
     def shift(self) -> Array:
         """What is subtracted of each sample before their mean is taken, ``(..., 1, d)``.
 
-        It is the first sample that counts, 0 where none does: of few samples, where they have
-        weights, and where each call costs the library much. Otherwise it is, of each feature, the
-        middle one of the first three values. If the first sample were far from all others, each
-        of the n differences would be rounded on the scale of that one.
+        It is the first sample: of few samples, and where each call costs the library much.
+        Otherwise it is, of each feature, the middle one of the first three values. If the first
+        sample were far from all others, each of the n differences would be rounded on the scale
+        of that one. Of samples with weights it is the first of the largest weight, 0 where none
+        counts.
         """
         if self.weights is None:
             return self._first_or_middle()
-        if self.weights.starts_with_first:
+        if self.weights.is_mask:  # what is absent is a copy of the first that counts
             return self.z[..., :1, :]
         if self.z.shape[-2] == 0:  # a rank without rows
             return self.z
         if self.xp.take_sample is not None:  # where none counts all are 0
-            return self.weights.take_first(self.z)
+            return self.weights.take_heaviest(self.z)
         # All else is 0, so that the sum is exact.
-        return self._sum_of(self.z, self.xp.astype(self.weights.is_first, self.z.dtype))
+        return self._sum_of(self.z, self.xp.astype(self.weights.is_heaviest, self.z.dtype))
 
     @property
     def mean(self) -> Array:

@@ -7,7 +7,8 @@ them: each was measured.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class Sizes:
         All of these, for what takes strings.
     """
 
+    # Of each instance, and no field: the compiler of PyTorch 2.7 makes a copy from all fields.
+    text: ClassVar[str]
+
     stacked: int = 2**16
     strips: int = 4
     strip_length: int = 0
@@ -78,11 +82,10 @@ class Sizes:
     block: int = 2**18
     part: int = 2**19
     columns: int = 256
-    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # Written once: a compiler that traces it would take its float for one that may change.
-        values = (getattr(self, each.name) for each in fields(self) if each.init)
+        values = (getattr(self, each.name) for each in fields(self))
         object.__setattr__(self, "text", repr(tuple(values)))
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from vicreg._adapters.dispatch import adapter_for, device_of, library_of
 from vicreg._checks import (
     CheckedWeights,
+    check_values_of_weight,
     checked_library,
     checked_objective,
     checked_sample_weight,
@@ -441,3 +442,5 @@ def _check_arrays(views: Views, regional: Regional, weights: CheckedWeights) -> 
                 f"locations[{view}] must have the shape {wanted}, two coordinates for each place "
                 f"of maps[{view}]; got {tuple(places.shape)}"
             )
+    for weight in views.sample_weight:  # the maps may be of a narrower dtype
+        check_values_of_weight(weight, views.maps[0], library)

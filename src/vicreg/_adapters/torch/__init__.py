@@ -4,6 +4,7 @@ from vicreg._adapters.torch import communicator
 from vicreg._adapters.torch.autograd import apply, evaluate, value_and_grad
 from vicreg._adapters.torch.library import (
     floats,
+    is_differentiated,
     is_distributed,
     local,
     measure,
@@ -19,6 +20,7 @@ __all__ = [
     "communicator",
     "evaluate",
     "floats",
+    "is_differentiated",
     "is_distributed",
     "local",
     "measure",

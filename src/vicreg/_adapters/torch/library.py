@@ -371,6 +371,24 @@ def rows(array: Tensor, axes: Axes) -> Tensor:
     return as_rows
 
 
+def is_differentiated(tensor: Tensor) -> bool:
+    """Whether a derivative by `tensor` is asked for: backwards, forwards, or under a transform."""
+    if torch.compiler.is_compiling():
+        return tensor.requires_grad
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        # A batch has no tangent of its own, and what it is of may have one.
+        if not functorch.is_batchedtensor(tensor) and _has_derivative(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return _has_derivative(tensor)
+
+
+def _has_derivative(tensor: Tensor) -> bool:
+    unpack_dual: Any = forward_ad.unpack_dual
+    return tensor.requires_grad or unpack_dual(tensor).tangent is not None
+
+
 def wrong_count(weight: Tensor, like: Tensor) -> float | None:
     """Return a value that is negative or not finite, None where none is known to be."""
     xp = recorded if _is_recorded((weight,)) else eager
