@@ -134,6 +134,17 @@ def of_rank(rank: int, noise: float = 0.0) -> View:
     )
 
 
+def moved(count: int, by: float) -> View:
+    """Return normal samples, of which the first are that far from the others."""
+
+    def view(rng: Rng, n: int, d: int) -> Floats:
+        z = normal(rng, n, d)
+        z[:count] += by
+        return z
+
+    return view
+
+
 def with_sample(place: int, size: float) -> View:
     """Return normal samples, of which one is that many times as large."""
 
@@ -374,6 +385,9 @@ FAMILIES = (
         far_first=True,
     ),
     Family("a far last sample", "1e6", with_sample(-1, 1e6), WIDE, equal=True),
+    Family(
+        "three far first samples", "100 from the others", moved(3, 100.0), TALL, far_first=True
+    ),
     Family("one large entry", "1e6", with_entry(1e6), WIDE, draws=4),
     Family("one large entry, tall", "by the definition", with_entry(1e6), TALL, draws=4),
     # What repeats.

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from vicreg._adapters.torch import cached  # noqa: E402
-from vicreg.torch import VICRegLoss, cached_backward  # noqa: E402
+from vicreg.torch import VCReg, VICRegLoss, attach_vcreg, cached_backward  # noqa: E402
 
 INPUTS, OUTPUTS, ROWS = 6, 20, 22
 CRITERION = VICRegLoss()
@@ -189,6 +189,70 @@ def test_buffers_that_are_replaced_are_updated_once(is_method: bool) -> None:
     assert torch.equal(module.centre, wanted.centre)
     assert not module.centre.requires_grad  # nor is any graph kept
     assert dict(module.named_buffers())["centre"] is module.centre
+
+
+class Growing(nn.Module):
+    """It multiplies by a buffer that each forward pass doubles, in place or by a new tensor."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.in_place = nn.Linear(INPUTS, OUTPUTS).double(), in_place
+        self.register_buffer("factor", torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Any) -> Any:
+        z = self.factor.clone() * self.layer(x)
+        with torch.no_grad():
+            self.factor = self.factor.mul_(2) if self.in_place else 2 * self.factor
+        return z
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_chunk_finds_the_buffers_of_the_first_run_again(in_place: bool) -> None:
+    one, other, views = Growing(in_place), Growing(in_place), inputs()
+    value = CRITERION(*(torch.cat([one(rows) for rows in view.split(8)]) for view in views))
+    value.backward()
+    assert_close(cached_backward(other, views, CRITERION, 8), value.detach())
+    assert_close(gradients(other), gradients(one))
+    assert other.factor == one.factor == 2**6
+
+
+def test_a_spectral_norm_in_one_chunk() -> None:
+    norm = nn.utils.parametrizations.spectral_norm
+    one = nn.Sequential(norm(nn.Linear(INPUTS, 16)), nn.Tanh(), norm(nn.Linear(16, OUTPUTS)))
+    one = one.double()
+    other, views = copy.deepcopy(one), inputs()
+    plain(one, views)
+    cached_backward(other, views, CRITERION, ROWS)
+    assert_close(gradients(other), gradients(one))
+    for got, wanted in zip(other.buffers(), one.buffers(), strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_buffers_are_as_the_first_run_left_them_where_the_second_fails() -> None:
+    module, calls = Growing(in_place=True), []
+
+    def failing(x: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 4:
+            raise ArithmeticError
+        return Growing.forward(module, x)
+
+    module.forward = failing
+    with pytest.raises(ArithmeticError):
+        cached_backward(module, inputs(), CRITERION, ROWS)
+    assert module.factor == 4
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_layers_that_regularize_a_batch_are_warned_of(attached: bool) -> None:
+    weights = {"variance_weight": 1.0, "covariance_weight": 1.0}
+    module = encoder() if attached else encoder(VCReg(**weights))
+    if attached:
+        attach_vcreg(module, "2", **weights)
+    with pytest.warns(UserWarning, match=r"2 \(VCReg\) takes the statistics of each chunk"):
+        cached_backward(module, inputs(), CRITERION, 11)
+    cached_backward(module.eval(), inputs(), CRITERION, 11)  # without a warning
 
 
 def test_a_method_is_warned_of_as_its_module_is() -> None:

@@ -205,6 +205,13 @@ class TestOfModules:
         with pytest.raises(TypeError, match="one tensor each; got tuple of '0'"):
             recurrent(torch.randn(5, 4))
 
+    def test_it_names_what_it_refuses_in_the_first_step(self, torch: Any, model: Any) -> None:
+        from vicreg.torch import CollapseMonitor
+
+        CollapseMonitor(model, "0", every_n_steps=100)
+        with pytest.raises(ValueError, match="0 must have at least 2 samples"):
+            model(torch.randn(1, 4))
+
     @pytest.mark.long
     def test_a_compiled_model(self, torch: Any, model: Any) -> None:
         from vicreg.torch import CollapseMonitor

@@ -774,6 +774,26 @@ class TestJAX:
 class TestMLX:
     """What differentiates and maps it."""
 
+    def test_the_change_of_a_masked_gradient(self) -> None:
+        """In forward mode, of the closed form; what is absent changes nothing."""
+        mx = pytest.importorskip("mlx.core")
+
+        def change(views: Sequence[Any], along: Any, **given: Any) -> Any:
+            z1, z2, along = (mx.array(array, dtype=mx.float64) for array in (*views, along))
+
+            def gradient(z: Any) -> Any:
+                return vicreg_value_and_grad(z, z2, **given, **NAMED)[1][0]
+
+            return np.asarray(mx.jvp(gradient, [z1], [along])[1][0])
+
+        views, along = drawn((7, 9)), drawn((7, 9), 3)[2]
+        masked = [hidden(view, TIMES) for view in views]
+        got = change(masked, hidden(along, TIMES), sample_weight=mx.array(TIMES > 0))
+        present = TIMES > 0
+        right = change([view[present] for view in views], along[present])
+        assert largest_error(got[present], right) <= 10 * rounding("float64", 8, 9)
+        np.testing.assert_array_equal(got[~present], 0)
+
     @pytest.mark.parametrize("kind", ["mask", "weights"])
     def test_mapped_over_batches(self, kind: str) -> None:
         """The closed form, of weights for each batch, and of views for each or for all."""

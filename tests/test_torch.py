@@ -425,6 +425,18 @@ def test_compile_the_same_tensor_as_every_view() -> None:
     close(torch.autograd.grad(loss(a, a, b), a), torch.autograd.grad(vicreg_loss(a, a, b), a))
 
 
+def test_compile_views_and_weights_that_are_parameters() -> None:
+    given = torch.randn((2, 8, 5), generator=torch.manual_seed(0), dtype=torch.float64)
+    leaves = [torch.nn.Parameter(array) for array in (*given, given.new_tensor(3.0))]
+    criterion = VICRegLoss(variance_weight=leaves[2])
+    wanted = criterion(*leaves[:2])
+    got = compiled(criterion, "aot_eager")(*leaves[:2])
+    for one, other in zip(
+        differentiated(got, leaves), differentiated(wanted, leaves), strict=True
+    ):
+        assert error(one, other) <= rounding("float64", 8, 5)
+
+
 def test_compile_torch_func() -> None:
     a, b = (view.detach() for view in views())
     grad = compiled(torch.func.grad(vicreg_loss), "aot_eager")

@@ -325,6 +325,13 @@ def test_a_weight_is_finite_in_the_dtype_of_the_maps_too(library: str) -> None:
             function(*views, sample_weight=weight)
 
 
+def test_two_places_have_statistics_of_a_sample() -> None:
+    embeddings, maps, locations = inputs(CASES[0])
+    maps, locations = ([array[:, :2] for array in kind] for kind in (maps, locations))
+    loss = vicregl_loss(embeddings, maps, locations, statistics="sample", num_matches=(2, 2))
+    assert np.isfinite(loss)
+
+
 def test_the_loss_is_an_array_in_numpy() -> None:
     views = inputs(CASES[0])
     loss, _ = vicregl_value_and_grad(*views)

@@ -517,6 +517,9 @@ class VCReg(torch.nn.Module):
     0.997
     """
 
+    #: By this `cached_backward` knows a layer whose gradient depends on the whole batch.
+    _regularizes_batches = True
+
     def __init__(
         self,
         *,
@@ -826,13 +829,14 @@ def cached_backward(
     Warns
     -----
     UserWarning
-        The encoder has a BatchNorm layer in training mode. It takes the statistics of a chunk and
-        not of the batch, so that the gradient differs.
+        The encoder has a BatchNorm or `VCReg` layer in training mode. It takes the statistics of a
+        chunk and not of the batch, so that the gradient differs.
 
     Notes
     -----
-    Both runs of a chunk draw the same random numbers, as for dropout, and use the autocast of the
-    caller. Buffers of the encoder that a forward pass updates are updated once.
+    Both runs of a chunk draw the same random numbers, as for dropout, start from the same buffers
+    of the encoder, and use the autocast of the caller. Buffers that a forward pass updates are
+    updated once, chunk by chunk; a copy of all is kept for each chunk.
 
     Gao, Zhang, Han, Callan, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
     Setup", arXiv 2101.06983, do the same for contrastive losses.
@@ -983,6 +987,7 @@ class CollapseMonitor:
         )
         self._samples: dict[str, torch.Tensor] = {}
         self._unseen = set(chosen)
+        self._checked: set[str] = set()
         self._hooks = [
             module.register_forward_hook(functools.partial(self._keep, name))
             for name, module in chosen.items()
@@ -1029,6 +1034,9 @@ class CollapseMonitor:
     @torch._compile._disable_dynamo  # a compiled program would be one for each step
     def _keep(self, name: str, module: torch.nn.Module, _: Any, output: Any) -> None:
         output = _checked_output(output, name)
+        if module.training and name not in self._checked:  # not in the first step that is due
+            self._monitor.check(output, name)
+            self._checked.add(name)
         if module.training and self._monitor.is_due:
             # Copied, since what comes next may work in place.
             self._samples[name] = self._monitor.sample(output, name).clone()

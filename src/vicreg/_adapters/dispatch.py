@@ -30,6 +30,11 @@ def library_of(array: object) -> str | None:
     """
     if isinstance(array, type) or not all(hasattr(array, name) for name in _OF_AN_ARRAY):
         return None
+    # First the class itself: PyTorch's compiler does not know what `torch.nn.Parameter` inherits
+    # from, nor the module of its `type`.
+    library = _LIBRARIES.get(array.__class__.__module__.partition(".")[0])
+    if library is not None:
+        return library
     for kind in type(array).__mro__:
         library = _LIBRARIES.get(kind.__module__.partition(".")[0])
         if library is not None:

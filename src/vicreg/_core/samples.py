@@ -62,10 +62,10 @@ class Samples:
         """What is subtracted of each sample before their mean is taken, ``(..., 1, d)``.
 
         It is the first sample: of few samples, and where each call costs the library much.
-        Otherwise it is, of each feature, the middle one of the first three values. If the first
-        sample were far from all others, each of the n differences would be rounded on the scale
-        of that one. Of samples with weights it is the first of the largest weight, 0 where none
-        counts.
+        Otherwise it is, of each feature, the median of the values of the first, the middle and the
+        last sample. If a sample far from all others were subtracted, each of the n differences
+        would be rounded on the scale of that one, and such samples often are side by side. Of
+        samples with weights it is the first of the largest weight, 0 where none counts.
         """
         if self.weights is None:
             return self._first_or_middle()
@@ -123,9 +123,10 @@ class Samples:
             return first
         if z.shape[-2] <= sizes.first_subtracted:
             return first
-        second, third = z[..., 1:2, :], z[..., 2:3, :]
-        larger = xp.maximum(first, second)
-        return xp.maximum(xp.minimum(first, second), xp.minimum(larger, third))
+        half = z.shape[-2] // 2
+        middle, last = z[..., half : half + 1, :], z[..., -1:, :]
+        larger = xp.maximum(first, middle)
+        return xp.maximum(xp.minimum(first, middle), xp.minimum(larger, last))
 
     def _mean_of(self, array: Array) -> Array:
         if self.weights is None:

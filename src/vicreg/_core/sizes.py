@@ -40,7 +40,7 @@ class Sizes:
         that stands for any.
     first_subtracted : int
         Of up to so many samples the first is subtracted from each before their mean is taken; of
-        more the middle one of three, which takes four more calls. At least 2.
+        more the median of three, which takes four more calls. At least 2.
     defined : int
         Where n d² times the positions is at most this, the covariance is formed by the definition
         if the method is "auto": it takes fewer calls.

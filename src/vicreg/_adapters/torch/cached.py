@@ -18,12 +18,28 @@ Encoder = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class _Buffer:
+    """A buffer of a module, and the value that it had."""
+
+    module: torch.nn.Module
+    name: str  # since a forward pass may put a new tensor in the place of the buffer
+    tensor: Tensor
+    value: Tensor
+
+    def put_back(self) -> None:
+        """Give the buffer that value."""
+        with torch.no_grad():
+            setattr(self.module, self.name, self.tensor.copy_(self.value))
+
+
+@dataclass(frozen=True)
 class _Chunk:
-    """Some rows of a view, and the random state in which they were embedded."""
+    """Some rows of a view, with the buffers and the random state that they were embedded with."""
 
     view: Tensor
     start: int
     end: int
+    buffers: list[_Buffer]
     random_state: Tensor
     devices: list[int]
     device_states: list[Tensor]
@@ -34,7 +50,9 @@ class _Chunk:
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
-        """A context with that random state; the one of now comes back after it."""
+        """A context with those; the random state of now comes back after it."""
+        for buffer in self.buffers:
+            buffer.put_back()
         with torch.random.fork_rng(self.devices, device_type=_accelerator()):
             torch.set_rng_state(self.random_state)
             if self.devices:
@@ -91,7 +109,7 @@ def _embedded(encoder: Encoder, view: Tensor, chunk_size: int) -> tuple[list[_Ch
         for start in range(0, max(len(view), 1), chunk_size):
             end = min(start + chunk_size, len(view))
             states = (torch.get_rng_state(), *get_device_states(*devices))
-            chunks.append(_Chunk(view, start, end, *states))
+            chunks.append(_Chunk(view, start, end, _buffers_of(encoder), *states))
             rows = chunks[-1].rows
             embedded = encoder(rows)
             if not isinstance(embedded, Tensor) or embedded.shape[:1] != rows.shape[:1]:
@@ -145,17 +163,21 @@ def _synchronised(encoder: Any, now: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _buffers_kept(encoders: Sequence[Encoder]) -> Iterator[None]:
     """A context that leaves buffers as they are: what a forward pass updates, it updates once."""
-    # By the names too, since a forward pass may put a new tensor in the place of a buffer.
-    kept = [
-        (module, name, buffer, buffer.clone())
-        for encoder in encoders
+    kept = [buffer for encoder in encoders for buffer in _buffers_of(encoder)]
+    try:
+        yield
+    finally:
+        for buffer in kept:
+            buffer.put_back()
+
+
+def _buffers_of(encoder: Encoder) -> list[_Buffer]:
+    # All of them: batch norm changes its own without a trace in the tensor's version.
+    return [
+        _Buffer(module, name, buffer, buffer.clone())
         for module in _module_of(encoder).modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    yield
-    with torch.no_grad():
-        for module, name, buffer, value in kept:
-            setattr(module, name, buffer.copy_(value))
 
 
 def _module_of(encoder: Encoder) -> torch.nn.Module:
@@ -208,15 +230,24 @@ def _check_view(view: Any, place: int) -> None:
 def _warn_of_batch_statistics(encoders: Sequence[Encoder]) -> None:
     for encoder in encoders:
         for name, module in _module_of(encoder).named_modules():
-            is_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-            if is_norm and (module.training or module.running_mean is None):
+            kind = _kind_of_batch_statistics(module)
+            if kind is not None:
                 warnings.warn(
-                    f"{name or 'the encoder'} ({type(module).__name__}) takes the statistics of "
-                    "each chunk, not of the whole batch: the gradient is not that of the whole "
-                    "batch's loss",
+                    f"{name or 'the encoder'} ({kind}) takes the statistics of each chunk, not of "
+                    "the whole batch: the gradient is not that of the whole batch's loss",
                     stacklevel=4,
                 )
                 return
+
+
+def _kind_of_batch_statistics(module: torch.nn.Module) -> str | None:
+    """Return what takes the statistics of a batch in `module` itself, None where nothing does."""
+    if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        return type(module).__name__ if module.training or module.running_mean is None else None
+    # A layer `vicreg.torch.VCReg`, or a hook that has one. The class is not known down here.
+    layers = (module, *(getattr(hook, "layer", None) for hook in module._forward_hooks.values()))
+    has_layer = any(getattr(one, "_regularizes_batches", False) for one in layers)
+    return "VCReg" if has_layer and module.training else None
 
 
 def _described(value: Any) -> str:

@@ -10,7 +10,7 @@ in u:
 
 centring      ē = u N a + 4u (|zc| + D) is the error of an entry of zc, a being the mean absolute
               value of the numbers that are averaged. The core first subtracts z₀, the first
-              sample, or the middle one of three in each feature: a is the mean of D = |z − z₀|,
+              sample, or the median of three in each feature: a is the mean of D = |z − z₀|,
               the larger of the two. Plain code forms z − mean(z): a is the mean of |z|, and D
               is 0.
 covariance    ΔC = u N P + s (|zc|ᵀ ẽ + its transpose) + m⁻¹ n δδᵀ: δ = u N a, the part of ē that
@@ -197,7 +197,7 @@ class _SampleSet:
         #: D, the distance to what the core subtracts before the mean is taken.
         self.distance = np.abs(from_first)
         if self.takes_middle:
-            from_middle = np.abs(z - np.median(z[:3], axis=0))
+            from_middle = np.abs(z - np.median(z[[0, len(z) // 2, -1]], axis=0))
             self.distance = np.maximum(self.distance, from_middle)
         moved = np.zeros_like(z) if rounding.plain else self.distance
         meant = (np.abs(z) if rounding.plain else moved).mean(axis=0)
