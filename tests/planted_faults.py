@@ -72,7 +72,7 @@ FAULTS = [
     Fault(
         "the first sample subtracted, be it far from all others",
         "_core/samples.py",
-        "return xp.maximum(xp.minimum(first, second), xp.minimum(larger, third))",
+        "return xp.maximum(xp.minimum(first, middle), xp.minimum(larger, last))",
         "return first",
         ("hard_input",),
     ),

@@ -95,7 +95,7 @@ def vicreg_loss(
 
     PyTorch, JAX and MLX differentiate it automatically, to any order. For libraries that cannot,
     such as NumPy, there is `vicreg_value_and_grad`. PyTorch sets limits: its forward mode
-    cannot be nested; a gradient has a tangent under `torch.func` alone, not with dual tensors made
+    cannot be nested; a gradient has a tangent under ``torch.func`` alone, not with dual tensors made
     by hand; and under ``torch.compile`` there are first derivatives only.
 
     Parameters
