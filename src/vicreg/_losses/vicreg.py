@@ -94,9 +94,9 @@ def vicreg_loss(
     """Return the variance-invariance-covariance loss of two or more views.
 
     PyTorch, JAX and MLX differentiate it automatically, to any order. For libraries that cannot,
-    such as NumPy, there is `vicreg_value_and_grad`. PyTorch sets limits: its forward mode
-    cannot be nested; a gradient has a tangent under ``torch.func`` alone, not with dual tensors made
-    by hand; and under ``torch.compile`` there are first derivatives only.
+    such as NumPy, there is `vicreg_value_and_grad`. PyTorch sets limits. Its forward mode cannot
+    be nested. A gradient has a tangent under ``torch.func`` alone, not with dual tensors made by
+    hand. Under ``torch.compile`` there are first derivatives only.
 
     Parameters
     ----------
