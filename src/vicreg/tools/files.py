@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,19 +34,31 @@ def check_file(file: Path) -> None:
     """
     name, file = repr(str(file)), real(file)
     try:
-        if not file.parent.is_dir():
-            raise RequirementError(f"cannot write {name}: {str(file.parent)!r} is no directory")
-        if file.is_dir():
-            raise RequirementError(f"cannot write {name}: it is a directory")
-        if file.exists() and not file.is_file():
-            raise RequirementError(f"cannot write {name}: it is no plain file")
+        folder, kind = _mode(file.parent), _mode(file)
     except OSError as error:
         raise RequirementError(f"cannot write {name}: {error.strerror or error}") from error
+    if not stat.S_ISDIR(folder):
+        raise RequirementError(f"cannot write {name}: {str(file.parent)!r} is no directory")
+    if stat.S_ISDIR(kind):
+        raise RequirementError(f"cannot write {name}: it is a directory")
+    if kind and not stat.S_ISREG(kind):
+        raise RequirementError(f"cannot write {name}: it is no plain file")
     if not os.access(file.parent, os.W_OK):
         raise RequirementError(f"cannot write {name}: {str(file.parent)!r} is not writable")
     # A new file could take its place all the same; whoever protected it wants to keep it.
-    if file.exists() and not os.access(file, os.W_OK):
+    if kind and not os.access(file, os.W_OK):
         raise RequirementError(f"cannot write {name}: it is not writable")
+
+
+def _mode(file: Path) -> int:
+    """Return the mode of `file`, which says what it is; 0 where there is none."""
+    # `Path.is_dir` and the like say no to any error from Python 3.14 on, as to a name too long.
+    try:
+        return os.stat(file).st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise
 
 
 def real(file: Path) -> Path:
