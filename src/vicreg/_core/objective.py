@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -171,7 +170,7 @@ class Objective:
         )
 
     def _covariance(self, coefficient: Any, counts: Counts, shape: tuple[int, ...]) -> Term:
-        root = math.sqrt(coefficient) if isinstance(coefficient, float) else coefficient**0.5
+        root = coefficient**0.5
         divisor = counts.samples - self.convention.covariance_correction
         scale = root * counts.is_counted / divisor
         if self.penalty == "square":
