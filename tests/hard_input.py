@@ -273,7 +273,7 @@ FAMILIES = (
     Family("1 runaway feature", "its variance hides all else", runaway(1, 1e3), WIDE, draws=4),
     Family("1 runaway feature, std 1e6", "even more so", runaway(1, 1e6), WIDE, draws=4),
     Family("8 runaway features", "as many as are kept apart", runaway(8, 1e3), WIDE),
-    Family("9 runaway features", "one more", runaway(9, 1e3), WIDE),
+    Family("9 runaway features", "one more", runaway(9, 1e3), WIDE, draws=4),
     Family("32 runaway features", "correlated by chance", runaway(32, 1e4), WIDE),
     Family("100 runaway features", "more than samples", runaway(100, 1e4), WIDE),
     Family("200 runaway features", "as many as samples", runaway(200, 1e3), FOR_200),
