@@ -509,6 +509,13 @@ FAULTS = [
         ("sample_weight",),
     ),
     Fault(
+        "the first sample that counts is subtracted, whatever its weight",
+        "_core/sample_weights.py",
+        "lambda: xp.argmax(each, axis=-2, keepdims=True)",
+        "lambda: xp.argmax(xp.astype(each > 0, each.dtype), axis=-2, keepdims=True)",
+        ("sample_weight",),
+    ),
+    Fault(
         "the first sample is counted from though it is absent",
         "_core/sample_weights.py",
         "places = xp.where(has_largest, rows, xp.full_like(rows, n))",
@@ -1130,13 +1137,6 @@ FAULTS = [
         ("trajectories",),
     ),
     # Properties.
-    Fault(
-        "the first sample that counts is subtracted, whatever its weight",
-        "_core/sample_weights.py",
-        "lambda: xp.argmax(each, axis=-2, keepdims=True)",
-        "lambda: xp.argmax(xp.astype(each > 0, each.dtype), axis=-2, keepdims=True)",
-        ("sample_weight",),
-    ),
     Fault(
         "a sample weighs the square of its weight",
         "_core/sample_weights.py",

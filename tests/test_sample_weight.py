@@ -794,6 +794,27 @@ class TestMLX:
         assert largest_error(got[present], right) <= 10 * rounding("float64", 8, 9)
         np.testing.assert_array_equal(got[~present], 0)
 
+    def test_what_mlx_does_not_do(self) -> None:
+        """The guide says it: in time this test will fail, and the guide can be shorter."""
+        mx = pytest.importorskip("mlx.core")
+        z1, z2 = (mx.array(view) for view in drawn((7, 9)))
+        weight = mx.array(TIMES.astype("float32"))
+
+        def loss(z: Any, weight: Any) -> Any:
+            return vicreg_loss(z, z2, sample_weight=weight)
+
+        def of_several(weights: Any) -> Any:
+            return mx.vmap(lambda weight: loss(z1, weight))(weights).sum()
+
+        assert mx.abs(mx.grad(of_several)(mx.stack([weight, weight]))).max() == 0
+
+        def twice(z: Any) -> Any:
+            return mx.grad(lambda z: mx.grad(loss)(z, weight).square().sum())(z)
+
+        assert mx.isfinite(twice(z1)).all()
+        with pytest.raises(IndexError):
+            mx.eval(mx.compile(twice)(z1))
+
     @pytest.mark.parametrize("kind", ["mask", "weights"])
     def test_mapped_over_batches(self, kind: str) -> None:
         """The closed form, of weights for each batch, and of views for each or for all."""

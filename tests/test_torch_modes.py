@@ -120,6 +120,15 @@ def passes(function: Callable[..., Any], *views: torch.Tensor) -> float:
     return moved.count / (2 * len(views) * views[0].numel())
 
 
+def test_a_gradient_of_dual_tensors_made_by_hand_is_refused() -> None:
+    z1, z2 = draw((8, 5))
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(z1.detach().requires_grad_(), torch.ones_like(z1))
+        with pytest.raises(RuntimeError, match="Nested forward mode"):
+            torch.autograd.grad(vicreg_loss(dual, z2), dual, create_graph=True)
+
+
 @pytest.mark.parametrize("shape", [(256, 2048), (2048, 256)], ids=str)
 def test_what_weights_of_samples_cost(shape: tuple[int, int]) -> None:
     """A mask costs one more pass over each view, or less than none where absent rows are left out.

@@ -127,7 +127,7 @@ class CollapseMonitor:
                     f"{name or 'embeddings'} must be an array that has values; got one of a "
                     "function that JAX traces: return it, and call the monitor outside"
                 )
-            self.check(z, name)  # an error comes in the first step, not in one that is due
+            self._library_of(z, name)  # an error comes in the first step, not in one that is due
         samples = named if self.is_due else {}
         return self.step({name: self.sample(z, name) for name, z in samples.items()})
 
@@ -157,18 +157,6 @@ class CollapseMonitor:
         while math.gcd(step, n) > 1:
             step -= 1
         return cast(ArrayT, rows[: step * self.max_samples : step, :])
-
-    def check(self, z: Array, name: str = "") -> None:
-        """Raise what is wrong with `z` as embeddings, which errors call `name`.
-
-        Parameters
-        ----------
-        z : array, shape (n, d) or (n, ..., d)
-            The embeddings.
-        name : str, optional
-            What errors call them.
-        """
-        self._library_of(z, name)
 
     def _library_of(self, z: Array, name: str) -> str:
         return checked_library((z,), (name or "embeddings",), self._objective)

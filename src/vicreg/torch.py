@@ -1034,8 +1034,8 @@ class CollapseMonitor:
     @torch._compile._disable_dynamo  # a compiled program would be one for each step
     def _keep(self, name: str, module: torch.nn.Module, _: Any, output: Any) -> None:
         output = _checked_output(output, name)
-        if module.training and name not in self._checked:  # not in the first step that is due
-            self._monitor.check(output, name)
+        if module.training and name not in self._checked:
+            self._monitor.sample(output, name)  # an error comes now, not in the step that is due
             self._checked.add(name)
         if module.training and self._monitor.is_due:
             # Copied, since what comes next may work in place.
