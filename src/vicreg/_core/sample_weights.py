@@ -116,7 +116,7 @@ class SampleWeights:
         self._formed: dict[str, Array] = {}
 
     def of_some(self, each: Array, parts: Array) -> SampleWeights:
-        """Return the weights of some of the samples, which have these `each` and `parts`."""
+        """Return those of some of the samples, their weights `each` and `parts` of all."""
         some = copy.copy(self)
         some.each, some._formed = each, {"parts": parts}
         return some
